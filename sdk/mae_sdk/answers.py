@@ -185,7 +185,7 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
     for action in bundle.actions:
         fits = False
         with contextlib.suppress(MaeError):  # a row that cannot be read
-            fits = takes_model(bundle.spec_params.get(action) or {}, kind)
+            fits = takes_model(bundle, action, kind)
         if action == job.record["action"] or not fits:
             continue
         rows = bundle.data_rows(action).values()

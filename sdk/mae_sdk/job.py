@@ -54,7 +54,10 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import (
+    DONE,
+    epochs_done,
     in_order,
+    is_count,
     is_number,
     is_status_file,
     lines_of,
@@ -408,6 +411,13 @@ class Job:
             return []
         return unreadable(self._names(), self._text)
 
+    def _no_numbers(self, record: ShownRecord) -> list[str]:
+        """A warning for each metric file of a job that is over with values that are not read."""
+        name = record["launch"].get("metric_file")
+        if not name or records.last_attempt(record)["state"] not in records.TERMINAL:
+            return []
+        return metric_file.unread(self._names(), self._bytes, name)
+
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
 
@@ -483,17 +493,24 @@ class Job:
 
     @property
     def status(self) -> StatusCall:
-        """``status()``: ``state, attempt, progress`` (the newest status line) and ``error``."""
+        """``status()``: ``state, attempt, progress`` (the newest status line) and ``error``.
+
+        Of another bundle's job, ``epochs_done`` is added to a line that names an epoch: its runner
+        may count from 0 or from 1. It is None where its lines do not tell.
+        """
         return StatusCall(self._status)
 
     def _status(self) -> dict[str, Any]:
         record, state = self.observe()
         attempt = records.last_attempt(record)
         lines = self._lines()
+        progress = lines[-1] if lines else {}
+        if record.get("skill_dir") and is_count(progress.get("epoch")):
+            progress = {**progress, DONE: epochs_done(lines)}
         return {
             "state": state,
             "attempt": attempt["number"],
-            "progress": lines[-1] if lines else {},
+            "progress": progress,
             "error": attempt["failure"],
         }
 
@@ -567,6 +584,7 @@ class Job:
                 *(said if isinstance(said := result.get("warnings"), list) else []),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
+                *self._no_numbers(record),
             ],
         }
         return {name: value for name, value in found.items() if value}

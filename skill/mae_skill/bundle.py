@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mae_skill.dialect import (
 from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.reader import parse_value, read_otherwise, read_spec
+from mae_skill.reader import Otherwise, parse_value, read_otherwise, read_spec
 
 INFO = "skill_info.yaml"
 
@@ -82,6 +82,7 @@ class Bundle:
         partial: whether it is one of several infos of its folder, whose schemas are the main one's.
         empty: the rows of its tables that had no value; `info` is without them.
         broken: action → what is wrong with its entry or its tables; `info` is without them.
+        file: where `info` was read.
     """
 
     root: Path
@@ -90,6 +91,7 @@ class Bundle:
     partial: bool = False
     empty: list[str] = field(default_factory=list)
     broken: dict[str, SpecError] = field(default_factory=dict)
+    file: Path | None = None
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -143,7 +145,8 @@ class Bundle:
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
                     entry[name] = _as_table(entry[name])
-        return cls(root, info, partial=partial, empty=_drop_empty_rows(info), broken=broken)
+        empty = _drop_empty_rows(info)
+        return cls(root, info, partial=partial, empty=empty, broken=broken, file=file)
 
     def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
         """Spec field → row of ``data_sources``, of an action."""
@@ -196,19 +199,22 @@ class Bundle:
         return found
 
     def _read_otherwise(self, action: str) -> list[str]:
-        """A notice of the words of a foreign template that its runner may read otherwise."""
-        words: list[str] = []
+        """Notices of the words of a foreign template, and of the tables of skill_info.yaml that
+        reach a spec, that its runner may read otherwise."""
+        found: list[str] = []
         with contextlib.suppress(MaeError, OSError):
             words = read_otherwise(bundle_text(self.root, self.template_path(action)))
-        if not words or not self.is_foreign:
-            return []
-        more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
-        said = (
-            f"words of the template of {action} that YAML 1.1 (PyYAML) reads otherwise: "
-            f"{', '.join(words[:MAX_NAMED])}{more}; YAML 1.2 is read here: write true, false or "
-            "the number, or quote a text"
-        )
-        return [said]
+            found += _said_otherwise(words, f"the template of {action}")
+        with contextlib.suppress(MaeError, OSError):
+            words = read_otherwise("" if self.file is None else bundle_text(self.root, self.file))
+            own = (*_BY_ACTION, "key_defaults")
+            words = [
+                one
+                for one in words
+                if one.path[0] in own and (one.path[0] not in _BY_ACTION or one.path[1] == action)
+            ]
+            found += _said_otherwise(words, INFO)
+        return found if found and self.is_foreign else []
 
     def _named_and_not_there(self, action: str) -> list[str]:
         """The unknown fields of an action, each with its table and what is meant; the misspelled
@@ -648,6 +654,23 @@ def _normal(
         _NORMAL[key] = normalize(schema, *documents)
     found, notes = _NORMAL[key]
     return found, list(notes)
+
+
+def _said_otherwise(words: Sequence[Otherwise], where: str) -> list[str]:
+    """A notice of words that readers of YAML take for different values."""
+    if not words:
+        return []
+    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+    said = (
+        f"words of {where} that YAML 1.1 (PyYAML) reads otherwise: "
+        f"{', '.join(map(str, words[:MAX_NAMED]))}{more}; YAML 1.2 is read here: write true, false "
+        "or the number, or quote a text"
+    )
+    return [said]
+
+
+_BY_ACTION = ("actions", "spec_params", "data_sources")
+"""The tables of skill_info.yaml whose rows are of one action each."""
 
 
 def _is_section(key: str, template: Mapping[str, Any], fields: Collection[str]) -> bool:

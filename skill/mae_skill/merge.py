@@ -395,6 +395,12 @@ def _allows_empty(schema: Mapping[str, Any]) -> bool:
     )
 
 
+def holds_lists(schema: Mapping[str, Any], key: str) -> bool:
+    """Whether a schema says that a field holds a list and nothing else, but for null."""
+    types = accepted_types(field_nodes(schema).get(key, {}))
+    return "array" in types and not {*types} - {"array", "null"}
+
+
 def accepted_types(schema: Mapping[str, Any]) -> set[str]:
     """The JSON type names that a schema node accepts; empty when it does not say."""
     found = schema.get("type")

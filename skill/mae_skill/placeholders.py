@@ -93,7 +93,8 @@ class References:
 
     Args:
         spec: merged sections.  schema: gives defaults of fields that the spec leaves out.
-        absent: the dotted keys of ``???``, which `spec` is without.
+        absent: the dotted keys that may be filled later: those of ``???``, which `spec` is without
+            but for the items of lists, and what the tables of a bundle fill.
     """
 
     def __init__(
@@ -201,13 +202,13 @@ class References:
         if here == NOT_GIVEN:
             here = MISSING
         if here is MISSING:
-            dotted = ".".join(map(str, target))
+            dotted = _dotted(target)
             default = self.fields.get(dotted, {}).get("default")
             if default not in (None, NOT_GIVEN):
                 return default
             near = difflib.get_close_matches(dotted, self.fields, n=1)
             known = dotted in self.fields
-            if dotted in self.absent:
+            if any(_is_part(dotted, key) or _is_part(key, dotted) for key in self.absent):
                 error = OpenReferenceError(
                     "a reference names a field that has no value", expected=f"{dotted}=VALUE"
                 )
@@ -219,6 +220,17 @@ class References:
                 hint=f"did you mean ${{{near[0]}}}?" if near and not known else None,
             )
         return here
+
+
+def _dotted(target: Path) -> str:
+    """A path as a dotted key: ``a.b[0].c``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in target)
+    return text.removeprefix(".")
+
+
+def _is_part(key: str, of: str) -> bool:
+    """Whether a key is another one, or leads into it."""
+    return key == of or key.startswith((f"{of}.", f"{of}["))
 
 
 def _index(part: str) -> str | int:

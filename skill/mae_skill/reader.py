@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -319,7 +319,40 @@ _OTHERWISE = re.compile(
 _MAY_BE = re.compile(rf"(?:^|[\s:,\[-]){_OTHERWISE.pattern}(?=$|[\s,\]}}])", re.I | re.M)
 
 
-def read_otherwise(text: str) -> list[str]:
+class Otherwise(NamedTuple):
+    """A plain word of a YAML document that two readers take for different values.
+
+    Attributes:
+        here: its value by YAML 1.2, as this reader takes it.  there: by YAML 1.1.
+    """
+
+    path: tuple[str | int, ...]
+    word: str
+    here: Any
+    there: Any
+
+    def __str__(self) -> str:
+        here = "text" if isinstance(self.here, str) else f"{self.here}"
+        return f"{_dotted(self.path)}: {self.word} ({here} here, {self.there} there)"
+
+
+def _by_yaml_1_1(word: str) -> str:
+    """A word of `_OTHERWISE` as YAML 1.1 reads it, written as YAML 1.2 does."""
+    if word.lower() in ("yes", "on", "no", "off"):
+        return "true" if word.lower() in ("yes", "on") else "false"
+    sign, plain = ("-" if word.startswith("-") else ""), word.lstrip("+-").replace("_", "")
+    if ":" in plain:
+        total = 0
+        for part in plain.split(":"):
+            total = total * 60 + int(part)
+        return f"{sign}{total}"
+    if plain.lower().startswith("0b"):
+        return f"{sign}{int(plain[2:] or '0', 2)}"
+    is_octal = re.fullmatch(r"0[0-7]+", plain) is not None
+    return f"{sign}{int(plain, 8) if is_octal else plain}"
+
+
+def read_otherwise(text: str) -> list[Otherwise]:
     """The fields of a YAML document that a reader of YAML 1.1 (PyYAML, OmegaConf) takes for
     something else, each with its word: ``train.amp: no``, ``port: 010``. None of what is no YAML.
     """
@@ -329,7 +362,7 @@ def read_otherwise(text: str) -> list[str]:
         top = yaml.compose(text.removeprefix("\ufeff"), Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return []
-    found: list[str] = []
+    found: list[Otherwise] = []
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), top)]
     seen: set[int] = set()
     while waiting:
@@ -342,7 +375,8 @@ def read_otherwise(text: str) -> list[str]:
         elif isinstance(node, yaml.SequenceNode):
             waiting += reversed([((*path, at), item) for at, item in enumerate(node.value)])
         elif node.style is None and _OTHERWISE.fullmatch(node.value):
-            found.append(f"{_dotted(path)}: {node.value}")
+            word = str(node.value)
+            found.append(Otherwise(path, word, parse_value(word), _by_yaml_1_1(word)))
     return found
 
 

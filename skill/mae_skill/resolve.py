@@ -300,7 +300,9 @@ def resolve(
     found = Resolution(merged.spec, merged.provenance, notices=[*layers.notices, *merged.notices])
     if layers.written_out():
         _forget_what_nobody_chose(found, layers)
-    unresolved = _take_references(found, layers.schema, merged.absent)
+    unresolved = _take_references(
+        found, layers.schema, {*merged.absent, *_filled_by_tables(bundle, action)}
+    )
     open_ = {str(one.field) for one in unresolved if isinstance(one, OpenReferenceError)}
     open_ -= _needed(bundle, action, open_, layers.optional)
     unresolved = [one for one in unresolved if one.field not in open_]
@@ -437,6 +439,13 @@ def optional_fields(bundle: Bundle, action: str) -> set[str]:
     return {str(key) for table in tables for key, row in table.items() if _is_optional(row)}
 
 
+def _filled_by_tables(bundle: Bundle, action: str) -> set[str]:
+    """The fields that data, mappings and files of an action fill, and those that its command
+    names: a reference to one that has no value yet is open."""
+    outputs = bundle.action(action).get("outputs")
+    return {*_read_by(bundle, action), *(outputs if isinstance(outputs, Mapping) else ())}
+
+
 def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -> set[str]:
     """The fields that nobody gave, of those that the action reads: not those of other actions."""
     named = bundle.manifest.get("actions")
@@ -500,6 +509,13 @@ def _carry_what_is_open(
         found.notices.append(
             f"left open (???), since the bundle names them as no input of {action}: "
             f"{', '.join(said[:MAX_NAMED])}{more}"
+        )
+    # A field can be left out; one inside an item of a list cannot, without changing the list.
+    in_lists = sorted(key for key in absent if "[" in key and _inside(key, optional))
+    if in_lists:
+        found.notices.append(
+            f"left open (???), optional and in a list: {', '.join(in_lists[:MAX_NAMED])}; its "
+            "runner gets ???, or null where a spec says so"
         )
 
 

@@ -353,6 +353,34 @@ def test_a_metric_without_a_number_was_not_reported(
     assert (not warnings) if said is None else (said in warnings[0])
 
 
+@pytest.mark.parametrize(
+    ("text", "known", "said"),
+    [
+        ("epoch;loss;acc\n0;0,5;0,6\n", {}, "and are not read: loss '0,5', acc '0,6' (is"),
+        ("loss;acc\n0,5;0,6\n", {}, "its values are no numbers: loss '0,5', acc '0,6' (is"),
+        ("epoch;loss;acc\n0;0,5;90\n", {"acc": 90.0}, "and are not read: loss '0,5' (is the comma"),
+        ("epoch,loss,acc\n0,0,5,0,6\n", {}, "line 2 has more values than its head has names"),
+        ("loss\n0,5\n", {}, "line 2 has more values than its head has names"),
+        ("epoch,loss,acc\n0,0.5,95%\n", {"loss": 0.5}, "and are not read: acc '95%'"),
+        ('{"epoch": 0, "loss": "0,5", "acc": 1}', {"acc": 1}, "are not read: loss '0,5'"),
+        ("epoch,loss,note\n0,0.5,\n1,0.4,-,\n", {"loss": 0.4}, None),
+    ],
+)
+def test_a_value_that_looks_like_a_number_and_is_none_is_said(
+    tmp_path: Path, text: str, known: dict[str, float], said: str | None
+) -> None:
+    launch = {"command": ["true"], "metric_file": "m.csv"}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "m.csv").write_text(text)
+    job = Job(folder)
+    assert job.metrics() == known
+    warnings = job.figures().get("warnings", [])
+    assert (not warnings) if said is None else any(said in one for one in warnings)
+    if said is not None:
+        looked = metric_file.looked(folder, "m.csv")
+        assert "no numbers: " in looked or "more values than its head has names" in looked
+
+
 @pytest.mark.parametrize("code", [2, 3, 4, 7, 8])
 def test_the_exit_codes_of_a_runner_of_another_make_are_its_own(tmp_path: Path, code: int) -> None:
     (tmp_path / "log.txt").write_text("it was not to be\n")
@@ -443,6 +471,39 @@ def test_a_runner_that_counts_epochs_from_one_does_no_more_than_all() -> None:
     assert progress_of(last)["progress"] == "epoch 3 of 3"
     assert progress_of({**last, "epoch": 2})["progress"].startswith("3 of 3 epochs done")
     assert progress_of({"epoch": -5, "max_epoch": -1})["progress"] == "epoch -5 of -1"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "done", "shown", "bar"),
+    [
+        ([1], None, "epoch 1 of 3", 1),
+        ([2], None, "epoch 2 of 3", 2),
+        ([1, 2], 2, "2 of 3 epochs done", 2),
+        ([1, 2, 3], 3, "3 of 3 epochs done", 3),
+        ([3], 3, "3 of 3 epochs done", 3),
+        ([0], 1, "1 of 3 epochs done (the last is epoch 0)", 1),
+        ([0, 1], 2, "2 of 3 epochs done (the last is epoch 1)", 2),
+        ([0, 2], 3, "3 of 3 epochs done (the last is epoch 2)", 3),
+    ],
+)
+def test_progress_of_another_runner_is_counted_as_its_lines_tell(
+    tmp_path: Path, epochs: list[int], done: int | None, shown: str, bar: int
+) -> None:
+    folder = job_folder(tmp_path, "train-1", "train", skill_dir="/bundle")
+    lines = [{"status": "RUNNING", "epoch": one, "max_epoch": 3} for one in epochs]
+    (folder / "train" / "status.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    line = Job(folder).status()["progress"]
+    assert line["epochs_done"] == done
+    assert progress_of(line)["progress"] == shown
+    assert counted(line) == (bar, 3, "epoch")
+
+
+def test_our_own_progress_is_counted_from_zero_after_a_resume_too(tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "train-1", "train")
+    lines = [{"status": "RUNNING", "epoch": one, "max_epoch": 5} for one in (1, 2)]
+    (folder / "status.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    line = Job(folder).status()["progress"]
+    assert progress_of(line)["progress"] == "3 of 5 epochs done (the last is epoch 2)"
 
 
 def test_what_a_line_says_is_done_is_counted_by_its_own_unit() -> None:

@@ -418,11 +418,37 @@ def test_words_of_a_template_that_yaml_1_1_reads_otherwise_are_named(made: Made)
     path = skill.bundle.root / "references" / "spec_template_go.yaml"
     path.write_text(text + quiet)
     (said,) = [one for one in skill.plan("go").notices if "YAML 1.1" in one]
-    words = "go.amp: no, go.list[1]: off, go.port: 010, go.big: 1_000, go.when: 1:30"
+    words = (
+        "go.amp: no (text here, false there), go.list[1]: off (text here, false there), "
+        "go.port: 010 (10 here, 8 there), go.big: 1_000 (text here, 1000 there), "
+        "go.when: 1:30 (text here, 90 there)"
+    )
     assert f"otherwise: {words}; YAML 1.2" in said
 
     path.write_text("go:\n" + quiet)
     assert not any("YAML 1.1" in one for one in skill.plan("go").notices)
+
+
+def test_words_of_skill_info_that_reach_a_spec_and_yaml_1_1_reads_otherwise_are_named(
+    made: Made,
+) -> None:
+    skill = made(template={"go": {"amp": True, "lr": 1, "port": 1, "z": "", "w": ""}})
+    (Path(skill.bundle.root) / "references" / "skill_info.yaml").write_text(
+        "name: no\nkey_defaults: {go.lr: 010}\nactions:\n"
+        "  go: {command: 'tool {config_path}', defaults: {go.amp: no, go.port: 0b11}}\n"
+        "  other: {command: tool, defaults: {other.x: yes}}\n"
+        "spec_params: {go: {go.z: on}}\n"
+    )
+    again = Skill(skill.bundle.root)
+    (said,) = [one for one in again.plan("go", automl_policy="off").notices if "YAML 1.1" in one]
+    assert said.startswith(
+        "words of skill_info.yaml that YAML 1.1 (PyYAML) reads otherwise: "
+        "key_defaults.go.lr: 010 (10 here, 8 there), "
+        "actions.go.defaults.go.amp: no (text here, false there), "
+        "actions.go.defaults.go.port: 0b11 (text here, 3 there), "
+        "spec_params.go.go.z: on (text here, true there); YAML 1.2 is read here"
+    )
+    assert said in score(again.bundle)["actions"]["go"]["notices"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")

@@ -59,7 +59,7 @@ from mae_sdk.automl.study import (
 from mae_sdk.automl.trials import Trials, TrialStatus
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import CANCELED, COMPLETE, StudyRecord, is_terminal
-from mae_sdk.jobs.status import StatusWriter, is_count
+from mae_sdk.jobs.status import StatusWriter, epochs_done, is_count
 from mae_sdk.run import report_process, warm
 
 if TYPE_CHECKING:
@@ -525,7 +525,8 @@ class StudyLoop:
     ) -> None:
         done = [line["epoch"] for line in lines if is_count(line.get("epoch"))]
         steps = [line["step"] for line in lines if is_count(line.get("step"))]
-        item.trial.set_user_attr("epochs", max(done) + 1 if done else 0)
+        known = epochs_done(lines)
+        item.trial.set_user_attr("epochs", known or (max(done) + 1 if done else 0))
         if steps and not done:
             item.trial.set_user_attr("steps", max(steps))
         self.study.tell(item.trial, values, state=state)

@@ -270,7 +270,8 @@ def place_of(figure: Mapping[str, Any]) -> str:
 def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
     """The newest status line in words: ``progress``, and the metrics that it reports, ``newest``.
 
-    Epochs are numbered from 0, as in file names; how many are done is said beside it.
+    Epochs are numbered from 0, as in file names; how many are done is said beside it, where the
+    lines of another bundle's runner tell it.
     """
     epoch, epochs = line.get("epoch"), line.get("max_epoch")
     parts = [str(line["message"])] if line.get("message") else []
@@ -278,8 +279,12 @@ def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
         of = f" of {epochs}" if epochs else ""
         parts = parts if "kpi" not in line else []  # of an epoch's own line it is said here
         from_one = isinstance(epochs, int) and epoch >= epochs  # as runners of other makes count
-        done = f"{epoch + 1}{of} epochs done (the last is epoch {epoch})"
-        parts.append(f"epoch {epoch}{of}" if from_one or epoch < 0 else done)
+        done = line.get("epochs_done", epoch + 1)  # of another bundle, where it is known
+        from_one = done is None if "epochs_done" in line else from_one
+        last = f" (the last is epoch {epoch})" if done != epoch else ""
+        parts.append(
+            f"epoch {epoch}{of}" if from_one or epoch < 0 else f"{done}{of} epochs done{last}"
+        )
         if line.get("step") is not None:
             steps = f" of {line['max_step']}" if line.get("max_step") else ""
             parts.append(f"step {line['step']}{steps}")

@@ -13,9 +13,13 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from mae_skill.dotted import flatten
+from mae_skill.errors import MaeError
 
 from mae_sdk.files import read_small_bytes
 from mae_sdk.jobs.status import RUNNING, count_of, finite, is_count, is_number, numbers
@@ -26,6 +30,12 @@ MAX_NAMED = 8
 _STEPS = ("step", "global_step", "iteration", "iter")
 _NOT_ITS_OWN = frozenset({"automl", "inputs", "ptm"})
 """Folders of a job that hold what its runner did not write."""
+
+
+_LIKE_A_NUMBER = re.compile(
+    r"[+-]?\d+(?:,\d+)+(?:\.\d+)?(?:[eE][+-]?\d+)?|[+-]?\d+(?:[.,]\d+)?\s*%"
+)
+"""Decimal commas, thousands with commas and shares in percent: which is meant is not known."""
 
 
 def paths(job_dir: Path, name: str) -> list[Path]:
@@ -100,8 +110,47 @@ def looked(job_dir: Path, name: str) -> str:
             continue
         names = list(dict.fromkeys(key for one in records for key in _line(one, [])["kpi"]))
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        said.append(f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}")
+        odd = _no_numbers(records)
+        said.append(
+            f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}"
+            + (f", and values that are no numbers: {odd}" if odd else "")
+        )
     return "; ".join(said)
+
+
+def unread(names: Iterable[str], read: Callable[[str], bytes], name: str) -> list[str]:
+    """A sentence for each such file of a job with values that look like numbers and are none, or
+    that is a table whose lines do not fit its head.
+
+    Args:
+        names: the files of the job, as paths below its folder.
+    """
+    said = []
+    for one in matching(names, name):
+        try:
+            records = list(_records(_decoded(read(one))))
+        except _UnreadError as error:
+            said.append(f"{one} cannot be read: {error}")
+            continue
+        except (MaeError, OSError, ValueError):
+            continue
+        if odd := _no_numbers(records):
+            said.append(f"{one} has values that are no numbers, and are not read: {odd}")
+    return said
+
+
+def _no_numbers(records: Iterable[Mapping[str, Any]]) -> str:
+    """The fields whose values look like numbers and are none, each with its first one; empty where
+    there are none."""
+    odd: dict[str, str] = {}
+    for record in records:
+        for key, value in flatten(record).items():
+            if isinstance(value, str) and _LIKE_A_NUMBER.fullmatch(value.strip()):
+                odd.setdefault(key, value.strip())
+    shown = ", ".join(f"{key} {value!r}" for key, value in list(odd.items())[:MAX_NAMED])
+    if any("," in value for value in odd.values()):
+        shown += " (is the comma a decimal point? write 0.5)"
+    return shown
 
 
 class _UnreadError(ValueError):
@@ -184,10 +233,19 @@ def _table(text: str) -> list[Mapping[str, Any]]:
     head = text.lstrip("\r\n").partition("\n")[0]
     mark = max(",;\t", key=head.count)  # the first of them, where the head has one column
     reader = csv.DictReader(io.StringIO(text), delimiter=mark, skipinitialspace=True)
+    rows = []
     try:
-        rows = [{str(key).strip(): row[key] for key in row if key is not None} for row in reader]
+        for row in reader:
+            if any(str(one).strip() for one in row.get(None) or ()):
+                raise _UnreadError(
+                    f"line {reader.line_num} has more values than its head has names "
+                    f"(a decimal comma among values with {mark!r} between them?)"
+                )
+            rows.append({str(key).strip(): row[key] for key in row if key is not None})
     except csv.Error as error:
         raise ValueError(str(error)) from None
+    if rows and not any(numbers(row) for row in rows) and (odd := _no_numbers(rows)):
+        raise _UnreadError(f"its values are no numbers: {odd}")
     if not rows or not any(numbers(row) for row in rows):
         raise ValueError("no table")
     return [{**row, **{key: count_of(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]

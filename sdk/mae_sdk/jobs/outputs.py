@@ -73,8 +73,8 @@ class ParentInfo:
         elsewhere: artifacts that its result names outside its folder.
         skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
         above: id of the job that it started from; empty where it started from none.
-        stated: the model that its bundle states as the result, of a kind that its name does not
-            tell; empty where it left another.
+        stated: the model that its bundle states as the result: an ONNX file, an engine, or one of a
+            kind that its name does not tell; empty where it left another.
     """
 
     id: str
@@ -108,7 +108,12 @@ class ParentInfo:
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.stated:
-            return self._artifact([self.stated], f"the result of its {self.action}")
+            # Weights of a large model are kept in a file beside the .onnx.
+            more = [
+                name for name in self.files if name != self.stated and name.startswith(self.stated)
+            ]
+            beside = more if self.kind == ONNX else []
+            return self._artifact([self.stated, *beside], f"the result of its {self.action}")
         if self.kind == CHECKPOINT:
             name, reason = choose_by_name(self._own(), policy, self.id, self.judged)
             # A folder of the model hub: the file of weights and what describes it.
@@ -125,6 +130,11 @@ class ParentInfo:
             )
         inside = [name for name in self._own() if artifact_kind(name) == self.kind]
         outside = [path for path in self.elsewhere if artifact_kind(path.name) == self.kind]
+        if len(inside) > 1 and not outside:  # the one that its spec says it writes
+            written = [str(value) for value in flatten(self.spec).values()]
+            ends = {name: f"/{self.id}/{name}" for name in inside}
+            said = [name for name in inside if any(one.endswith(ends[name]) for one in written)]
+            inside = said if len(said) == 1 else inside
         if len(inside) + len(outside) != 1:
             count = "more than one" if inside or outside else "no"
             raise NotFoundError(
@@ -222,8 +232,14 @@ def outputs_of(
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
         kind = CHECKPOINT
-    stated = stated_model(record["launch"].get("result")) if record.get("skill_dir") else None
-    if kind != "none" or stated not in files:
+    result = record["launch"].get("result") if record.get("skill_dir") else None
+    stated = stated_model(result)
+    of_result = artifact_kind(result or "")
+    if index is None and of_result in (ONNX, ENGINE) and result in files:
+        kind, stated = of_result, result  # of several models, the one that the bundle states
+    elif index is None and of_result == CHECKPOINT and result in files:
+        kind, stated = CHECKPOINT, None
+    elif kind != "none" or stated not in files:
         stated = None
     elif stated is not None:
         kind = CHECKPOINT

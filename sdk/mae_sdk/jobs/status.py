@@ -31,6 +31,9 @@ _FAILED = frozenset({FAILURE, "FAILED", "FAIL", "ERROR"})
 """What runners of other makes call a failure, in any case."""
 
 
+DONE = "epochs_done"
+"""In the progress of a job of another bundle: the epochs that are done; null: not known."""
+
 _COUNTS = ("epoch", "step", "max_epoch", "max_step")
 
 
@@ -78,9 +81,31 @@ def counted(line: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
     total = line.get(f"max_{unit}")
     total = total if is_count(total) and total else None
     done = epoch + 1 if is_count(epoch) else step if is_count(step) else None
+    if DONE in line and is_count(epoch):
+        done = epoch if line[DONE] is None else line[DONE]  # rather one behind than one ahead
     if done is not None and total and unit == "epoch":
         done = min(done, total)  # a runner of another make may count from 1
     return done, total, unit
+
+
+def epochs_done(lines: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many epochs the status lines of a runner of another make say are done; None where they do
+    not tell whether it counts from 0 or from 1, or name no epoch.
+
+    It counts from 1 where an epoch is as high as all that there are, or where the first two of its
+    epochs are 1 and 2; from 0 where it named an epoch 0.
+    """
+    places: list[tuple[int, Any]] = [
+        (line["epoch"], line.get("max_epoch")) for line in lines if is_count(line.get("epoch"))
+    ]
+    if not places:
+        return None
+    last, named = places[-1][0], {epoch for epoch, _ in places}
+    if any(is_count(most) and 0 < most <= epoch for epoch, most in places):
+        return min(last, places[-1][1] or last)
+    if 0 in named:
+        return last + 1
+    return last if {1, 2} <= named else None
 
 
 class StatusWriter:

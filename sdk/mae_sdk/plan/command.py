@@ -20,6 +20,7 @@ fails where any of its commands does (``pipefail``).
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle, default_names, option_names, words_of_args
-from mae_skill.dotted import field_nodes, flatten, get_dotted
+from mae_skill.dialect import is_slip
+from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
+from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
@@ -76,12 +79,96 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
 
     Raises:
         SpecError: there is none, it cannot be split, it needs a shell that the bundle does not ask
-            for, or it names a field that is not given.
+            for, a placeholder is misspelled, or it names a field that is not given.
     """
     made, cwd, config = _made(bundle, action, spec)
+    _refuse_unknown(bundle, action, made)
     filled = of_spec(made, spec)
     follows = "flags" in made or filled != made["command"]
     return Command(tuple(filled), cwd, config, made, made if follows else None)
+
+
+def unknown_places(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[str]:
+    """The placeholders of a command that are neither places of a job nor fields that the bundle's
+    files know.
+
+    Raises:
+        SpecError: as `command_of`.
+    """
+    return _unknown(bundle, action, _made(bundle, action, spec)[0])
+
+
+def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
+    entry = bundle.action(action)
+    known = {*PLACES, "results_dir"}
+    known |= {*(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
+    for name in ("inputs", "outputs"):
+        known |= set(option_names(entry.get(name)))
+    with contextlib.suppress(MaeError):
+        known |= set(_fields_of_template(bundle.template(action)))
+    with contextlib.suppress(MaeError):
+        schema = bundle.schema(action)
+        known |= {*field_nodes(schema), *_fields_of_template(schema.get("default") or {})}
+        known |= set(schema.get("x_aliases") or {})
+    texts = words_of_args(entry.get("args")).values() if entry.get("mode") == "args" else ()
+    found = PLACE.findall(" ".join([*made["command"], *texts]))
+    keys = bundle.shorthand
+    return [
+        name for name in dict.fromkeys(found) if keys.get(name, name).partition("[")[0] not in known
+    ]
+
+
+def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
+    """The fields of a template, those in the items of its lists too, and its sections."""
+    found: list[str] = []
+
+    def walk(value: Any, key: str) -> None:
+        if key:
+            found.append(key)
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                walk(item, f"{key}.{name}" if key else str(name))
+        elif isinstance(value, list):
+            for at, item in enumerate(value):
+                walk(item, f"{key}[{at}]")
+
+    walk(template, "")
+    return found
+
+
+def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
+    """Refuse a placeholder that is one of a job's places but for a letter or two, or a field that
+    a closed schema has not: nothing that is given fills it.
+
+    Raises:
+        SpecError: the first such one.
+    """
+    schema: Mapping[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        schema = bundle.schema(action)
+    for name in _unknown(bundle, action, made):
+        near = next((one for one in (*PLACES, "results_dir") if is_slip(name, one)), None)
+        asked: dict[str, Any] = {}
+        set_dotted(asked, bundle.shorthand.get(name, name), "given")
+        inside = any(f"{{{name}}}" in word for word in made["command"])
+        if near is None and not (inside and _is_refused(asked, schema)):
+            continue
+        fields = list(field_nodes(schema))
+        places = ", ".join(f"{{{one}}}" for one in PLACES[:5])
+        said = f"{{{name}}}" in str(bundle.action(action).get("command"))
+        near = near or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
+        raise SpecError(
+            "the command has a placeholder that is neither a place of the job nor a field",
+            field=made.get("line", f"{made['where']}.{'command' if said else 'args'}"),
+            got=f"{{{name}}}",
+            expected=f"a field of the schema, or one of {places}",
+            hint=f"did you mean {{{near}}}?" if near else None,
+        )
+
+
+def _is_refused(asked: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Whether a schema refuses a field as unknown."""
+    return any(one.message == UNKNOWN for one in check_schema(asked, schema)) if schema else False
 
 
 def know_places(launch: Launch, action: str, skill_dir: str | None, spec: Path) -> bool:
@@ -384,14 +471,17 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     keys = bundle.shorthand
     own = "results_dir" in keys or get_dotted(spec, "results_dir") not in (None, "")
     filled: dict[str, str] = {}
+    to_fill = {*known, *PLACES, "results_dir"}
     for key, text in texts.items() if PLACE.search(str(texts)) else ():
         whole = PLACE.fullmatch(text)
         field = keys.get(whole[1], whole[1]) if whole else ""
         if field in known and field != key and field not in PLACES:
             names[key] = field
-        elif any(keys.get(one, one) in (*known, "results_dir") for one in PLACE.findall(text)):
+        elif any(keys.get(one, one) in to_fill for one in PLACE.findall(text)):
             filled[key] = text if own else text.replace("{results_dir}", "{job_dir}")
     filled |= {key: words[key] for key in sections - names.keys() - filled.keys()}
+    bundle_dir = str(bundle.root.resolve())
+    filled = {key: text.replace("{bundle_dir}", bundle_dir) for key, text in filled.items()}
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
         names_of = default_names if table == "defaults" else option_names

@@ -28,13 +28,16 @@ is a function but for its spelling (``outputdir``, ``create_ONNX_file``) is alwa
 
 What a constant says of an output is not used: a job writes into its own folder.
 
-A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file, any other
-a checkpoint; a checkpoint field takes an ONNX file too where the action has an engine field beside
+A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file. Of any
+other the bundle's files may say the kind (`kinds_taken`): a template that names ``model.onnx``
+there, or another action that makes a field of that name with ``create_onnx_file``. Else it takes a
+checkpoint; a checkpoint field takes an ONNX file too where the action has an engine field beside
 it. So what the parent left decides which one field of an action is filled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -53,7 +56,7 @@ from mae_skill.resolve import optional_fields
 from mae_skill.weights import config
 
 from mae_sdk import files
-from mae_sdk.jobs.checkpoint_names import CHECKPOINT, ENGINE, ONNX, newest_in
+from mae_sdk.jobs.checkpoint_names import CHECKPOINT, ENGINE, ONNX, artifact_kind, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
@@ -141,6 +144,7 @@ class InferenceContext:
         env: the job's environment.
         value_of: the value that the spec has for a field so far.
         fields: the schema nodes of the fields.
+        kinds: field → the kind of model that it takes, as `kinds_taken`.
         notices: what the user is told is added here.
     """
 
@@ -155,6 +159,7 @@ class InferenceContext:
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     value_of: Callable[[str], Any] = lambda key: None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
 
@@ -186,7 +191,8 @@ def apply(
     )  # one model a job: naming one closes the other fields
     open_rows = {name: row for name, row in rows.items() if name not in closed}
     engine_beside = any(
-        function in OF_PARENT and _takes(name) == ENGINE for name, (function, _) in rows.items()
+        function in OF_PARENT and _takes(name, context.kinds) == ENGINE
+        for name, (function, _) in rows.items()
     )
     found: list[InferredField] = []
     from_parent = from_ptm = False
@@ -216,7 +222,7 @@ def apply(
                 got=context.parent.id,
             )
         if waiting and not from_ptm and not resumed:
-            raise _wrong_kind(action, context.parent, waiting, engine_beside)
+            raise _wrong_kind(action, context, waiting, engine_beside)
         if not resumed:
             takers = {name for name, row in rows.items() if row[0] in (*OF_PARENT, *OF_PTM)}
             filled = sorted(takers & {*context.given, *(item.field for item in found)})
@@ -440,11 +446,53 @@ def model_fields(spec_params: Mapping[str, Any]) -> set[str]:
     return {name for name, row in spec_params.items() if _parse(name, row)[0] in OF_PARENT}
 
 
-def takes_model(spec_params: Mapping[str, Any], kind: str) -> bool:
-    """Whether an action with these fields takes a parent that left a model of this kind."""
-    rows = model_fields(spec_params)
-    engine_beside = any(_takes(name) == ENGINE for name in rows)
-    return any(_accepts(name, kind, engine_beside) for name in rows)
+def takes_model(bundle: Bundle, action: str, kind: str) -> bool:
+    """Whether an action takes a parent that left a model of this kind."""
+    rows = model_fields(bundle.spec_params.get(action) or {})
+    kinds = kinds_taken(bundle, action)
+    engine_beside = any(_takes(name, kinds) == ENGINE for name in rows)
+    return any(_accepts(name, kind, kinds, engine_beside) for name in rows)
+
+
+def kinds_taken(bundle: Bundle, action: str) -> dict[str, str]:
+    """Field → the kind of model that it takes from a parent, of those whose last word does not say
+    it and the bundle's files do: the file that the action's template names there, a section of the
+    field called ``onnx``, or what another action makes in a field of that name.
+    """
+    template: Mapping[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        template = bundle.template(action)
+    found: dict[str, str] = {}
+    for name in model_fields(bundle.spec_params.get(action) or {}):
+        if _takes(name, {}) != CHECKPOINT:
+            continue
+        *sections, last = name.split(".")
+        named = artifact_kind(str(get_dotted(template, name) or ""))
+        made = {kind for other in bundle.actions if (kind := _made_as(bundle, other, last))}
+        if named is not None:
+            found[name] = named
+        elif "onnx" in (section.lower() for section in sections if section != action):
+            found[name] = ONNX
+        elif len(made) == 1:
+            found[name] = made.pop()
+    return found
+
+
+def _made_as(bundle: Bundle, action: str, last: str) -> str | None:
+    """The kind of model that an action makes in a field with this last word; None where it makes
+    none there, or its files do not say which."""
+    if action in bundle.broken:
+        return None
+    for name, row in (bundle.spec_params.get(action) or {}).items():
+        made = _created(function_of(row)) if name.rsplit(".", 1)[-1] == last else None
+        if made is not None:
+            return artifact_kind(made)
+    entry = bundle.action(action)
+    outputs = entry.get("outputs")
+    for name in outputs if isinstance(outputs, Mapping) else ():
+        if str(name).rsplit(".", 1)[-1] == last:
+            return artifact_kind(str(entry.get("result") or ""))
+    return None
 
 
 def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
@@ -523,24 +571,30 @@ def _created(function: str) -> str | None:
     return None
 
 
-def _takes(name: str) -> str:
-    """The kind of artifact that a field takes, by its last word."""
+def _takes(name: str, kinds: Mapping[str, str]) -> str:
+    """The kind of artifact that a field takes, by its last word, else by what the bundle says."""
     last = name.rsplit(".", 1)[-1].lower()
-    return ENGINE if "engine" in last else ONNX if "onnx" in last else CHECKPOINT
+    by_name = ENGINE if "engine" in last else ONNX if "onnx" in last else CHECKPOINT
+    return kinds.get(name, by_name)
 
 
-def _accepts(name: str, kind: str, engine_beside: bool) -> bool:
-    wanted = _takes(name)
+def _accepts(name: str, kind: str, kinds: Mapping[str, str], engine_beside: bool) -> bool:
+    wanted = _takes(name, kinds)
     return kind == wanted or (wanted == CHECKPOINT and kind == ONNX and engine_beside)
 
 
 def _wrong_kind(
-    action: str, parent: ParentInfo, waiting: list[str], engine_beside: bool
+    action: str, context: InferenceContext, waiting: list[str], engine_beside: bool
 ) -> UsageError:
+    parent = context.parent
+    assert parent is not None
     kinds = [
         kind
         for kind in (CHECKPOINT, ONNX, ENGINE)
-        if any(_accepts(name, kind, engine_beside) or name.endswith("folder") for name in waiting)
+        if any(
+            _accepts(name, kind, context.kinds, engine_beside) or name.endswith("folder")
+            for name in waiting
+        )
     ]
     left = f"leaves a model of kind {parent.kind}"
     if parent.kind == "none":
@@ -687,7 +741,7 @@ def _from_parent(
         made = parent.folder()
     else:
         kind = CHECKPOINT if function in OF_PTM else parent.kind
-        if parent.kind != kind or not _accepts(name, kind, engine_beside):
+        if parent.kind != kind or not _accepts(name, kind, context.kinds, engine_beside):
             return None, ""
         made = parent.model(context.checkpoint)
     of = f"job {parent.id}" + (

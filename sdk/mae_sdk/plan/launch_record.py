@@ -12,12 +12,12 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import NotFoundError, SpecError, UsageError
 
-from mae_sdk.jobs.command_words import fill, places, plain_only
+from mae_sdk.jobs.command_words import PLACE, fill, places, plain_only
 from mae_sdk.jobs.config_file import SPEC, require_toml, require_toml_values
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.automl_policy import stated_metric
-from mae_sdk.plan.command import command_of
+from mae_sdk.plan.command import Command, command_of
 from mae_sdk.plan.request import Request
 from mae_sdk.run.platform import Resources
 from mae_sdk.run.process_group import several_tasks
@@ -190,6 +190,41 @@ def _folders_of_files(spec: Mapping[str, Any], job_dir: Path) -> list[str]:
     return sorted(found - {"."})
 
 
+class Prepared(NamedTuple):
+    """What a job's record says of its command on any machine.
+
+    Attributes:
+        words: those of `command`, with the places of the job filled in.
+        result, metric_file: below the job's folder.
+    """
+
+    command: Command
+    words: list[str]
+    result: Any
+    metric_file: Any
+
+
+def prepared(bundle: Bundle, action: str, spec: Mapping[str, Any], job_dir: Path) -> Prepared:
+    """The command of a job and its files. What it refuses, every plan of this spec refuses, so the
+    score of a bundle asks it too.
+
+    Raises:
+        SpecError, DependencyError: as `launch_record`.
+    """
+    entry = bundle.action(action)
+    command = command_of(bundle, action, spec)
+    if command.config.endswith(".toml"):
+        require_toml()
+        require_toml_values(spec)
+    result, metric_file = (
+        _below(entry.get(key), f"actions.{action}.{key}") for key in ("result", "metric_file")
+    )
+    values = places(job_dir, command.config)
+    plain_only(command.made, values)
+    words = [fill(word, values) for word in command.words]
+    return Prepared(command, words, result, metric_file)
+
+
 def launch_record(
     bundle: Bundle,
     action: str,
@@ -206,17 +241,9 @@ def launch_record(
         DependencyError: what writes the runner's configuration is not installed.
     """
     entry = bundle.action(action)
-    command = command_of(bundle, action, spec)
-    if command.config.endswith(".toml"):
-        require_toml()
-        require_toml_values(spec)
-    result, metric_file = (
-        _below(entry.get(key), f"actions.{action}.{key}") for key in ("result", "metric_file")
-    )
-    values = places(job_dir, command.config)
-    plain_only(command.made, values)
+    command, words, result, metric_file = prepared(bundle, action, spec, job_dir)
     record: Launch = {
-        "command": [fill(word, values) for word in command.words],
+        "command": words,
         "result": result,
         "cwd": command.cwd or str(Path.cwd()),
         "grace_seconds": float(entry["grace_seconds"])
@@ -252,6 +279,14 @@ def _below(name: Any, field: str) -> Any:
     """
     if isinstance(name, str):
         name = name.removeprefix("{results_dir}/").removeprefix("{job_dir}/")
+    if match := PLACE.search(str(name or "")):
+        raise SpecError(
+            "a placeholder that is not filled in here",
+            field=field,
+            got=match[0],
+            expected="{results_dir}/ or {job_dir}/ at its beginning, or a plain path below the "
+            "job's folder",
+        )
     path = PurePosixPath(str(name or ""))
     if path.is_absolute() or ".." in path.parts:
         raise SpecError(

@@ -16,7 +16,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
-from mae_skill.merge import accepted_types
+from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import (
@@ -144,6 +144,10 @@ class Draft:
         """Whether a field may hold a list, by its schema, else by the value that it has so far."""
         types = accepted_types(field_nodes(self.layers.schema).get(key, {}))
         return "array" in types if types else isinstance(self.value_of(key), list)
+
+    def is_list(self, key: str) -> bool:
+        """Whether the schema says that a field holds a list and nothing else."""
+        return holds_lists(self.layers.schema, key)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -405,7 +409,7 @@ def locate_data(draft: Draft) -> None:
     settled = overridden | (layers.given - of_arguments)
 
     values, draft.problems = locate(
-        draft.action, info, sources, settled, draft.value_of, draft.takes_list
+        draft.action, info, sources, settled, draft.value_of, draft.takes_list, draft.is_list
     )
     if request.images is not None:
         for key, row in rows.items():
@@ -462,6 +466,7 @@ def infer_fields(draft: Draft) -> None:
         env=draft.environment,
         value_of=draft.value_of,
         fields=field_nodes(draft.layers.schema),
+        kinds=inferred_fields.kinds_taken(draft.bundle, draft.action),
         notices=draft.layers.notices,
     )
     own = draft.layers.template or draft.layers.schema.get("default") or {}
@@ -629,7 +634,7 @@ def plan_of(draft: Draft) -> Plan:
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
-    plan.notices += not_told(draft, plan)
+    plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
@@ -701,6 +706,31 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
     return found
 
 
+def results_elsewhere(draft: Draft, plan: Plan) -> list[str]:
+    """A notice of the folders of results in a spec of another bundle that are outside the job's,
+    since no table of the bundle says that they are its outputs."""
+    bundle, action = draft.bundle, plan.action
+    if bundle.info.get("validator"):
+        return []
+    inputs = bundle.action(action).get("inputs")
+    read = {*bundle.data_rows(action), *(inputs if isinstance(inputs, Mapping) else ())}
+    found = [
+        f"{key}={value}"
+        for name in ("results_dir", "output_dir")
+        for key in (name, f"{action}.{name}")
+        if isinstance(value := get_dotted(plan.spec, key), str)
+        and key not in read
+        and value not in ("", NOT_GIVEN)
+        and not Path(value).is_relative_to(draft.job_dir)
+    ]
+    said = (
+        "outside the job's folder, where progress, metrics and models are not looked for: "
+        f"{', '.join(found)}; {found[0].partition('=')[0] if found else ''}=output_dir in the "
+        f"bundle's spec_params.{action}, or an output of the action, keeps it inside"
+    )
+    return [said] if found else []
+
+
 def _unseen(draft: Draft, plan: Plan) -> list[str]:
     """The fields that were given, where nothing in the command leads to the spec."""
     if draft.bundle.action(plan.action).get("mode") in ("args", "passthrough"):
@@ -714,7 +744,7 @@ def _turned_off(draft: Draft, plan: Plan, told: frozenset[str] | None) -> list[s
     entry = draft.bundle.action(plan.action)
     if entry.get("mode") != "args":
         return []
-    default = draft.bundle.template(plan.action)
+    default = draft.layers.template or draft.layers.schema.get("default") or {}
     written = {*fields_named(draft.bundle, plan.action, plan.spec)}
     written |= {str(one).lstrip("-") for one in entry.get("flags") or ()}
     return [

@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dialect import unread_schema
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
+from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
-from mae_skill.resolve import layers_of, optional_fields, resolve
+from mae_skill.resolve import entry_point, layers_of, nested, optional_fields, resolve
+from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
-from mae_sdk.plan.command import command_of, fields_named
+from mae_sdk.plan.command import fields_named, unknown_places
 from mae_sdk.plan.inferred_fields import InferenceContext
+from mae_sdk.plan.launch_record import device_key, prepared, shape
+from mae_sdk.run.platform import Resources
 
 MUST_BE_GIVEN = "must be given"
+GIVEN = "given"
+"""Stands for a value that is not known before a plan."""
 
 
 def score(bundle: Bundle) -> dict[str, Any]:
@@ -59,23 +66,30 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     problems: list[MaeError] = []
     rows = bundle.data_rows(action)
     optional = optional_fields(bundle, action)
-    needs: set[str] = {
-        f"{row.get('source')} → {key}"
-        for key, row in rows.items()
-        if row.get("source") and key not in optional
-    }
+    needs: set[str] = set()
+    misspelled = bundle.misspelled_fields(action)
     for key, row in rows.items():
         try:
             sources.check_row(key, row)
         except MaeError as error:
             problems.append(error)
+        if key in optional or not isinstance(row, Mapping):
+            continue
+        if not row.get("source"):  # it is filled by its key alone
+            needs |= {key} if row.get("path") or row.get("mapping") else set()
+            continue
+        if key in misspelled:  # what a source gives for it is refused
+            problems.append(misspelled[key])
+        can_be, named = sources.asks_for(key, row, bundle.info.get("data_format"))
+        needs.add(f"{row['source']} → {key}" if can_be else key)
+        needs |= {f"{name} → {key}" for name in named if not _has(bundle, action, name)}
     with contextlib.suppress(MaeError):  # told below
         models = inferred_fields.model_fields(bundle.spec_params.get(action) or {}) - optional
         if models:
             needs.add(f"--parent → {' or '.join(sorted(models))}")
     notices: list[str] = []
     spec: Mapping[str, Any] = {}
-    filled: set[str] = set()
+    filled: dict[str, Any] = {}
     for read in (bundle.schema, bundle.template):
         try:
             read(action)
@@ -94,58 +108,174 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             key = str(one.field)
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
             if isinstance(one, OpenReferenceError):
-                needs.add(f"{one.target} → {key}")
-            elif given and key not in filled and key not in rows:
+                if not _is_told(bundle, action, one.target, filled, optional):
+                    needs.add(f"{one.target} → {key}")
+            elif given and key not in filled:
                 needs.add(key)
             elif not given and not (key in filled and get_dotted(found.spec, key) is None):
                 problems.append(one)
+            elif not given and not _is_told(bundle, action, key, filled, optional):
+                needs.add(key)
         notices += found.notices
         spec = found.spec or spec
+        problems += _of_what_is_filled(bundle, action, filled, optional)
+        problems += _unknown_to(layers.schema, [key for key in needs if "→" not in key])
     except MaeError as error:
         problems += getattr(error, "problems", None) or [error]
     searched = "no"
     try:
         stated_metric(bundle, action)
-        _judge_command(bundle, action, spec, {*filled, *rows}, needs)
+        _judge_launch(bundle, action, spec, filled, needs, notices)
+        for name in ("validator", "estimator"):
+            if bundle.info.get(name):
+                entry_point(bundle.info[name])
         decision = decide(bundle, action)
         searched = decision.reason
     except MaeError as error:
         problems.append(error)
+    told = [error.to_dict() for error in problems]
     return {
         "works": not problems,
-        "problems": [error.to_dict() for error in problems],
+        "problems": [one for at, one in enumerate(told) if one not in told[:at]],
         "needs": sorted(needs),
         "automl": searched,
         "notices": list(dict.fromkeys(notices)),
     }
 
 
-def _judge_command(
-    bundle: Bundle, action: str, spec: Mapping[str, Any], filled: set[str], needs: set[str]
-) -> None:
-    """Judge a command as if the fields that it names were given; what must be joins `needs`.
+def _has(bundle: Bundle, action: str, key: str) -> bool:
+    """Whether an action's own spec has a value for a field, by its dotted or shorthand key."""
+    key = bundle.shorthand.get(key, key)
+    for read in (bundle.template, lambda name: bundle.schema(name).get("default") or {}):
+        with contextlib.suppress(MaeError):
+            value = get_dotted(read(action), key)
+            return isinstance(value, (str, int, float)) and value not in ("", NOT_GIVEN)
+    return False
+
+
+def _of_what_is_filled(
+    bundle: Bundle, action: str, filled: Mapping[str, Any], optional: Collection[str]
+) -> list[MaeError]:
+    """What a plan refuses of the values that mappings, outputs and data fill: their fields are of
+    another type, in no list, or unknown to a closed schema.
 
     Raises:
-        SpecError: as `command_of`.
+        SpecError: they cannot be merged with the bundle's own spec.
+    """
+    layers = layers_of(bundle, action)
+    rows = bundle.data_rows(action)
+    values = {key: one for key, one in filled.items() if one is not None and key not in optional}
+    layers.data = nested({key: one for key, one in values.items() if key in rows})
+    layers.inferred = nested({key: one for key, one in values.items() if key not in rows})
+    return [
+        one
+        for one in resolve(bundle, action, layers).errors
+        if not isinstance(one, (DataError, OpenReferenceError))
+        and not one.message.startswith(MUST_BE_GIVEN)
+        and (
+            one.message.startswith("a reference inside text")
+            or any(_leads(str(one.field), key) or _leads(key, str(one.field)) for key in values)
+        )
+    ]
+
+
+def _unknown_to(schema: Mapping[str, Any], keys: Collection[str]) -> list[MaeError]:
+    """The errors of fields that must be given, and that a closed schema has not."""
+    asked: dict[str, Any] = {}
+    for key in keys:
+        with contextlib.suppress(MaeError):
+            set_dotted(asked, key.partition("[")[0], GIVEN)
+    found = check_schema(asked, schema) if schema and asked else []
+    return [one for one in found if one.message == UNKNOWN]
+
+
+def _leads(key: str, of: str) -> bool:
+    """Whether a key is another one, or leads into it."""
+    return key == of or key.startswith((f"{of}.", f"{of}["))
+
+
+def _is_told(
+    bundle: Bundle,
+    action: str,
+    target: str,
+    filled: Mapping[str, Any],
+    optional: Collection[str],
+) -> bool:
+    """Whether a field has its value without more words: by a constant, an output, or what the
+    score asks for anyway, data and the model of a parent."""
+    models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
+    return any(
+        key not in optional and (value is not None or key in models) and _leads(target, key)
+        for key, value in filled.items()
+    )
+
+
+def _judge_launch(
+    bundle: Bundle,
+    action: str,
+    spec: Mapping[str, Any],
+    filled: Mapping[str, Any],
+    needs: set[str],
+    notices: list[str],
+) -> None:
+    """Judge what a plan records of a launch as if the fields that the command names, and those that
+    are `filled`, had their values; what must be given for it joins `needs`.
+
+    Raises:
+        MaeError: as `prepared` and `shape`: whatever is given, no plan gets beyond it.
     """
     whole = copy.deepcopy(dict(spec))
-    for key in fields_named(bundle, action, spec):
+    optional, wanted = optional_fields(bundle, action), set[str]()
+    for key, value in filled.items():
+        with contextlib.suppress(MaeError):
+            if value is not None and key not in optional:
+                set_dotted(whole, key, value)
+    for key in _nothing_but_words(bundle, action, fields_named(bundle, action, spec)):
+        if key in optional:  # the action can do without it, its command cannot
+            wanted.add(key)
         if get_dotted(whole, key) not in (None, "", NOT_GIVEN):
             continue
         with contextlib.suppress(MaeError):
-            set_dotted(whole, key, "given")
-        function = (bundle.spec_params.get(action) or {}).get(key)
-        if key not in filled or inferred_fields.function_of(function) == "resume_model":
-            needs.add(key)
-    command_of(bundle, action, whole)
+            set_dotted(whole, key, GIVEN)
+        if not _is_told(bundle, action, key, filled, optional):
+            wanted.add(key)
+    prepared(bundle, action, whole, Path("/job"))
+    needs |= wanted
+    counted = device_key(bundle.info, action, whole)
+    if counted is not None and get_dotted(whole, counted) in (GIVEN, NOT_GIVEN):
+        set_dotted(whole, counted, 1)
+    shape(bundle.info, action, whole, Resources())
+    strange = unknown_places(bundle, action, spec)
+    if strange:
+        notices.append(
+            "placeholders of the command that neither the template nor the schema of "
+            f"{action} knows: {', '.join(strange)}"
+        )
+
+
+def _nothing_but_words(bundle: Bundle, action: str, keys: list[str]) -> list[str]:
+    """Of fields that a command names, those that can hold a word: no lists, no sections."""
+    nodes: Mapping[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        nodes = field_nodes(bundle.schema(action))
+    plain = {"string", "number", "integer", "boolean"}
+    return [
+        key
+        for key in keys
+        if not any(one.startswith(f"{key}.") for one in nodes)
+        and plain & set(accepted_types(nodes.get(key, {})) or plain)
+    ]
 
 
 def _filled(
     bundle: Bundle, action: str, schema: Mapping[str, Any], problems: list[MaeError]
-) -> set[str]:
-    """The fields that mappings and outputs fill; unknown functions are added to `problems`."""
+) -> dict[str, Any]:
+    """The fields that mappings, outputs and data fill, with a value of the kind that they get;
+    unknown functions are added to `problems`.
+    """
     rows = bundle.spec_params.get(action) or {}
-    outputs = bundle.action(action).get("outputs")
+    entry = bundle.action(action)
+    outputs = None if entry.get("mode") == "passthrough" else entry.get("outputs")
     try:
         template = bundle.template(action)
     except MaeError:
@@ -158,9 +288,19 @@ def _filled(
         value_of=lambda key: get_dotted(template, key),
         fields=field_nodes(schema),
     )
+    found: dict[str, Any] = {
+        key: sources.stand_in(row, get_dotted(template, key), holds_lists(schema, key))
+        for key, row in bundle.data_rows(action).items()
+        if isinstance(row, Mapping) and row.get("source")
+    }
+    found |= dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), "/job")
     for name, row in rows.items():
         try:
-            inferred_fields.apply(action, {name: row}, context)
+            made = inferred_fields.apply(action, {name: row}, context)
         except MaeError as error:
             problems.append(error)
-    return {*rows, *(outputs if isinstance(outputs, Mapping) else ())}
+        else:
+            # What a constant says of an output is not used, where it is text.
+            kept = [item for item in made if name not in found or not isinstance(item.value, str)]
+            found |= {item.field: item.value for item in kept} or {name: found.get(name)}
+    return found

@@ -49,6 +49,7 @@ def locate(
     given: Collection[str] = (),
     value_of: Callable[[str], Any] = lambda key: None,
     takes_list: Callable[[str], bool] = lambda key: True,
+    is_list: Callable[[str], bool] = lambda key: False,
 ) -> tuple[dict[str, Any], list[MaeError]]:
     """The data fields of an action that the named sources fill.
 
@@ -60,7 +61,7 @@ def locate(
         sources: ``train_datasets``, ``eval_dataset`` … → a URI, a list of URIs, or None.
         given: dotted keys that the user set in the spec; they are left alone.
         value_of: the value of a field of the spec, for paths that name one: ``{split}.json``.
-        takes_list: whether a field may hold a list.
+        takes_list: whether a field may hold a list.  is_list: whether it holds nothing else.
 
     Returns:
         Dotted key → URI, list of URIs or, where the row maps several files, a mapping of them
@@ -106,7 +107,7 @@ def locate(
             pattern = value_of(key)
             several = several or isinstance(pattern, list)
             found = _over_pattern(found, pattern)
-        several = several or (many and takes_list(key))
+        several = several or (many and takes_list(key)) or is_list(key)
         if len(uris) > 1 and not several:
             alone_of.setdefault(name, []).append(key)
         elif found:
@@ -156,6 +157,47 @@ def _uris(source: Any) -> list[str]:
         if isinstance(source, (list, tuple))
         else [os.fspath(source)]
     )
+
+
+STAND_IN = "/given"
+"""Stands for a path in a source, before there is a source."""
+
+
+def stand_in(row: Mapping[str, Any], present: Any, is_list: bool) -> Any:
+    """A value of the form that a row of data gives its field.
+
+    Args:
+        present: what the bundle's own spec has there.
+        is_list: whether the field holds lists alone.
+    """
+    mapping = row.get("mapping")
+    several = bool(row.get("list") or row.get("multiple_sources")) or is_list
+    if not isinstance(mapping, Mapping):
+        value = row.get("value", STAND_IN)
+        return [value] if several else value
+    (found,) = _over_pattern([_mapped_stand_in(mapping)], present)
+    return [found] if several or isinstance(present, list) else found
+
+
+def _mapped_stand_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        str(name): _mapped_stand_in(row) if is_nested(row) else row.get("value", STAND_IN)
+        for name, row in mapping.items()
+        if isinstance(row, Mapping) and not row.get("optional")
+    }
+
+
+def asks_for(key: str, row: Mapping[str, Any], data_format: Any) -> tuple[bool, list[str]]:
+    """Whether a source can fill a row of data, and the fields that its paths name."""
+    place = _Place(key, row, "", str(data_format or ""), True, lambda name: None)
+    mapping = row.get("mapping")
+    if isinstance(mapping, Mapping) or "value" in row:
+        return True, []
+    try:
+        paths = place._paths(row)
+    except SpecError:
+        return False, []
+    return True, [name.strip() for path in paths for name in _NAMED.findall(path)]
 
 
 def _over_pattern(found: list[Any], pattern: Any) -> list[Any]:
@@ -489,7 +531,7 @@ def no_match(key: str, pattern: str) -> list[MaeError]:
 def paths_in(row: Mapping[str, Any], value: Any) -> list[str]:
     """The paths and URLs in the value of a data field; of mapped files those that have a path."""
     if isinstance(value, str):
-        return [value] if value else []
+        return [value] if value and value != NOT_GIVEN else []
     if isinstance(value, (list, tuple)):
         return [path for item in value for path in paths_in(row, item)]
     mapping = row.get("mapping")

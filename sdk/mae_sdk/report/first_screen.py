@@ -10,7 +10,7 @@ from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
-from mae_sdk.jobs.status import is_number
+from mae_sdk.jobs.status import epochs_done, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, base
@@ -123,8 +123,14 @@ def _progress(facts: Facts) -> Card:
     lines = []
     if facts.marks:
         line = facts.marks[-1]
-        done, of = line[facts.unit] + (facts.unit == "epoch"), line.get(f"max_{facts.unit}")
-        lines.append(f"{done} of {of} {facts.unit}s done" if of else f"{done} {facts.unit}s done")
+        of, unit = line.get(f"max_{facts.unit}"), facts.unit
+        done = line[unit] + (unit == "epoch")
+        if unit == "epoch" and facts.record.get("skill_dir"):
+            done = epochs_done(facts.marks)
+        if done is None:  # whether it counts from 0 or from 1 is not known
+            lines.append(f"epoch {line[unit]} of {of}" if of else f"epoch {line[unit]}")
+        else:
+            lines.append(f"{done} of {of} {unit}s done" if of else f"{done} {unit}s done")
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         lines += [f"{name} {number(value)}" for name, value in mapping(line.get("kpi")).items()]

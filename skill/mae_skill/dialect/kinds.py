@@ -122,7 +122,7 @@ ROW: dict[str, _Kind] = {
     **MAPPED,
     **dict.fromkeys(("source", "data_kind"), TEXT),
     **dict.fromkeys(("list", "multiple_sources", "required"), FLAG),
-    "mapping": TABLE,
+    **dict.fromkeys(("mapping", "when"), TABLE),
 }
 
 
