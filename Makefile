@@ -9,6 +9,8 @@ K ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two test workers share the cores with the processes they start: more threads each only makes them wait.
 export OMP_NUM_THREADS ?= 1
+# Where bytecode is not kept, each of the hundreds of processes of the tests compiles the packages.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-long lint bench docs clean
 
@@ -26,9 +28,17 @@ test: $(STAMP)
 
 # Slow suites by area, the folders of tests/long: make test-long K=chaos (or bench, bundles, curves,
 # data, db, docs, folder, fuzz, image, mcp, nodes, notebooks, parity, platforms, remote, report, rtx,
-# segmentation, sweep). Without K: all of them.
+# segmentation, sweep), and K=wide: the cases of the other tests that `make test` leaves out
+# (tests/support/wide.py). Without K: all of them.
+LONG := $(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config --import-mode=importlib" --timeout 1800
+
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config --import-mode=importlib" --timeout 1800 tests/long$(if $(K),/$(K))
+ifneq ($(K),wide)
+	$(LONG) tests/long$(if $(K),/$(K))
+endif
+ifneq ($(filter wide,$(or $(K),wide)),)
+	$(LONG) -m wide --ignore=tests/long tests
+endif
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

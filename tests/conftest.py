@@ -9,6 +9,20 @@ from pathlib import Path
 import pytest
 from mae_sdk.jobs import secrets
 
+from tests.support import wide
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what ``-m "not wide"`` leaves to `make test-long K=wide`."""
+    for item in items:
+        if wide.is_wide(item.nodeid):
+            item.add_marker(pytest.mark.wide)
+
+    whole = config.args in (["tests"], [str(config.rootpath / "tests")])
+    if whole and (gone := wide.without_a_test(item.nodeid for item in items)):
+        raise pytest.UsageError(f"no test is of these patterns of tests/support/wide.py: {gone}")
+
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

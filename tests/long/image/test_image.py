@@ -39,7 +39,8 @@ def place() -> Iterator[DockerPlace]:
         build(made, named or BASE)
         yield made
     finally:
-        subprocess.run([made.program, "rmi", "--force", IMAGE, BASE], capture_output=True)
+        if shutil.which(made.program):
+            subprocess.run([made.program, "rmi", "--force", IMAGE, BASE], capture_output=True)
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""What `make test` leaves to `make test-long K=wide`: the expensive cases of tables and the second
+and third way to the same place. Of every table some cases stay.
+
+Each line is a pattern (`fnmatch`, with ``[`` and ``]`` as they are) over the ids of pytest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+HIERA = "hiera_tiny_224"
+
+PATTERNS = (
+    f"tests/training/test_golden.py::*[{HIERA}-finetune]",
+    f"tests/training/test_mixed_precision.py::*[{HIERA}-*]",
+    "tests/training/test_mixed_precision.py::test_a_captured_graph_has_*",
+    f"tests/training/test_resume.py::test_the_other_families_*[{HIERA}]",
+    "tests/training/test_resume.py::test_a_run_killed_after_any_step_*[3-*]",
+    "tests/training/test_resume.py::test_a_run_killed_after_any_step_*[9-*]",
+    "tests/training/test_resume.py::test_a_run_killed_after_any_step_*[4-pretrain]",
+    "tests/training/test_resume.py::test_a_run_killed_after_any_step_*[5-finetune]",
+    "tests/training/test_killed.py::test_a_kill_around_a_checkpoint_*-3]",
+    "tests/training/test_runs.py::test_the_loss_falls[convnextv2_atto-*]",
+    "tests/training/test_ranks.py::test_a_signal_to_ranks_*[one rank]",
+    f"tests/segmentation/test_training.py::test_twelve_steps_*[{HIERA}]",
+    f"tests/models/test_checkpoint_files.py::*[correct horse-{HIERA}]",
+    "tests/models/test_checkpoint_files.py::*[correct horse-convnextv2_atto]",
+    f"tests/models/test_patch_size.py::test_every_family_*[{HIERA}-2-32]",
+    "tests/models/test_patch_size.py::test_every_family_*[convnextv2_atto-1-24]",
+    f"tests/models/test_export.py::test_opset_12_*-{HIERA}]",
+    "tests/models/test_hiera_parity.py::test_loss_and_gradients_*[dtype1-*",
+    "tests/models/test_hiera_parity.py::test_loss_and_gradients_*[dtype2-*",
+    "tests/models/test_hiera_parity.py::test_loss_and_gradients_*[dtype3-*",
+    f"tests/models/test_weights_in.py::test_a_square_table_*[{HIERA}]",
+    f"tests/models/test_weights_in.py::test_an_asked_for_patch_*[{HIERA}-*",
+    f"tests/models/test_checkpoints_in.py::test_a_timm_file_*[True-{HIERA}]",
+    f"tests/deploy/test_hand_on.py::test_timm_answers_*[{HIERA}-pretrain-*",
+    f"tests/deploy/test_hand_on.py::test_timm_answers_*[{HIERA}-finetune-32-{{'patch_size': 2}}]",
+    f"tests/deploy/test_hand_on.py::test_transformers_answers_*[{HIERA}-pretrain-64-*",
+    f"tests/deploy/test_hand_on.py::test_transformers_answers_*[{HIERA}-finetune-*",
+    f"tests/deploy/test_export.py::*[finetune-12-{HIERA}]",
+    "tests/deploy/test_engine.py::test_a_real_engine_*[convnextv2_atto-fp16]",
+    "tests/packaging/test_wheel.py::test_the_wheel_plans_and_validates_*",
+    "tests/cli/test_environment.py::test_a_plan_is_the_same_*[*'PYTHONOPTIMIZE'*",
+    "tests/cli/test_environment.py::test_a_plan_is_the_same_*[*'PYTHONIOENCODING'*",
+    "tests/cli/test_environment.py::test_a_plan_is_the_same_*[*'PYTHONWARNINGS'*",
+    "tests/cli/test_environment.py::test_a_plan_is_the_same_*[*'TMPDIR'*",
+    "tests/cli/test_environment.py::test_closed_streams_*[mae train * 2>&1 | true-141]",
+    "tests/cli/test_environment.py::test_closed_streams_*[mae validate train * <&- >&- 2>&--0]",
+    "tests/cli/test_environment.py::test_closed_streams_*[mae validate train * <&- 2>&--0]",
+)
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    parts = (re.escape(part) for part in pattern.split("*"))
+    return re.compile(".*".join(parts), re.DOTALL)
+
+
+_EXPRESSIONS = {pattern: _expression(pattern) for pattern in PATTERNS}
+
+
+def is_wide(node: str) -> bool:
+    """Whether the test of an id is left to `make test-long`."""
+    return any(found.fullmatch(node) for found in _EXPRESSIONS.values())
+
+
+def without_a_test(nodes: Iterable[str]) -> list[str]:
+    """The patterns that none of these ids is of."""
+    ids = list(nodes)
+    return [name for name, found in _EXPRESSIONS.items() if not any(map(found.fullmatch, ids))]
