@@ -92,8 +92,8 @@ def test_the_image_has_what_the_runner_needs(place: DockerPlace) -> None:
     command = [place.program, "run", "--rm", "--network=none", IMAGE, "mae", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    said = re.search(r"^ *export +(.*)$", done.stdout, re.MULTILINE)
-    assert "torch" in done.stdout and said is not None and "installed" in said[1]
+    for extra in ("train", "s3", "export"):
+        assert re.search(rf"^ *{extra} .*: installed$", done.stdout, re.MULTILINE), extra
 
 
 def test_a_job_of_the_platform_docker_trains_in_the_image(
