@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -403,6 +403,7 @@ def locate_data(draft: Draft) -> None:
         if any(get_dotted(layer, key) is not None for layer in (layers.overrides, layers.shorthand))
     }
     settled = overridden | (layers.given - of_arguments)
+    _refuse_other_data(draft, overridden & of_arguments)
 
     values, draft.problems = locate(
         draft.action, info, sources, settled, draft.value_of, draft.takes_list
@@ -416,6 +417,52 @@ def locate_data(draft: Draft) -> None:
     layers.given |= set(values)
     layers.notices += taken_whole(rows, sources, values)
     _refuse_lost(draft, values)
+
+
+def _refuse_other_data(draft: Draft, overridden: Collection[str]) -> None:
+    """Refuse a source all of whose fields are overridden with other data: nothing would read it.
+
+    Raises:
+        UsageError: there is one.
+    """
+    rows, sources = draft.bundle.data_rows(draft.action), draft.request.all_sources
+    for name in sorted({str(rows[key]["source"]) for key in overridden}):
+        mine = [key for key in rows if rows[key].get("source") == name]
+        own = {name: sources[name]}
+        values, _ = locate(
+            draft.action, draft.bundle.info, own, (), draft.value_of, draft.takes_list
+        )
+        asked = {
+            key: get_dotted(layer, key)
+            for key in mine
+            for layer in (draft.layers.shorthand, draft.layers.overrides)
+            if get_dotted(layer, key) is not None
+        }
+        # A field beside them that the source fills, such as its masks, takes something of it.
+        if not values.keys() <= asked.keys():
+            continue
+        for key, value in asked.items():
+            if any(_same_data(value, one) for one in (sources[name], values.get(key))):
+                continue
+            raise UsageError(
+                f"the data of {key} are given twice",
+                field=key,
+                got={name: sources[name], key: value},
+                expected="one of the two",
+                hint="leave one of the two out",
+            )
+
+
+def _same_data(one: Any, other: Any) -> bool:
+    """Whether two values name the same files, as they are or from this folder."""
+
+    def places(value: Any) -> list[str]:
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        return [
+            text if "://" in (text := str(one)) else str(Path(text).resolve()) for one in listed
+        ]
+
+    return places(one) == places(other)
 
 
 def _refuse_lost(draft: Draft, fields: Iterable[str]) -> None:
