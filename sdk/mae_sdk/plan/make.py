@@ -822,12 +822,21 @@ LESS_MEMORY = (
 )
 
 
+LESS_OF_GRAPH = "a smaller input, fewer pictures to calibrate on or a smaller model takes less"
+HOST = "host"
+"""`memory_of` of an estimate of the machine's memory, whatever the device."""
+
+
 def _too_large_for_memory(plan: Plan) -> list[Notice]:
     """A warning where the run is estimated to take more than the machine's memory."""
     needs = _beyond_memory(plan, plan.spec, plan.estimates)
     if needs is None:
         return []
     own = get_dotted(plan.spec, f"{plan.action}.batch_size")  # of an action that trains nothing
+    if plan.estimates.get("memory_of") == HOST and not (own and own > 0):
+        sides = [f"{plan.action}.{side}" for side in ("input_height", "input_width")]
+        asked = [key for key in sides if get_dotted(plan.spec, key)]
+        return [Notice([*asked, "model.arch"][0], f"{needs}; {LESS_OF_GRAPH}")]
     field = f"{plan.action}.batch_size" if own and own > 0 else "dataset.batch_size"
     return [
         Notice(field, f"{needs}; {LESS_MEMORY if own is None else 'a smaller batch takes less'}")
@@ -835,10 +844,11 @@ def _too_large_for_memory(plan: Plan) -> list[Notice]:
 
 
 def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:
-    """What to say where a run on a CPU is estimated to take more than the machine's memory."""
+    """What to say where a run in main memory is estimated to take more than the machine has."""
     memory = estimates.get("memory_mb") or {}
     needed = memory.get("all_processes") or memory.get("total")
     on_cpu = plan.facts.device == "cpu" or get_dotted(spec, "train.accelerator") == "cpu"
+    on_cpu = on_cpu or estimates.get("memory_of") == HOST
     there = plan.resources.memory_mb
     if not on_cpu or not there or not needed or needed <= there:
         return None
