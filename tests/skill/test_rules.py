@@ -610,6 +610,10 @@ def test_a_class_is_asked_for_once_for_its_place_is_its_label(twice: list[str]) 
         assert error.hint == f"'{field}={json.dumps(once, ensure_ascii=False)}'"
         assert field not in run(action, {**TUNE, field: [*once, "other"]})[0]
     assert field not in run("inference", {**TUNE, field: twice})[0]  # which takes every picture
+    columns = "dataset.labels.columns"
+    several = {**TUNE, "model.multi_label": True, "dataset.labels.train": "/t.csv"}
+    assert run("train", {**several, columns: twice})[0][columns].got == twice
+    assert columns not in run("train", {**several, columns: once})[0]
 
 
 def test_ade20k_has_its_150_names_in_order() -> None:

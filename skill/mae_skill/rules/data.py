@@ -18,7 +18,7 @@ from mae_skill.rules.seen import first_of
 
 SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
-CHOSEN = "dataset.classes"
+CHOSEN, COLUMNS = "dataset.classes", "dataset.labels.columns"
 IGNORE = "dataset.segmentation.ignore_index"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
 MAGNIFIED = 4
@@ -235,22 +235,24 @@ def class_list(case: Case) -> None:
         )
 
 
-def chosen_classes(case: Case) -> None:
+def named_classes(case: Case) -> None:
     """Each of the classes that are asked for stands once: its place is its label."""
-    names = case(CHOSEN)
-    if not isinstance(names, list) or _segments(case):
-        return
-    # Two spellings of one name in Unicode are one class, as of folders.
-    forms = [unicodedata.normalize("NFC", str(name)) for name in names]
-    once = list(dict.fromkeys(forms))
-    if len(once) < len(forms):
+    for key in () if _segments(case) else (CHOSEN, COLUMNS):
+        names = case(key)
+        if not isinstance(names, list) or (key == COLUMNS and not case("model.multi_label")):
+            continue
+        # Two spellings of one name in Unicode are one class, as of folders.
+        forms = [unicodedata.normalize("NFC", str(name)) for name in names]
+        once = list(dict.fromkeys(forms))
+        if len(once) == len(forms):
+            continue
         twice = [name for name in once if forms.count(name) > 1]
         as_json = json.dumps(once, ensure_ascii=False)
         case.error(
-            CHOSEN,
+            key,
             f"names {first_of(twice)} more than once: a class has one label",
             "each class once, in the order of the labels",
-            None if len(once) > 10 else shlex.quote(f"{CHOSEN}={as_json}"),
+            None if len(once) > 10 else shlex.quote(f"{key}={as_json}"),
         )
 
 
@@ -302,7 +304,7 @@ RULES = [
     Rule(monitor, ("train",)),
     Rule(pyramid, ("train",)),
     Rule(class_list, ("train",)),
-    Rule(chosen_classes, ("train", "evaluate")),
+    Rule(named_classes, ("train", "evaluate")),
     Rule(ignored_value, ("train",)),
     Rule(scale_jitter, ("train",)),
 ]
