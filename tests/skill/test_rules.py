@@ -616,6 +616,29 @@ def test_a_class_is_asked_for_once_for_its_place_is_its_label(twice: list[str]) 
     assert columns not in run("train", {**several, columns: once})[0]
 
 
+@pytest.mark.parametrize(
+    ("action", "field", "value", "acts"),
+    [
+        ("inference", "dataset.classes", ["a", "b"], False),
+        ("evaluate", "dataset.classes", ["a", "b"], True),
+        ("evaluate", "dataset.train_fraction", 0.1, False),
+        ("export", "dataset.val_fraction", 0.1, False),
+        ("train", "dataset.train_fraction", 0.1, True),
+    ],
+)
+def test_pictures_that_are_chosen_for_an_action_that_reads_all_are_warned_of(
+    action: str, field: str, value: Any, acts: bool
+) -> None:
+    def said(spec: dict[str, Any], overrides: dict[str, Any]) -> list[str]:
+        layers = layers_of(BUNDLE, action, spec, overrides)
+        found = resolve(BUNDLE, action, layers, look=lambda spec, well_formed: (Facts(), []))
+        return [str(one) for one in found.warnings if one.field == field]
+
+    assert bool(said({}, {field: value})) != acts
+    assert all("has no effect" in text for text in said({}, {field: value}))
+    assert said({field: value}, {}) == []  # a spec file is handed to every action as it is
+
+
 def test_ade20k_has_its_150_names_in_order() -> None:
     names = class_names(None, 150)
     assert len(set(names)) == 150
