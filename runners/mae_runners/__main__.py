@@ -33,7 +33,7 @@ from mae_sdk.run.output import (
 )
 from mae_skill.bundle import Bundle
 from mae_skill.errors import MaeError, PreemptedError, StorageError, UsageError, internal_error
-from mae_skill.reader import parse_override
+from mae_skill.reader import parse_overrides
 from mae_skill.resolve import Resolution, raise_all
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
@@ -239,7 +239,7 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     from mae_sdk.plan.layers import resolve_spec
 
     looked_at = bool({"RANK", "MAE_JOB_DIR"} & os.environ.keys())
-    asked = dict(parse_override(text) for text in overrides)
+    asked = parse_overrides(overrides)
     with heard(lambda line: print(line, file=sys.stderr, flush=True)):
         found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
     # Nothing that a run writes holds a secret of its spec; its ranks inherit them.

@@ -9,7 +9,7 @@ The standard library only, so that every file may import it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mae_skill.errors import UsageError
@@ -27,6 +27,23 @@ KEY = re.compile(r"[^.\[\]]+(\[\d{1,6}\])*(\.[^.\[\]]+(\[\d{1,6}\])*)*")
 """A dotted key without empty parts."""
 
 
+def once(settings: Iterable[tuple[str, Any]], section: str = "") -> dict[str, Any]:
+    """Settings of one command line as a mapping; one that is repeated says the same again.
+
+    Args:
+        section: before the key in an error, with its point.
+
+    Raises:
+        UsageError: a key has two values.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings:
+        if key in found and not _alike(found[key], value):
+            raise _given_twice(section + key, [found[key], value])
+        found[key] = value
+    return found
+
+
 def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str]) -> dict[str, Any]:
     """Overrides with the shorthand keys of ``skill_info.yaml`` (``num_epochs`` …) replaced by their
     dotted paths.
@@ -35,14 +52,28 @@ def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str])
         UsageError: a shorthand and its dotted path are both given and differ.
     """
     found: dict[str, Any] = {}
+    written: dict[str, str] = {}
     for key, value in overrides.items():
         full = shorthand.get(key, key)
-        if full in found and found[full] != value:
-            raise UsageError(
-                f"{full} is given twice", field=full, got=[found[full], value], expected="one value"
-            )
-        found[full] = value
+        if full in found and not _alike(found[full], value):
+            raise _given_twice(full, {written[full]: found[full], key: value})
+        found[full], written[full] = value, key
     return found
+
+
+def _given_twice(key: str, got: Any) -> UsageError:
+    return UsageError(
+        f"{key} is given twice",
+        field=key,
+        got=got,
+        expected="one value",
+        hint="leave one of the two out",
+    )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same; true is not 1."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def refuse_twice(values: Mapping[str, Any]) -> None:
@@ -60,7 +91,7 @@ def refuse_twice(values: Mapping[str, Any]) -> None:
                 walk(value, f"{full}.", f"{spelled}: ")
                 continue
             first, other = seen.setdefault(full, (spelled, value))
-            if first != spelled and other != value:
+            if first != spelled and not _alike(other, value):
                 raise UsageError(
                     f"{full} is given twice",
                     field=full,

@@ -11,11 +11,14 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
+from mae_skill.errors import CheckpointError
 from mae_skill.gpus import GPUS, gpu_of
+from mae_skill.onnx_file import ONNX_FILE, read_header
 from mae_skill.rules.base import Facts
 from mae_skill.weights.parameters import matrices_of
 
@@ -58,11 +61,12 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         Of a train run ``parameters`` (learned ones: encoder, decoder or head, total),
         ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with ``basis``,
         ``disk_mb`` of the checkpoints that stay (each, number, total) and ``forward_gflops`` per
-        image. Of evaluate and inference the least ``memory_mb`` (weights, pictures, total). Where
-        the device is known, ``seconds_per_step`` of a train run, and of it and of other actions
-        ``seconds`` beside the steps of the whole run: ``start, validation, checkpoints, rest``;
-        with ``seconds_basis``. ``exchange_mb`` of several processes. ``notes``
-        for people.
+        image. Of other actions the least ``memory_mb`` (weights, pictures, total; of a graph that
+        is written or read, attention too); ``memory_of`` is ``host`` where it is that of the
+        machine whatever the device. Where the device is known, ``seconds_per_step`` of a train run,
+        and of it and of other actions ``seconds`` beside the steps of the whole run: ``start,
+        validation, checkpoints, rest``; with ``seconds_basis``. ``exchange_mb`` of several
+        processes. ``notes`` for people.
 
     Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
     a linear model (values per channel and position), without fragmentation or the framework's own
@@ -70,11 +74,14 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
     """
     arch = arch_of(spec)
     facts = facts or Facts()
+    if action == "gen_trt_engine":
+        return _held_by_engine(spec, facts)
     if arch is None or action not in ("train", *_REST_SECONDS):
         return {}
     operations = forward_operations(arch, spec)
     if action != "train":
-        held = {} if action == "export" else _held(action, arch, spec, facts)
+        exports = action == "export"
+        held = _held_by_export(spec, facts) if exports else _held(action, arch, spec, facts)
         return {**held, **_seconds(action, arch, spec, operations, facts)}
 
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
@@ -112,6 +119,121 @@ def _held(action: str, arch: Arch, spec: Mapping[str, Any], facts: Facts) -> dic
         found["all_processes"] = round(processes * found["total"], 1)
     basis = "per process, at the least: the encoder's weights and a batch of pictures in fp32"
     return {"memory_mb": found, "basis": basis}
+
+
+def _held_by_export(spec: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """As `_held`, of an export: the model and the file made of it, and the pictures on which they
+    are compared."""
+    batch = int(get_dotted(spec, "export.batch_size") or -1)
+    graph = get_dotted(spec, "export.format", "onnx") in _GRAPHS
+    size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    size = (
+        int(get_dotted(spec, "export.input_height") or size[0]),
+        int(get_dotted(spec, "export.input_width") or size[1]),
+    )
+    arch = arch_of(spec)
+    assert arch is not None
+    whole = _at_work(spec, size)
+    found = _of_graph(
+        weights=2 * 4 * encoder_parameters(arch, whole),
+        picture=4.0 * int(get_dotted(spec, "dataset.channels") or 3) * size[0] * size[1],
+        batch=batch if graph else -1,
+        attention=attention_values(arch, whole) if graph else 0.0,
+        calibration=_calibration(spec, facts, get_dotted(spec, "export.data_type")),
+    )
+    by_gpu = graph and get_dotted(spec, "export.on_cpu") is False
+    basis = f"at the least: the weights of the model and of the file, {_GRAPH_BASIS}"
+    return {"memory_mb": found, "basis": basis, **({} if by_gpu else {"memory_of": "host"})}
+
+
+def _held_by_engine(spec: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """As `_held`, of the machine on which an engine is built: its ONNX file answers there first.
+    Nothing of a file that is not here."""
+    named = get_dotted(spec, ONNX_FILE)
+    file = Path(str(named)).expanduser()
+    if not named or not facts.local_files or not file.is_file():
+        return {}
+    try:
+        header = read_header(file)
+    except CheckpointError:
+        return {}
+    if len(header.dims) != 4 or not all(header.dims[1:]):
+        return {}
+    channels, height, width = (int(side or 0) for side in header.dims[1:])
+    data = file.with_name(f"{file.name}.data")
+    size = file.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    told = {name: header.properties.get(f"mae.{name}") for name in ("arch", "patch_size")}
+    model = _at_work({"model": told}, (height, width))
+    arch = arch_of(model)
+    data_type = get_dotted(spec, "gen_trt_engine.tensorrt.data_type")
+    found = _of_graph(
+        weights=2 * size,
+        picture=4.0 * channels * height * width,
+        batch=header.batch or -1,
+        attention=attention_values(arch, model) if arch is not None else 0.0,
+        calibration=_calibration(spec, facts, data_type),
+    )
+    basis = f"at the least: the ONNX file, read and run, {_GRAPH_BASIS}"
+    return {"memory_mb": found, "basis": basis, "memory_of": "host"}
+
+
+_GRAPHS = ("onnx", "triton", "torchscript", "torch_export")
+_GRAPH_BASIS = "the pictures that answers are compared on, and one block's attention, in fp32"
+_COMPARED, _AT_ONCE = 16, 8  # pictures that an export and its model answer, and at once
+
+
+def _of_graph(
+    *, weights: float, picture: float, batch: int, attention: float, calibration: int
+) -> dict[str, float]:
+    """``memory_mb`` of a graph and its pictures.
+
+    Args:
+        weights, picture: bytes of the weights, and of one picture.
+        batch: that the graph is fixed to; -1: any.
+        attention: values of one picture's attention, which a graph holds as it is.
+        calibration: pictures that are held to choose the scales of int8.
+    """
+    mega = 1 / 2**20
+    pictures = (max(batch, _COMPARED) + calibration) * picture * mega
+    attending = (batch if batch > 0 else _AT_ONCE) * attention * 4 * mega
+    return {
+        "weights": round(weights * mega, 1),
+        "pictures": round(pictures, 1),
+        "attention": round(attending, 1),
+        "total": round(weights * mega + pictures + attending, 1),
+    }
+
+
+def _at_work(spec: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A model as it answers: it sees every patch of an image of this size."""
+    dataset = {"channels": get_dotted(spec, "dataset.channels"), "augmentation": {}}
+    dataset["augmentation"] = {"input_size": list(size)}
+    model = spec.get("model")
+    return {"model": model, "dataset": dataset, "train": {"stage": "finetune"}}
+
+
+def _calibration(spec: Mapping[str, Any], facts: Facts, data_type: Any) -> int:
+    """Pictures that int8 is calibrated on, where it is known how many there are."""
+    section = "gen_trt_engine.tensorrt.calibration."
+    if data_type != "int8" or get_dotted(spec, f"{section}cal_image_dir"):
+        return 0
+    sources = ("dataset.train_data_sources", "dataset.val_data_sources")
+    source = next((key for key in sources if get_dotted(spec, key)), "")
+    there = int((facts.data.get(source) or {}).get("images") or 0)
+    size = int(get_dotted(spec, f"{section}cal_batch_size") or 8)
+    return min(there, size * int(get_dotted(spec, f"{section}cal_batches") or 16))
+
+
+def attention_values(arch: Arch, spec: Mapping[str, Any]) -> float:
+    """Values of the largest attention of one image, of every position to every other."""
+    found = 0.0
+    for stage, blocks in enumerate(encoder_blocks(arch, spec)):
+        if blocks.window != blocks.tokens:  # of windows, or a convolution
+            continue
+        asked = get_dotted(spec, "model.num_heads") if arch.family == "vit" else None
+        heads = int(asked or arch.heads[stage])
+        found = max(found, heads * blocks.tokens * blocks.window)
+    return found
 
 
 def _memory(

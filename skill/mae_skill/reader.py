@@ -18,12 +18,13 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from mae_skill.dotted import once
 from mae_skill.errors import REDACTED, NotFoundError, SpecError, UsageError, looks_secret
 
 MAX_BYTES = 2 * 2**20
@@ -434,6 +435,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     except SpecError as error:
         error.field = f"{key}.{error.field}" if error.field else key
         raise
+
+
+def parse_overrides(texts: Iterable[str], section: str = "") -> dict[str, Any]:
+    """The ``key=value`` texts of one command line, as `parse_override` reads them.
+
+    Raises:
+        UsageError, SpecError: as `parse_override`; or a key has two values.
+    """
+    return once(map(parse_override, texts), section)
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:

@@ -160,7 +160,12 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
     kinds = node.get("type")
     is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
     if error.validator == "type" and is_text and isinstance(error.instance, (bool, int, float)):
-        hint = f"in quotes it is a text: {json.dumps(json.dumps(error.instance))}"
+        text = json.dumps(json.dumps(error.instance))
+        hint = f"in quotes it is a text: {text}"
+        if key.endswith("]"):  # a shell leaves [2, 0] of ["2", "0"]
+            hint += (
+                f"; in a shell, with quotes around the whole: '{key.partition('[')[0]}=[{text}]'"
+            )
     if hint is None and isinstance(node.get("description"), str):
         hint = f"{node['description']} (mae explain {key})" if key and "[" not in key else None
     expected = describe(node)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk.cli.common import in_order
 from mae_sdk.cli.main import main
-from mae_skill.dotted import flatten
 
 from tests.support.jobs import start, wait_until
 
@@ -165,11 +163,6 @@ def test_resume_takes_the_environment_marks_its_attempt_and_the_list_knows_its_s
     assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
     assert call(capsys, "list", "--state", "done", "--results-root", str(root))[0] == 2
     assert call(capsys, "list", "--limit", "0", "--results-root", str(root))[0] == 2
-
-
-def test_a_setting_given_again_stands_where_it_was_given_last() -> None:
-    settings = [("train.num_epochs", 1), ("train", {"num_epochs": 5}), ("train.num_epochs", 7)]
-    assert flatten(in_order(settings)) == {"train.num_epochs": 7}
 
 
 def test_a_damaged_record_hides_no_other_job_and_is_named(

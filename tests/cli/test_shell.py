@@ -191,6 +191,49 @@ def test_an_action_in_the_foreground_becomes_the_runner(
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "field", "got"),
+    [
+        (["plan", "train", "train.seed=1", "train.seed=2"], "train.seed", [1, 2]),
+        (
+            ["run", "train", "num_epochs=1", "train.num_epochs=2"],
+            "train.num_epochs",
+            {"num_epochs": 1, "train.num_epochs": 2},
+        ),
+        (["validate", "train", "-e", "FILE", "seed=1", "seed=2"], "seed", [1, 2]),
+        (["get-spec", "train", "train.seed=1", "train.seed=2"], "train.seed", [1, 2]),
+        (["inspect", ".", "dataset.channels=1", "dataset.channels=3"], "dataset.channels", [1, 3]),
+        (["train", "-e", "FILE", "train.seed=1", "train.seed=2"], "train.seed", [1, 2]),
+        (
+            ["plan", "train", "--automl", "max_trials=2", "--automl", "max_trials=3"],
+            "automl.max_trials",
+            [2, 3],
+        ),
+        (["plan", "train", "--env", "LEVEL=a", "--env", "LEVEL=b"], "env.LEVEL", ["a", "b"]),
+        (["plan", "train", "-e", "FILE", "--experiment_spec=b"], "--experiment_spec", None),
+        (["jobs", "list", "--limit", "3", "--limit=4"], "--limit", ["3", "4"]),
+    ],
+)
+def test_what_is_given_twice_and_differs_is_refused_by_every_command(
+    words: list[str], field: str, got: Any, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("train: {accelerator: cpu}\n")
+    words = [word.replace("FILE", str(spec)) for word in words]
+    done = subprocess.run([MAE, *words, "--json"], cwd=tmp_path, capture_output=True, text=True)
+    error = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, error["code"], error["field"]) == (2, "usage", field)
+    assert "given twice" in error["message"] and error["expected"] and error["hint"]
+    assert error["got"] == (got or [str(spec), "b"])
+    assert not (tmp_path / "mae-results").exists()
+
+
+def test_an_option_that_says_the_same_again_is_taken(tmp_path: Path) -> None:
+    root = f"--results-root={tmp_path}"
+    done = subprocess.run([MAE, "jobs", "list", root, root, "--json"], capture_output=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["jobs"] == []
+
+
 def test_an_error_of_the_foreground_runner_is_one_object_too_where_json_is_asked_for(
     tmp_path: Path,
 ) -> None:

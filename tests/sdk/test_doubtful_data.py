@@ -222,6 +222,33 @@ def test_sources_with_numbers_and_with_names_for_classes_are_told_apart(tmp_path
     assert "numbers" not in said(plan([numbers, letters], **four))
 
 
+def test_a_range_that_is_to_be_measured_of_two_depths_is_refused_before_the_run(
+    tmp_path: Path,
+) -> None:
+    auto = {**FINETUNE, "dataset.value_range": "auto"}
+    for name in ("ant", "bee"):
+        picture(tmp_path / name / "deep.png", top=65535, kind=np.uint16)
+        picture(tmp_path / name / "deep2.png", top=65535, kind=np.uint16)
+    plan(tmp_path, **auto)
+    classes(tmp_path, "ant", "bee")
+    with pytest.raises(MaeError, match="different depths: 6 of uint8, 4 of uint16") as caught:
+        plan(tmp_path, **auto)
+    assert caught.value.field == "dataset.value_range" and caught.value.hint
+    plan(tmp_path, **FINETUNE)
+
+
+def test_a_share_that_leaves_one_image_of_each_class_is_warned_of(tmp_path: Path) -> None:
+    source, field = classes(tmp_path, "ant", "bee", count=6), "dataset.train_fraction"
+
+    def warned_of(share: float, **settings: Any) -> list[str]:
+        made = plan(source, **{**FINETUNE, **settings, "batch_size": 1, field: share})
+        return [str(item) for item in made.warnings if str(item).startswith(field)]
+
+    assert "leaves one image of each class" in str(warned_of(1e-6))
+    assert "leaves 2 of the images" in str(warned_of(1e-6, stage="pretrain"))
+    assert warned_of(0.5) == warned_of(1.0) == []
+
+
 # ------------------------------------------------------------------------------------------
 # tables of labels
 

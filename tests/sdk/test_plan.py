@@ -181,6 +181,26 @@ def test_a_key_among_the_overrides_is_refused(data: Path) -> None:
         plan(data, spec_overrides={"encryption_key": "canary-4711"})
 
 
+def test_an_argument_beside_a_field_with_another_value_is_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    field, other = "dataset.train_data_sources", tmp_path / "pictures"
+    with pytest.raises(UsageError, match="given twice") as caught:
+        plan(data, spec_overrides={field: str(other)})
+    assert caught.value.field == field and caught.value.hint
+    assert caught.value.got == {"train_datasets": str(data), field: str(other)}
+    same = str(data / "images_train.tar.gz")  # what the folder stands for
+    plan(data, spec_overrides={field: same}, automl_policy="off")
+
+    weights = tmp_path / "w.pth"
+    weights.write_bytes(b"")
+    field = "train.pretrained_model_path"
+    for named in ({"spec_overrides": {field: "/other.pth"}}, {"spec": {field: "/other.pth"}}):
+        with pytest.raises(UsageError, match="given twice") as caught:
+            plan(data, ptm=str(weights), **named)
+        assert caught.value.got == {"ptm": str(weights), field: "/other.pth"}
+
+
 def test_an_unknown_option_gets_a_did_you_mean(data: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Skill().plan("train", train_dataset=str(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.automl.options import parse
@@ -313,6 +314,68 @@ def test_an_action_that_the_memory_of_the_machine_does_not_hold_is_warned_of(
     assert said(2) == []
     (warning,) = said(10**6)  # of which there are 8
     assert warning.startswith(f"{action}.batch_size: the run is estimated to take 2 GiB")
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"export.batch_size": 5000}, "export.batch_size"),  # pictures, and what they attend to
+        ({"export.input_height": 2048, "export.input_width": 2048}, "export.input_height"),
+        ({"dataset.augmentation.input_size": 2048}, "model.arch"),
+    ],
+)
+def test_an_export_that_the_memory_of_the_machine_does_not_hold_is_warned_of(
+    settings: dict[str, Any], field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_own_checkpoint(tmp_path / "m.pth")
+    model = {"export.checkpoint": str(tmp_path / "m.pth"), "model.arch": "vit_tiny_patch16"}
+
+    def said(**more: Any) -> list[str]:
+        made = Skill().plan("export", spec_overrides={**model, **more})
+        return [str(one) for one in made.warnings if "memory of this machine" in str(one)]
+
+    monkeypatch.setattr("mae_sdk.run.local.memory_mb", lambda: 4096)
+    for device in ("cpu", "H100"):  # a graph is traced in main memory whatever the device
+        monkeypatch.setattr("mae_sdk.run.local.gpu_model", lambda device=device: device)
+        assert said() == []
+        (warning,) = said(**settings)
+        assert warning.startswith(f"{field}: the run is estimated to take ")
+    # Folders of other libraries hold no graph: neither its batch nor attention as it is.
+    assert said(**{"export.format": "timm", "export.batch_size": 5000}) == []
+
+
+def test_an_engine_whose_onnx_file_the_memory_of_the_machine_does_not_hold_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae_sdk.run.local.memory_mb", lambda: 4096)
+
+    def said(batch: int | str) -> list[str]:
+        images = onnx.helper.make_tensor_value_info("images", 1, [batch, 3, 224, 224])
+        graph = onnx.helper.make_graph([], "g", [images], [])
+        onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+        made = Skill().plan(
+            "gen_trt_engine", spec_overrides={"gen_trt_engine.onnx_file": str(tmp_path / "m.onnx")}
+        )
+        assert made.estimates["memory_of"] == "host"
+        return [str(one) for one in made.warnings if "memory of this machine" in str(one)]
+
+    assert said("batch") == []
+    (warning,) = said(10_000)
+    assert "estimated to take 6 GiB" in warning
+
+
+def test_int8_holds_the_pictures_that_it_is_calibrated_on() -> None:
+    calibration = {"cal_batch_size": 64, "cal_batches": 1000}
+    spec: dict[str, Any] = {
+        "model": {"arch": "vit_tiny_patch16"},
+        "dataset": {"val_data_sources": "/v"},
+        "export": {"data_type": "int8"},
+        "gen_trt_engine": {"tensorrt": {"calibration": calibration}},
+    }
+    data = {"dataset.val_data_sources": {"images": 2000}}
+    few = estimate("export", spec, Facts())["memory_mb"]
+    many = estimate("export", spec, Facts(data=data))["memory_mb"]
+    assert many["pictures"] - few["pictures"] == pytest.approx(2000 * 3 * 224**2 * 4 / 2**20, 1e-3)
 
 
 def test_nodes_divide_what_fsdp_shards_and_have_cores_of_their_own() -> None:

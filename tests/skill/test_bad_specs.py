@@ -223,7 +223,10 @@ def test_a_number_in_the_place_of_a_text_is_told_the_quotes(value: Any, text: st
     set_dotted(spec, "dataset.classes", ["a", value])
 
     (problem,) = check_schema(spec, bundle.schema("train"))
-    assert (problem.field, problem.hint) == (
-        "dataset.classes[1]",
-        f"in quotes it is a text: {text}",
-    )
+    assert problem.field == "dataset.classes[1]"
+    shell = f"in a shell, with quotes around the whole: 'dataset.classes=[{text}]'"
+    assert problem.hint == f"in quotes it is a text: {text}; {shell}"
+    set_dotted(spec, "dataset.classes", None)
+    set_dotted(spec, "model.task", value)
+    (problem,) = check_schema(spec, bundle.schema("train"))
+    assert problem.hint == f"in quotes it is a text: {text}"

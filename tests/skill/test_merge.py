@@ -12,7 +12,7 @@ from mae_skill.errors import SpecError, UsageError
 from mae_skill.explain import explain
 from mae_skill.merge import merge
 from mae_skill.origin import OriginKind
-from mae_skill.reader import parse_override
+from mae_skill.reader import parse_override, parse_overrides
 from mae_skill.resolve import layers_of
 
 BUNDLE = Bundle.load()
@@ -204,8 +204,34 @@ def test_shorthand_keys_become_dotted_paths() -> None:
         "resume_checkpoint",
     }
     assert set(words) == documented | {"task", "push_to_hub"}
-    with pytest.raises(UsageError, match="twice"):
-        expand_shorthand({"num_epochs": 1, "train.num_epochs": 2}, words)
+    twice = {"num_epochs": 1, "train.num_epochs": 2}
+    with pytest.raises(UsageError, match="twice") as caught:
+        expand_shorthand(twice, words)
+    assert caught.value.got == twice
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("train.num_epochs=3", "train.num_epochs=4"),
+        ("train.seed=1", "train.seed=true"),
+        ("dataset.classes=[a, b]", "dataset.classes=[b, a]"),
+        ("train={seed: 1}", "train={num_epochs: 2}"),
+    ],
+)
+def test_a_key_of_one_command_line_has_one_value(first: str, second: str) -> None:
+    key, value = parse_override(first)
+    with pytest.raises(UsageError, match=f"{key} is given twice") as caught:
+        parse_overrides([first, "model.arch=x", second])
+    assert (caught.value.field, caught.value.got) == (key, [value, parse_override(second)[1]])
+    assert caught.value.expected and caught.value.hint
+    assert parse_overrides([first, f" {first}", first]) == {key: value}
+
+
+def test_the_values_of_a_secret_that_is_given_twice_are_not_shown() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_overrides(["wandb.api_key=first-one", "wandb.api_key=second-one"])
+    assert "-one" not in str(caught.value) + str(caught.value.to_dict())
 
 
 def test_a_dotted_key_through_a_value_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -596,6 +598,45 @@ def test_a_file_that_lists_no_names_is_refused(tmp_path: Path, text: str, says: 
     path.write_text(text)
     errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path)})
     assert says in str(errors["dataset.segmentation.class_list"])
+
+
+@pytest.mark.parametrize("twice", [["2", "0", "2"], ["caf\u00e9", "cafe\u0301"]])
+def test_a_class_is_asked_for_once_for_its_place_is_its_label(twice: list[str]) -> None:
+    field = "dataset.classes"
+    for action in ("train", "evaluate"):
+        error = run(action, {**TUNE, field: twice})[0][field]
+        assert error.got == twice and "more than once" in error.message
+        once = list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in twice))
+        assert error.hint == f"'{field}={json.dumps(once, ensure_ascii=False)}'"
+        assert field not in run(action, {**TUNE, field: [*once, "other"]})[0]
+    assert field not in run("inference", {**TUNE, field: twice})[0]  # which takes every picture
+    columns = "dataset.labels.columns"
+    several = {**TUNE, "model.multi_label": True, "dataset.labels.train": "/t.csv"}
+    assert run("train", {**several, columns: twice})[0][columns].got == twice
+    assert columns not in run("train", {**several, columns: once})[0]
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "value", "acts"),
+    [
+        ("inference", "dataset.classes", ["a", "b"], False),
+        ("evaluate", "dataset.classes", ["a", "b"], True),
+        ("evaluate", "dataset.train_fraction", 0.1, False),
+        ("export", "dataset.val_fraction", 0.1, False),
+        ("train", "dataset.train_fraction", 0.1, True),
+    ],
+)
+def test_pictures_that_are_chosen_for_an_action_that_reads_all_are_warned_of(
+    action: str, field: str, value: Any, acts: bool
+) -> None:
+    def said(spec: dict[str, Any], overrides: dict[str, Any]) -> list[str]:
+        layers = layers_of(BUNDLE, action, spec, overrides)
+        found = resolve(BUNDLE, action, layers, look=lambda spec, well_formed: (Facts(), []))
+        return [str(one) for one in found.warnings if one.field == field]
+
+    assert bool(said({}, {field: value})) != acts
+    assert all("has no effect" in text for text in said({}, {field: value}))
+    assert said({field: value}, {}) == []  # a spec file is handed to every action as it is
 
 
 def test_ade20k_has_its_150_names_in_order() -> None:

@@ -278,6 +278,56 @@ def test_a_named_checkpoint_goes_on_under_the_optimizer_of_the_new_spec(
     assert steps[1] == dict.fromkeys(moments[1], 8.0)
 
 
+@pytest.mark.parametrize("in_a_job", [False, True], ids=["by the plan", "by the run"])
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_a_named_checkpoint_of_other_classes_is_refused_and_other_settings_are_named(
+    stage: str, in_a_job: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(spec(data, tmp_path / "first", stage, train__num_epochs=1)) == 0
+    if in_a_job:  # whose spec was judged with its data before, perhaps on another machine
+        monkeypatch.setenv("MAE_JOB_DIR", str(tmp_path / "job"))
+    more: dict[str, Any] = {
+        "train__resume_training_checkpoint_path": str(tmp_path / "first/train/model_epoch_000.pth"),
+        "train__num_epochs": 2,
+    }
+    made = spec(
+        data, tmp_path / "job", stage, **more, train__seed=7, train__optim__weight_decay=0.3
+    )
+    assert train(made) == 0
+    said = [
+        text
+        for text in read(tmp_path / "job", "train/result.json")["warnings"]
+        if "goes on" in text
+    ]
+    assert all("train.optim.weight_decay 0.05 → 0.3" in text for text in said)
+    assert len(said) == 1 and "train.seed" in said[0] and "resume_training" in said[0]
+
+    names = sorted(path.name for path in data.iterdir())
+    order = [names[1], names[0], *names[2:]]
+    made = spec(data, tmp_path / "other", stage, **more, dataset__classes=order)
+    if in_a_job:
+        monkeypatch.setenv("MAE_JOB_DIR", str(tmp_path / "other"))
+    if stage == "pretrain":  # which has no outputs of classes
+        assert train(made) == 0
+        return
+    assert train(made) == 4
+    error = read(tmp_path / "other", "error.json")
+    assert error["field"] == "train.resume_training_checkpoint_path" and error["got"] == order
+    assert error["expected"] == ", ".join(names) and "in another order" in error["message"]
+
+
+def test_a_named_checkpoint_that_leaves_nothing_to_train_is_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=2)) == 0
+    named = str(tmp_path / "first/train/model_epoch_001.pth")
+    more = {"train__resume_training_checkpoint_path": named}
+    assert train(spec(data, tmp_path / "job", train__num_epochs=2, **more)) == 2
+    error = read(tmp_path / "job", "error.json")
+    assert (error["field"], error["expected"]) == ("train.num_epochs", "more than 2 epochs in all")
+    assert train(spec(data, tmp_path / "first", train__num_epochs=2, **more)) == 0  # is complete
+
+
 def test_a_named_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Path) -> None:
     assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
     named = str(tmp_path / "first/train/model_epoch_000.pth")

@@ -40,12 +40,14 @@ from mae_runners.training.optim import (
 )
 from mae_runners.training.position import (
     Position,
+    check_classes,
     check_data,
     check_teacher,
     data_identity,
     environment,
     identity,
     restore_position,
+    warn_of_changes,
     warn_when_not_identical,
 )
 from mae_runners.training.preemption import Preemption
@@ -103,6 +105,8 @@ class TrainLoop:
             task.thresholds = stored["mae"].get("thresholds")
             explicit = bool(self.train.resume_training_checkpoint_path)
             check_data(stored, data, context, explicit=explicit)
+            check_classes(stored, task)
+            warn_of_changes(stored, plain_spec, context)
             check_teacher(stored, task.model.config, context, explicit=explicit)
 
         # ---------------------------------------------------------------------------- model

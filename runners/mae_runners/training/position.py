@@ -26,7 +26,7 @@ from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spec.fields import free_between_attempts
-from mae_skill.weights.resumed import other_run
+from mae_skill.weights.resumed import other_classes, other_run, said_of
 
 from mae_runners.context import RunContext
 from mae_runners.models import checkpoint
@@ -222,6 +222,27 @@ def check_data(
         f"the training images are not those of the checkpoint ({difference}): "
         "the epoch it was in starts over"
     )
+
+
+def check_classes(stored: dict[str, Any], task: Task) -> None:
+    """Refuses a classifier whose outputs are of other classes than the training data's.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    if task.stage != "finetune" or task.spec.model.task != "classification":
+        return
+    if wrong := other_classes(stored, task.train.classes):
+        raise wrong
+
+
+def warn_of_changes(stored: dict[str, Any], spec: dict[str, Any], context: RunContext) -> None:
+    """Says under which other settings a named checkpoint goes on."""
+    before = stored.get("identity")
+    changes = changed_fields(before, identity(spec)) if before else {}
+    said = f"train.resume_training_checkpoint_path: {said_of(changes)}"
+    if changes and said not in context.warnings:  # the plan of the run may have said it
+        context.warn(said)
 
 
 def check_teacher(

@@ -72,31 +72,23 @@ def did_you_mean(word: str, known: Sequence[str]) -> str | None:
     return f"did you mean {near[0]!r}?" if near else None
 
 
-def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Settings as a mapping; one that is given again moves to the end, so the last one wins."""
-    ordered: dict[str, Any] = {}
-    for key, value in settings:
-        ordered.pop(key, None)
-        ordered[key] = value
-    return ordered
-
-
 def environment(settings: Iterable[str]) -> dict[str, str]:
     """``NAME=VALUE`` texts as a mapping.
 
     Raises:
-        UsageError: one has no name or no ``=``.
+        UsageError: one has no name or no ``=``, or a name has two values.
     """
+    from mae_skill.dotted import once
 
-    variables = {}
+    pairs = []
     for item in settings:
         name, separator, value = item.partition("=")
         if not separator or not name:
             raise UsageError(
                 "not an environment setting", field="--env", got=item, expected="NAME=VALUE"
             )
-        variables[name] = value
-    return variables
+        pairs.append((name, value))
+    return once(pairs, "env.")
 
 
 def emit(

@@ -10,7 +10,7 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import one_line
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, in_order, json_option, pairs, say, show, size, table
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size, table
 from mae_sdk.storage import urls
 
 
@@ -56,7 +56,7 @@ def inspect(
     a run with these settings reads them. Exit 3 when the data cannot be trained on as they are.
     With --train and --eval both parts are read, judged and compared.
     """
-    from mae_skill.reader import parse_override
+    from mae_skill.reader import parse_overrides
 
     from mae_sdk.data.progress import heard
 
@@ -65,7 +65,7 @@ def inspect(
         source = None
     if (source is None) != bool(train and evaluation) or bool(train) != bool(evaluation):
         raise click.UsageError("give one SOURCE, or --train and --eval")
-    settings = in_order(parse_override(item) for item in overrides)
+    settings = parse_overrides(overrides)
     if train and evaluation:
         if other or contact_sheet or masks:
             raise click.UsageError("--other, --masks and --contact-sheet go with one SOURCE")

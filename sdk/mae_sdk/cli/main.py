@@ -8,6 +8,7 @@ stderr. Exit codes are those of `mae_skill.errors`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import os
 import sys
@@ -96,11 +97,54 @@ class LazyGroup(click.Group):
                 expected=", ".join(self.list_commands(ctx)),
                 hint=did_you_mean(name, self.list_commands(ctx)),
             )
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            refuse_repeated(command, rest)
+        return found, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+
+def refuse_repeated(command: click.Command, args: list[str]) -> None:
+    """Refuse an option that takes one value and is given two: click would take the last.
+
+    Raises:
+        UsageError: there is one.
+    """
+    context = click.Context(command, resilient_parsing=True)
+    if isinstance(command, click.Group):
+        names = [place for place, word in enumerate(args) if word in command.list_commands(context)]
+        inner = command.get_command(context, args[names[0]]) if names else None
+        if inner is not None:
+            refuse_repeated(inner, args[names[0] + 1 :])
+        return
+    twin = copy.copy(command)
+    twin.params = [copy.copy(option) for option in command.params]
+    single = [
+        option
+        for option in twin.params
+        if isinstance(option, click.Option)
+        and not (option.multiple or option.is_flag or option.count)
+    ]
+    for option in single:
+        option.multiple = True
+    try:
+        given, _, _ = twin.make_parser(context).parse_args(list(args))
+    except click.UsageError:
+        return  # the command itself says what is wrong
+    for option in single:
+        values = list(dict.fromkeys(given.get(option.name or "") or ()))
+        if len(values) > 1:
+            name = max(option.opts, key=len)
+            raise UsageError(
+                f"{name} is given twice",
+                field=name,
+                got=values,
+                expected="one value",
+                hint="leave one of the two out",
+            )
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

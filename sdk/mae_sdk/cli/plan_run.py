@@ -18,7 +18,6 @@ from mae_sdk.cli.common import (
     emit,
     environment,
     figure_lines,
-    in_order,
     json_option,
     next_for,
     one_or_several,
@@ -193,7 +192,7 @@ def sources(given: tuple[str, ...]) -> dict[str, Any]:
 
 def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     """Command-line options as the keyword arguments of `Skill.plan` and `Skill.create_job`."""
-    from mae_skill.reader import parse_override, read_spec
+    from mae_skill.reader import parse_overrides, read_spec
 
     given = {
         "spec": None if options["spec"] is None else read_spec(options["spec"]),
@@ -208,13 +207,13 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "ptm": options["ptm"],
         "automl_policy": options["automl_policy"],
         "request": options["request"],
-        "automl": in_order(parse_override(item) for item in options["automl"]),
-        "spec_overrides": in_order(parse_override(item) for item in options["overrides"]),
+        "automl": parse_overrides(options["automl"], "automl."),
+        "spec_overrides": parse_overrides(options["overrides"]),
         "recipe": options["recipe"],
         "budget": options["budget"],
         "env": environment(options["env"]),
         "platform": options["platform"],
-        "platform_options": in_order(parse_override(item) for item in options["platform_option"]),
+        "platform_options": parse_overrides(options["platform_option"], "platform_options."),
         "results_root": options["results_root"],
         "idempotency_key": options["idempotency_key"],
     }

@@ -15,7 +15,6 @@ from mae_sdk.cli.common import (
     bounded,
     dumps,
     emit,
-    in_order,
     json_option,
     one_or_several,
     pairs,
@@ -142,12 +141,12 @@ def _with_values(
         SpecError: one of them cannot be; what a template leaves open is no fault of theirs.
     """
     from mae_skill.origin import OriginKind
-    from mae_skill.reader import parse_override
+    from mae_skill.reader import parse_overrides
     from mae_skill.resolve import raise_all
 
     from mae_sdk.plan.layers import resolve_spec
 
-    asked = in_order(parse_override(item) for item in overrides)
+    asked = parse_overrides(overrides)
     found, _ = resolve_spec(bundle, action, template, asked, looks=False)
     theirs = {OriginKind.OVERRIDE, OriginKind.SHORTHAND}
     named = {*asked, *(key for key, origin in found.provenance.items() if origin.kind in theirs)}
@@ -159,7 +158,7 @@ def _auto_spec(
     skill_dir: str | None, action: str, overrides: tuple[str, ...], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The spec of a plan under the auto recipe, without the folder of the planned job."""
-    from mae_skill.reader import parse_override
+    from mae_skill.reader import parse_overrides
 
     from mae_sdk import Skill
     from mae_sdk.data.progress import heard
@@ -169,7 +168,7 @@ def _auto_spec(
             action,
             recipe="auto",
             automl_policy="off",
-            spec_overrides=in_order(parse_override(item) for item in overrides),
+            spec_overrides=parse_overrides(overrides),
             **options,
         )
     for item in made.inferred:
@@ -219,13 +218,13 @@ def validate(
     or 7 (a device that is missing).
     """
     from mae_skill.bundle import Bundle
-    from mae_skill.reader import parse_override
+    from mae_skill.reader import parse_overrides
     from mae_skill.resolve import raise_all
 
     from mae_sdk.data.progress import heard
     from mae_sdk.plan.layers import resolve_spec
 
-    given = in_order(parse_override(item) for item in overrides)
+    given = parse_overrides(overrides)
     with heard(say):
         bundle = Bundle.load(skill_dir)
         resolution, _ = resolve_spec(bundle, action, spec, given, count=not no_count)

@@ -172,8 +172,8 @@ def apply(
         spec_params: dotted field → function of that action.
 
     Raises:
-        UsageError: an unknown function or policy; a parent or ``--ptm`` that nothing takes; a
-            parent of the wrong kind.
+        UsageError: an unknown function or policy; a parent or ``--ptm`` that nothing takes, or
+            beside which the spec names other weights; a parent of the wrong kind.
         NotFoundError, CheckpointError: the model that was asked for is not there, or damaged.
     """
     rows = {name: _parse(name, row) for name, row in spec_params.items()}
@@ -214,6 +214,8 @@ def apply(
         raise UsageError(
             f"{action} takes no pretrained weights", field="ptm", got=urls.redact(context.ptm)
         )
+    if context.ptm and not from_ptm and not resumed:
+        _refuse_other_weights(rows, context)
     if context.parent is not None and not from_parent:
         if not functions & {*OF_PARENT, *OF_PTM}:
             raise UsageError(
@@ -230,6 +232,25 @@ def apply(
                 f"the model of {context.parent.id} is not used: {', '.join(filled)} is given"
             )
     return found
+
+
+def _refuse_other_weights(rows: Mapping[str, tuple[str, Any]], context: InferenceContext) -> None:
+    """Refuse ``--ptm`` beside a field of the spec that names other weights: nothing would take it.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, (function, _) in rows.items():
+        here = context.value_of(name) if name in context.given else None
+        if here is None or function not in (*OF_PTM, "parent_model_or_ptm") or here == context.ptm:
+            continue
+        raise UsageError(
+            "the pretrained weights are given twice",
+            field=name,
+            got={"ptm": urls.redact(str(context.ptm)), name: urls.redact(str(here))},
+            expected="one of the two",
+            hint="leave one of the two out",
+        )
 
 
 _NO_PATH = ("key", "verbose", "resume_model_bool", "from_csv", "assign_const_value")

@@ -176,6 +176,8 @@ def describe(
         exchanged: what `exchange` gave.
     """
     memory = (made.estimates.get("memory_mb") or {}).get("total")
+    if made.estimates.get("memory_of") == "host":  # no GPU's
+        memory = None
     time = made.estimates.get("time") or {}
     found: dict[str, Any] = {
         "gpu": f"{machine.name}, {machine.memory_gb} GB, compute capability "

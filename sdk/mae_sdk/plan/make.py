@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -407,6 +407,7 @@ def locate_data(draft: Draft) -> None:
         if any(get_dotted(layer, key) is not None for layer in (layers.overrides, layers.shorthand))
     }
     settled = overridden | (layers.given - of_arguments)
+    _refuse_other_data(draft, overridden & of_arguments)
 
     values, draft.problems = locate(
         draft.action, info, sources, settled, draft.value_of, draft.takes_list, draft.is_list
@@ -420,6 +421,52 @@ def locate_data(draft: Draft) -> None:
     layers.given |= set(values)
     layers.notices += taken_whole(rows, sources, values)
     _refuse_lost(draft, values)
+
+
+def _refuse_other_data(draft: Draft, overridden: Collection[str]) -> None:
+    """Refuse a source all of whose fields are overridden with other data: nothing would read it.
+
+    Raises:
+        UsageError: there is one.
+    """
+    rows, sources = draft.bundle.data_rows(draft.action), draft.request.all_sources
+    for name in sorted({str(rows[key]["source"]) for key in overridden}):
+        mine = [key for key in rows if rows[key].get("source") == name]
+        own = {name: sources[name]}
+        values, _ = locate(
+            draft.action, draft.bundle.info, own, (), draft.value_of, draft.takes_list
+        )
+        asked = {
+            key: get_dotted(layer, key)
+            for key in mine
+            for layer in (draft.layers.shorthand, draft.layers.overrides)
+            if get_dotted(layer, key) is not None
+        }
+        # A field beside them that the source fills, such as its masks, takes something of it.
+        if not values.keys() <= asked.keys():
+            continue
+        for key, value in asked.items():
+            if any(_same_data(value, one) for one in (sources[name], values.get(key))):
+                continue
+            raise UsageError(
+                f"the data of {key} are given twice",
+                field=key,
+                got={name: sources[name], key: value},
+                expected="one of the two",
+                hint="leave one of the two out",
+            )
+
+
+def _same_data(one: Any, other: Any) -> bool:
+    """Whether two values name the same files, as they are or from this folder."""
+
+    def places(value: Any) -> list[str]:
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        return [
+            text if "://" in (text := str(one)) else str(Path(text).resolve()) for one in listed
+        ]
+
+    return places(one) == places(other)
 
 
 def _refuse_lost(draft: Draft, fields: Iterable[str]) -> None:
@@ -805,12 +852,21 @@ LESS_MEMORY = (
 )
 
 
+LESS_OF_GRAPH = "a smaller input, fewer pictures to calibrate on or a smaller model takes less"
+HOST = "host"
+"""`memory_of` of an estimate of the machine's memory, whatever the device."""
+
+
 def _too_large_for_memory(plan: Plan) -> list[Notice]:
     """A warning where the run is estimated to take more than the machine's memory."""
     needs = _beyond_memory(plan, plan.spec, plan.estimates)
     if needs is None:
         return []
     own = get_dotted(plan.spec, f"{plan.action}.batch_size")  # of an action that trains nothing
+    if plan.estimates.get("memory_of") == HOST and not (own and own > 0):
+        sides = [f"{plan.action}.{side}" for side in ("input_height", "input_width")]
+        asked = [key for key in sides if get_dotted(plan.spec, key)]
+        return [Notice([*asked, "model.arch"][0], f"{needs}; {LESS_OF_GRAPH}")]
     field = f"{plan.action}.batch_size" if own and own > 0 else "dataset.batch_size"
     return [
         Notice(field, f"{needs}; {LESS_MEMORY if own is None else 'a smaller batch takes less'}")
@@ -818,10 +874,11 @@ def _too_large_for_memory(plan: Plan) -> list[Notice]:
 
 
 def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:
-    """What to say where a run on a CPU is estimated to take more than the machine's memory."""
+    """What to say where a run in main memory is estimated to take more than the machine has."""
     memory = estimates.get("memory_mb") or {}
     needed = memory.get("all_processes") or memory.get("total")
     on_cpu = plan.facts.device == "cpu" or get_dotted(spec, "train.accelerator") == "cpu"
+    on_cpu = on_cpu or estimates.get("memory_of") == HOST
     there = plan.resources.memory_mb
     if not on_cpu or not there or not needed or needed <= there:
         return None

@@ -3,15 +3,18 @@ description tell. Pretrained weights and models are judged in `mae_skill.rules.f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mae_skill.errors import CheckpointError, MaeError
 from mae_skill.onnx_file import ONNX_FILE, read_header
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.seen import TRAIN, segments
 from mae_skill.weights import header
 from mae_skill.weights.resumed import FIELD as RESUMED
-from mae_skill.weights.resumed import other_run
+from mae_skill.weights.resumed import changed, is_over, other_classes, other_run, said_of
 
 _OURS = "those of a run are <results_dir>/train/model_epoch_*.pth"
 _CALIBRATION = "gen_trt_engine.tensorrt.calibration.cal_cache_file"
@@ -41,9 +44,35 @@ def resumed(case: Case) -> None:
         error.field, error.hint = error.field or RESUMED, error.hint or _OURS
         case.errors.append(error)
         return
-    wrong = None if contents is None else other_run(contents, case.spec, file.name)
+    if contents is None:
+        return
+    wrong = other_run(contents, case.spec, file.name) or _other_classes(case, contents)
     if wrong is not None:
         case.errors.append(wrong)
+        return
+    if is_over(contents, case("train.num_epochs")) and not _is_own(case, file):
+        epochs = contents["position"]["epoch"]
+        case.error(
+            "train.num_epochs",
+            f"{file.name} is of the end of epoch {epochs}: nothing is left to train",
+            f"more than {epochs} epochs in all",
+            f"train.num_epochs={epochs + 1} trains one more",
+        )
+    if changes := changed(contents, case.spec):
+        case.warn(RESUMED, said_of(changes))
+
+
+def _other_classes(case: Case, contents: Mapping[str, Any]) -> MaeError | None:
+    """Classes of the training data that the outputs of the checkpoint are not of."""
+    counts = (case.facts.data.get(TRAIN) or {}).get("class_counts")
+    classifies = case("train.stage") == "finetune" and not segments(case)
+    return other_classes(contents, list(counts)) if classifies and counts else None
+
+
+def _is_own(case: Case, file: Path) -> bool:
+    """Whether the run itself wrote the file: it may be over, and be started again."""
+    folder = case("results_dir")
+    return bool(folder) and Path(str(folder)).expanduser().resolve() in file.resolve().parents
 
 
 def graph(case: Case) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import unicodedata
 from collections.abc import Sequence
 
 from mae_skill.archs import arch_of, hw
@@ -11,9 +14,11 @@ from mae_skill.origin import OriginKind
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.samples import unlabeled
+from mae_skill.rules.seen import first_of
 
 SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
+CHOSEN, COLUMNS = "dataset.classes", "dataset.labels.columns"
 IGNORE = "dataset.segmentation.ignore_index"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
 MAGNIFIED = 4
@@ -230,6 +235,27 @@ def class_list(case: Case) -> None:
         )
 
 
+def named_classes(case: Case) -> None:
+    """Each of the classes that are asked for stands once: its place is its label."""
+    for key in () if _segments(case) else (CHOSEN, COLUMNS):
+        names = case(key)
+        if not isinstance(names, list) or (key == COLUMNS and not case("model.multi_label")):
+            continue
+        # Two spellings of one name in Unicode are one class, as of folders.
+        forms = [unicodedata.normalize("NFC", str(name)) for name in names]
+        once = list(dict.fromkeys(forms))
+        if len(once) == len(forms):
+            continue
+        twice = [name for name in once if forms.count(name) > 1]
+        as_json = json.dumps(once, ensure_ascii=False)
+        case.error(
+            key,
+            f"names {first_of(twice)} more than once: a class has one label",
+            "each class once, in the order of the labels",
+            None if len(once) > 10 else shlex.quote(f"{key}={as_json}"),
+        )
+
+
 def ignored_value(case: Case) -> None:
     """The mask value that is ignored is no class."""
     value, classes = case(IGNORE), case("model.num_classes")
@@ -278,6 +304,7 @@ RULES = [
     Rule(monitor, ("train",)),
     Rule(pyramid, ("train",)),
     Rule(class_list, ("train",)),
+    Rule(named_classes, ("train", "evaluate")),
     Rule(ignored_value, ("train",)),
     Rule(scale_jitter, ("train",)),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes
+from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
 
 
@@ -29,6 +30,21 @@ def no_effect(case: Case) -> None:
             case.warn(key, f"has no effect: {why}")
 
 
+def not_here(case: Case) -> None:
+    """Warn about pictures that somebody chose on this command line for an action that does not;
+    a spec file is handed to every action as it is."""
+    fields = {
+        "dataset.train_fraction": ("train",),
+        "dataset.val_fraction": ("train",),
+        "dataset.classes": ("train", "evaluate"),
+    }
+    for key, actions in fields.items():
+        by_hand = case.origin(key) in (OriginKind.OVERRIDE, OriginKind.SHORTHAND)
+        if case.action not in actions and by_hand and case(key) is not None:
+            listed = " and ".join(actions)
+            case.warn(key, f"has no effect in {case.action}: it acts in {listed}")
+
+
 @functools.cache
 def conditional_fields() -> dict[str, tuple[Mapping[str, Any], Any]]:
     """Dotted key → (conditions, default) of every field that applies only sometimes."""
@@ -40,4 +56,4 @@ def conditional_fields() -> dict[str, tuple[Mapping[str, Any], Any]]:
     }
 
 
-RULES = [Rule(no_effect)]
+RULES = [Rule(no_effect), Rule(not_here)]

@@ -219,6 +219,21 @@ def no_data(case: Case) -> None:
                 )
 
 
+def one_depth(case: Case) -> None:
+    """A range is measured of pictures of one type."""
+    values = (case.facts.data.get(TRAIN) or {}).get("values") or {}
+    if case(RANGE) != "auto" or len(values) < 2:
+        return
+    kinds = ", ".join(f"{facts['count']} of {kind}" for kind, facts in values.items())
+    case.error(
+        RANGE,
+        f"the training pictures have different depths: {kinds}",
+        "one depth, of which a range can be measured",
+        f"set {RANGE} to dtype (each by the range of its own type), or to [low, high]",
+        kind=DataError,
+    )
+
+
 def policy(case: Case) -> None:
     """Augmentation that works on 8 bits."""
     found = case.facts.data.get(TRAIN) or {}
@@ -523,6 +538,17 @@ def odd_classes(case: Case) -> None:
         if lone:
             text = f"one training image each of {first_of(lone)}: too few to learn a class by"
             case.warn(TRAIN, text)
+
+
+def thin_share(case: Case) -> None:
+    """A share of the training images that leaves one of each class teaches none."""
+    found = case.facts.data.get(TRAIN) or {}
+    left, classes = found.get("trained_on"), found.get("classes") or 1
+    if case(MULTI) or left is None or not left <= classes < found.get("images", 0):
+        return
+    finetunes = case("train.stage") == "finetune" and not segments(case)
+    what = "one image of each class" if finetunes and classes > 1 else f"{left} of the images"
+    case.warn("dataset.train_fraction", f"leaves {what} to train on: too few to learn from")
 
 
 def lost_classes(case: Case) -> None:
@@ -1054,6 +1080,7 @@ RULES = [
     Rule(depth),
     Rule(no_data),
     Rule(bands),
+    Rule(one_depth, ("train",)),
     Rule(policy, ("train",)),
     Rule(frames),
     Rule(lost_values),
@@ -1065,6 +1092,7 @@ RULES = [
     Rule(masks_as_images, ("train",)),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
+    Rule(thin_share, ("train",)),
     Rule(lost_classes, ("train",)),
     *(Rule(check, ("train",)) for check in class_names.INSPECTED),
     Rule(class_names.stored_unlike_training, ("evaluate", "inference")),
