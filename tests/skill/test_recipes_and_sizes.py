@@ -229,7 +229,8 @@ def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_sa
         1.5 * small["seconds_per_step"] < large["seconds_per_step"] <= 2 * small["seconds_per_step"]
     )
     assert "seconds_per_step" not in lean  # of a device that is not known no time is told
-    assert estimate("export", spec) == {}
+    assert estimate("export", spec)["memory_of"] == "host"  # no time, and no GPU's memory
+    assert "seconds" not in estimate("export", spec)
 
 
 # Thousand millions of multiply-adds of one 224×224 image, as the papers and timm's tables print
