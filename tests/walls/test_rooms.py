@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,25 +69,27 @@ def files_of(package: str) -> dict[str, Path]:
     return found
 
 
-def imported(path: Path) -> Iterator[tuple[str, str | None]]:
+@cache
+def imported(path: Path) -> tuple[tuple[str, str | None], ...]:
     """Every import of a file that can run: module, and the name taken from it."""
+    found: list[tuple[str, str | None]] = []
 
-    def below(node: ast.AST) -> Iterator[ast.AST]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                for other in child.orelse:
-                    yield other
-                    yield from below(other)
-                continue
-            yield child
-            yield from below(child)
-
-    for node in below(ast.parse(path.read_text(encoding="utf-8"))):
+    def look(node: ast.AST) -> None:
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found.extend((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports here are absolute"
-            yield from ((str(node.module), alias.name) for alias in node.names)
+            found.extend((str(node.module), alias.name) for alias in node.names)
+
+        inside: Iterable[ast.AST] = ast.iter_child_nodes(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inside = node.orelse
+        for child in inside:
+            if not isinstance(child, ast.expr):  # no statement is in an expression
+                look(child)
+
+    look(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(found)
 
 
 def arrows(package: str) -> dict[str, set[str]]:
