@@ -482,6 +482,28 @@ def test_masks_of_two_images_and_masks_of_none_are_named(tmp_path: Path) -> None
     assert len(inspect_masks(source)["verdict"]["warnings"]) >= 3
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".gif"])
+def test_masks_of_several_pages_of_which_one_is_read_are_named(suffix: str, tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=3)
+    place = source / "annotations" / "0.png"
+    first = Image.open(place)
+    first.save(place.with_suffix(suffix), save_all=True, append_images=[first.rotate(90)])
+    place.unlink()
+    text = "1 of 3 masks hold several pages or frames, and the first of each is read"
+    assert text in said(plan(source, **FROM_ZERO))
+    assert any(text in one for one in inspect_masks(source)["verdict"]["warnings"])
+
+
+def test_pages_of_pictures_are_not_said_of_their_masks(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=3)
+    first = Image.open(source / "images" / "0.png")
+    first.save(source / "images" / "0.tif", save_all=True, append_images=[first.rotate(90)])
+    (source / "images" / "0.png").unlink()
+    text = said(plan(source, **FROM_ZERO))
+    assert "1 of 3 files hold several frames or pages" in text
+    assert "masks hold" not in text
+
+
 @pytest.mark.parametrize("masks", ["nowhere", "text.txt", "empty", "no.zip"])
 def test_masks_that_cannot_be_read_are_an_error_of_their_field(masks: str, tmp_path: Path) -> None:
     source = masked(tmp_path / "d", [0, 1])

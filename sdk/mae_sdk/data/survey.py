@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 7
+FORMAT = 8
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
