@@ -385,6 +385,73 @@ def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
     assert "write | between them" in said(several)
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_a_table_is_read_whatever_ends_its_lines(end: str, tmp_path: Path) -> None:
+    text = rows("path,label", "{i}.png,ant{c}").replace("\n", end)
+    made = by_table(tmp_path, "t.csv", text)
+    assert made.sources[TRAIN]["class_counts"] == {"ant0": 3, "ant1": 3}
+
+
+def test_labels_that_are_joined_by_a_blank_are_told(tmp_path: Path) -> None:
+    labels = ["elm", "fir", "elm fir", "elm", "fir", "elm fir"]
+    text = "path,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+    assert "elm fir (2)" in said(by_table(tmp_path, "t.csv", text, **SEVERAL))
+    named = text.replace("elm fir", "red fir")
+    assert "red fir" not in said(by_table(tmp_path, "u.csv", named, **SEVERAL))
+
+
+@pytest.mark.parametrize(
+    ("one", "both", "none"),
+    [
+        ("['ant']", "['ant', 'bee']", "[]"),
+        ('[""ant""]', '[""ant"", ""bee""]', "[ ]"),
+        ("('ant',)", "('ant', 'bee')", ""),
+        ("{'ant'}", "{'bee', 'ant'}", "[]"),
+    ],
+)
+def test_a_list_that_is_written_as_a_text_is_its_labels(
+    one: str, both: str, none: str, tmp_path: Path
+) -> None:
+    cells = [one, both, none, one, both, "bee"]
+    text = "path,label\n" + "".join(f'{i}.png,"{cell}"\n' for i, cell in enumerate(cells))
+    made = by_table(tmp_path, "t.csv", text, **{**SEVERAL, "num_classes": 2})
+    assert made.sources[TRAIN]["class_counts"] == {"ant": 4, "bee": 3}
+    with pytest.raises(DataError, match=r"row 2 of .* has several labels"):
+        by_table(tmp_path, "t.csv", text)
+
+
+@pytest.mark.parametrize("cell", ["['ant' 'bee']", "[ant, bee]", '[""ant, bee""]'])
+def test_a_list_as_a_text_whose_labels_cannot_be_told_is_an_error(
+    cell: str, tmp_path: Path
+) -> None:
+    text = rows("path,label", '{i}.png,"CELL"').replace("CELL", cell)
+    with pytest.raises(DataError, match=r"row 1 of .* has a list whose labels cannot") as caught:
+        by_table(tmp_path, "t.csv", text, **SEVERAL)
+    assert "ant|bee" in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("name", ["[unk]", "(2)", "(a, b)", "{x}"])
+def test_a_name_in_brackets_is_a_name(name: str, tmp_path: Path) -> None:
+    text = "path,label\n" + "".join(
+        f'{i}.png,"{label}"\n' for i, label in enumerate([name, "bee"] * 3)
+    )
+    made = by_table(tmp_path, "t.csv", text)
+    assert made.sources[TRAIN]["class_counts"] == {name: 3, "bee": 3}
+
+
+def test_columns_of_flags_beside_the_column_of_labels_that_is_read_are_named(
+    tmp_path: Path,
+) -> None:
+    text = rows("path,label,a,b", "{i}.png,ant{c},1,{c}")
+    two = {**SEVERAL, "num_classes": 2}
+    assert "labels are read from one column, and a, b of 0 and 1" in said(
+        by_table(tmp_path, "t.csv", text, **two)
+    )
+    assert "0 and 1" not in said(by_table(tmp_path, "u.csv", text))
+    one = rows("path,label,crowd", "{i}.png,ant{c},{c}")
+    assert "0 and 1" not in said(by_table(tmp_path, "v.csv", one, **two))
+
+
 @pytest.mark.parametrize("label", ['{"name": "ant"}', '[{"name": "ant"}]'])
 def test_an_object_as_a_label_is_called_so(label: str, tmp_path: Path) -> None:
     lines = "".join(f'{{"path": "{i}.png", "label": {label}}}\n' for i in range(6))

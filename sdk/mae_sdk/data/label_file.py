@@ -86,7 +86,7 @@ class LabeledSource(Source):
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
             whose split is none that is known. ``beside``: `Table.beside`. With ``several``,
             ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
-            ``no_flags`` and ``odd_parts``, as of `Table`.
+            ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`.
         several: a picture may be of several classes.
 
     Raises:
@@ -165,6 +165,7 @@ class LabeledSource(Source):
             **({"beside": read.beside} if read.beside else {}),
             **({"empty": read.empty.to_dict()} if read.empty.count else {}),
             **({"no_flags": read.no_flags} if read.no_flags else {}),
+            **({"unread": read.unread} if read.unread else {}),
             **({"odd_parts": read.odd_parts} if read.odd_parts else {}),
         }
 
@@ -337,6 +338,7 @@ class Table:
             for, and rows with other values.
         empty: cells without a value in columns of 0 and 1.
         no_flags: column that is no class → the numbers that it holds beside 0 and 1.
+        unread: columns of 0 and 1 that might be classes, beside the column of labels that is read.
         odd_parts: column that is named like a part of a data set → whether it is a class; one that
             is neither a class nor needed is left out.
     """
@@ -348,6 +350,7 @@ class Table:
     beside: dict[str, str] = field(default_factory=dict)
     empty: Some = field(default_factory=Some)
     no_flags: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     odd_parts: dict[str, bool] = field(default_factory=dict)
 
 
@@ -440,8 +443,15 @@ def _labels_of(
         found, rows, [name for word, name in there.items() if word in (*LABEL, *LABELS)], column
     )
 
+    if several:
+        beside = [name for name in names if name not in {*taken, column, *found.beside}]
+        flags = [name for name in beside if name.lower() not in PART and _is_flag(rows, name)]
+        found.unread = flags if len(flags) > 1 else []  # one alone may be any fact of a picture
+
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
+        if isinstance(value, str):
+            value = _as_list(value, f"row {number} of {where}", several)
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
         listed = isinstance(value, (list, tuple))
@@ -468,6 +478,36 @@ def _labels_of(
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one
+
+
+_ITEM = re.compile(r"""\s*(?:'([^'"]*)'|"([^'"]*)"|(\d+(?:\.\d+)?))\s*""")
+"""One label of a list that is written as a text."""
+
+
+def _as_list(text: str, row: str, several: bool) -> str | list[str]:
+    """The labels of a list that is written as a text, ``['ant', 'bee']`` as pandas writes one into
+    a CSV; any other text as it is.
+
+    Raises:
+        DataError: it looks like a list, and its labels cannot be told.
+    """
+    bare = text.strip()
+    if len(bare) < 2 or bare[0] + bare[-1] not in ("[]", "()", "{}"):
+        return text
+    inside = bare[1:-1].strip()
+    items = [_ITEM.fullmatch(part) for part in inside.removesuffix(",").split(",")]
+    labels = [next(filter(None, item.groups()), "") for item in items if item is not None]
+    is_list = bare[0] == "[" or any(sign in inside for sign in "'\"")  # (2) is a name, as of a copy
+    if is_list and (not inside or len(labels) == len(items)):
+        return labels
+    if bare[0] == "[" and (any(sign in inside for sign in "'\"") or (several and "," in inside)):
+        raise DataError(
+            f"{row} has a list whose labels cannot be told",
+            got=text[:100],
+            expected=f"the labels of a picture with {BETWEEN} between them: ant{BETWEEN}bee",
+            hint="of a list in pandas: table[column].map('|'.join)",
+        )
+    return text
 
 
 def _flags_of(

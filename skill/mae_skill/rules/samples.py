@@ -397,6 +397,13 @@ def label_file(case: Case) -> None:
                 f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
                 f"{values}",
             )
+        if unread := table.get("unread"):
+            case.warn(
+                key,
+                f"{table['file']}: the labels are read from one column, and {first_of(unread)} "
+                "of 0 and 1 not; where these are the classes, dataset.labels.columns=[…] names "
+                "them",
+            )
         for column, learned in (table.get("odd_parts") or {}).items():
             case.warn(
                 key,
@@ -670,7 +677,7 @@ def multi_label(case: Case) -> None:
         case.warn(
             MULTI,
             f"every picture of the table has one label: {MULTI}=false learns one class for each "
-            "better, by a softmax",
+            "better, by a softmax; where a cell holds several labels, write | between them",
         )
     of_classes, images = found.get("class_counts") or {}, found.get("images")
     if of_classes and all(count in (0, images) for count in of_classes.values()):
