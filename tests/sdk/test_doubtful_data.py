@@ -237,6 +237,27 @@ def test_a_range_that_is_to_be_measured_of_two_depths_is_refused_before_the_run(
     plan(tmp_path, **FINETUNE)
 
 
+def test_a_range_of_one_value_is_refused_before_the_run(tmp_path: Path) -> None:
+    auto = {**FINETUNE, "dataset.value_range": "auto"}
+    for number, name in enumerate(["ant", "bee"] * 3):
+        values = np.zeros((64, 64), np.uint16)
+        values[number, number] = 9  # one of 4,096 is no more than a hot pixel
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(MaeError, match=r"0 is both the 0\.1 and the 99\.9 percentile") as caught:
+        plan(tmp_path, **auto)
+    assert caught.value.field == "dataset.value_range"
+    reading = Reading(value_range="auto")
+    with pytest.raises(DataError, match=r"0 is both the 0\.1 and the 99\.9 percentile"):
+        measured(open_source(tmp_path), reading)
+
+
+def test_one_class_that_is_chosen_is_an_error_of_the_choice(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="names one class alone, bee") as caught:
+        plan(classes(tmp_path, "ant", "bee"), **{**FINETUNE, "dataset.classes": ["bee"]})
+    assert caught.value.field == "dataset.classes"
+
+
 def test_a_share_that_leaves_one_image_of_each_class_is_warned_of(tmp_path: Path) -> None:
     source, field = classes(tmp_path, "ant", "bee", count=6), "dataset.train_fraction"
 

@@ -220,9 +220,21 @@ def no_data(case: Case) -> None:
 
 
 def one_depth(case: Case) -> None:
-    """A range is measured of pictures of one type."""
+    """A range is measured of pictures of one type that have two values or more."""
     values = (case.facts.data.get(TRAIN) or {}).get("values") or {}
-    if case(RANGE) != "auto" or len(values) < 2:
+    if case(RANGE) != "auto":
+        return
+    if len(values) == 1:
+        (facts,) = values.values()
+        if not facts["low"] < facts["high"]:
+            case.error(
+                RANGE,
+                f"no range can be measured: {facts['low']:g} is both the 0.1 and the 99.9 "
+                "percentile of the values",
+                "pictures whose values differ, or [low, high]",
+                kind=DataError,
+            )
+    if len(values) < 2:
         return
     kinds = ", ".join(f"{facts['count']} of {kind}" for kind, facts in values.items())
     case.error(
@@ -608,6 +620,13 @@ def labels(case: Case) -> None:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
     elif classes == 1 and not case(MULTI):
         name = next(iter(found.get("class_counts") or ["one class"]))
+        if case("dataset.classes"):
+            case.error(
+                "dataset.classes",
+                f"names one class alone, {name}: every answer would be right",
+                "two classes or more of the data, or null for all",
+            )
+            return
         case.error(
             TRAIN,
             f"the training images are of one class alone, {name}: every answer would be right",
