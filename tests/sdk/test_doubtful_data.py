@@ -406,6 +406,56 @@ def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
     assert "write | between them" in said(several)
 
 
+def by_name(root: Path, folder: str, *rows: str) -> Plan:
+    """A plan over four pictures of a folder, and a table of these rows."""
+    for number in range(4):
+        picture(root / folder / f"{number}.png")
+    (root / "t.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    more = {"dataset.labels.train": str(root / "t.csv")}
+    return plan(root / folder, **{**FINETUNE, **more})
+
+
+def test_rows_of_another_part_of_the_data_that_name_equal_files_are_named(tmp_path: Path) -> None:
+    test = [f"set/test/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    train = [row.replace("test", "train") for row in test]
+    text = said(by_name(tmp_path / "1", "train", *test))
+    assert "rows of folders that the source does not have, test (4), are taken" in text
+    assert said(by_name(tmp_path / "2", "train", *train)) == ""
+    moved = [row.replace("test", "pictures") for row in test]
+    assert said(by_name(tmp_path / "3", "train", *moved)) == ""
+    two = [row.replace("set/test/", f"{'xy'[i % 2]}/") for i, row in enumerate(test)]
+    assert "x (2), y (2), are taken" in said(by_name(tmp_path / "4", "train", *two))
+
+
+def test_rows_of_the_sources_own_folder_count_before_those_of_another(tmp_path: Path) -> None:
+    train = [f"train/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    test = [f"test/{i}.png,{'ba'[i % 2]}" for i in range(4)]
+    made = by_name(tmp_path, "train", *test, *train)
+    assert made.sources[TRAIN]["class_counts"] == {"a": 2, "b": 2}
+    assert "4 rows name no picture of the source: test/0.png" in said(made)
+
+
+def test_rows_that_label_a_training_and_a_validation_image_by_one_name_are_named(
+    tmp_path: Path,
+) -> None:
+    for number in range(6):
+        picture(tmp_path / "train" / f"{number}.png")
+        picture(tmp_path / "val" / f"{number // 2 + 4}.png")
+    table = tmp_path / "t.csv"
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(8)]
+    table.write_text("path,label\n" + "\n".join(rows))
+    both = {"dataset.labels.train": str(table), "dataset.labels.val": str(table)}
+
+    def warned() -> str:
+        made = plan(tmp_path / "train", tmp_path / "val", **FINETUNE, **both)
+        return "\n".join(map(str, made.warnings))
+
+    assert "2 rows give a training image and an image of this source their label" in warned()
+    for number in (4, 5):
+        (tmp_path / "train" / f"{number}.png").unlink()
+    assert "give a training image" not in warned()
+
+
 @pytest.mark.parametrize("end", ["\r", "\r\n"])
 def test_a_table_is_read_whatever_ends_its_lines(end: str, tmp_path: Path) -> None:
     text = rows("path,label", "{i}.png,ant{c}").replace("\n", end)

@@ -409,6 +409,20 @@ def label_file(case: Case) -> None:
                 f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
                 f"{values}",
             )
+        if folders := table.get("by_name"):
+            listed = first_of([f"{name} ({count})" for name, count in folders.items()])
+            case.warn(
+                key,
+                f"{table['file']}: rows of folders that the source does not have, {listed}, are "
+                "taken for its pictures by the names of the files alone",
+            )
+        if rows := found.get("same_rows"):
+            case.warn(
+                key,
+                f"{table['file']}: {rows['count']} rows give a training image and an image of this "
+                f"source their label, by the same name: {files_of(rows)}; where these are two "
+                "pictures, write their folders into the paths, or a table for each",
+            )
         if unread := table.get("unread"):
             case.warn(
                 key,
