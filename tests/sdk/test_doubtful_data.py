@@ -1022,6 +1022,25 @@ def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_na
         evaluate(file, every)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_pictures_that_a_trained_model_does_not_read_are_not_to_be_mended_by_its_settings(
+    kind: Any, tmp_path: Path
+) -> None:
+    """The settings are the model's own: to set one is an error of its own."""
+    file, source = tmp_path / "model.pth", tmp_path / "deep"
+    mean = [0.5, 0.5, 0.5]
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"], mean=mean, std=mean)
+    source.mkdir()
+    for number in range(3):
+        np.save(source / f"{number}.npy", (RNG.random((16, 16, 3)) * 4095).astype(kind))
+    with pytest.raises(DataError) as caught:
+        settings = {"inference.checkpoint": str(file), "dataset.batch_size": 1}
+        Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+    assert caught.value.field == "dataset.test_data_sources"
+    assert "trained on pictures of 3 bands that use the range" in str(caught.value.hint)
+    assert "auto" not in str(caught.value.hint)
+
+
 def described(root: Path, kind: str) -> tuple[str, Path]:
     """A model file that says that its classes are ant and bee, and the field that names it."""
     about = {"stage": "finetune", "classes": ["ant", "bee"], "num_classes": 2}

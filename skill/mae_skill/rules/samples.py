@@ -13,6 +13,7 @@ from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
 from mae_skill.rules import class_names, masks
+from mae_skill.rules.agreement import channels_of
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.seen import (
     FEW,
@@ -68,6 +69,9 @@ def unreadable(case: Case) -> None:
             _several_channels(case, key, found, channels)
             continue
         hint = _settings(found)
+        if hint and _reads_as_trained(case) and ("value_range" in hint or CHANNELS in hint):
+            case.error(key, text, "pictures as the model's own", _as_trained(case), DataError)
+            continue
         named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
         if hint and len(named) == 1:
             case.error(named.pop(), f"{key}: {text}", "a value that reads them", hint, DataError)
@@ -82,6 +86,24 @@ def unreadable(case: Case) -> None:
                 or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
+
+
+def _reads_as_trained(case: Case) -> bool:
+    """Whether the model that an action takes says how pictures are read: no setting changes it."""
+    return case.action != "train" and bool(case.facts.model.get("mean"))
+
+
+def _as_trained(case: Case) -> str:
+    """What to do with pictures that a trained model does not read as they are."""
+    said = case.facts.model
+    kept = said.get("value_range")
+    values = (
+        f"of the range {kept[0]:g} … {kept[1]:g}" if kept else "that use the range of their type"
+    )
+    return (
+        f"the model was trained on pictures of {channels_of(said)} bands {values}: save these so; "
+        f"{RANGE} and {CHANNELS} are the model's own"
+    )
 
 
 _SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
@@ -158,14 +180,15 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     used = max(0.0, min(high, end) - max(low, start)) / (end - start)
     top = (high - start) / (end - start)
     text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
-    mend = f"set {RANGE}=auto"
+    fixed = _reads_as_trained(case)
+    mend = _as_trained(case) if fixed else f"set {RANGE}=auto"
     limit = float(case(LIMIT, 0.01))
     outside = (high <= start and low < start) or (low >= end and high > end)
     if outside and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(
-            RANGE,
+            key if fixed else RANGE,
             f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
-            f"[low, high] around {low:g} … {high:g}",
+            f"values in {start:g} … {end:g}" if fixed else f"[low, high] around {low:g} … {high:g}",
             mend,
             kind=DataError,
         )
