@@ -209,9 +209,10 @@ def test_the_values_of_every_kind_of_mask_come_back_as_they_stand() -> None:
         (encoded(photo(1, 8, 8).convert("L"), "JPEG"), "changes class numbers"),
         (encoded(photo(1, 8, 8).convert("L"), "PNG")[:-30], "cannot be read as a mask"),
         (encoded(Image.fromarray(np.full((2, 2), 70000, np.int32)), "TIFF"), "beyond 16 bits"),
+        (encoded(Image.fromarray(np.full((2, 2), -1, np.int32)), "TIFF"), "the value -1, below 0"),
         (b"no picture", "cannot be read as a mask"),
     ],
-    ids=["colors", "jpeg", "truncated", "32 bits", "no picture"],
+    ids=["colors", "jpeg", "truncated", "32 bits", "below 0", "no picture"],
 )
 def test_what_is_no_mask_is_refused_by_name(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:

@@ -81,6 +81,9 @@ def test_columns_are_found_by_their_kinds_and_names_where_nothing_describes_them
     source = open_source(tmp_path / "t.parquet", tmp_path / "cache")
     assert (source.classes, source.labels.tolist()) == (["x"], [0, -1])
     assert source.read(1) == png(1)
+    one_part = columns | {"split": ["train", "train"]}
+    parquet.write_table(pyarrow.table(one_part), tmp_path / "one.parquet")
+    assert len(open_source(tmp_path / "one.parquet", tmp_path / "cache")) == 2
     bare = pyarrow.table({"img": [{"bytes": png(0), "path": None}]})
     parquet.write_table(bare, tmp_path / "bare.parquet")
     assert open_source(tmp_path / "bare.parquet", tmp_path / "cache").classes == []
@@ -90,6 +93,10 @@ def test_a_table_that_cannot_be_used_is_one_error(tmp_path: Path) -> None:
     made: dict[str, Any] = {
         "no column of pictures": {"path": ["a.png"], "label": ["x"]},
         "several columns of pictures": {"a": [png(0)], "b": [png(1)]},
+        "rows of .* are of several parts of a data set": {
+            "image": [png(0), png(1)],
+            "Split": ["train", "test2017"],
+        },
         "names a picture and does not hold it": {"image": [{"bytes": None, "path": "/x/1.png"}]},
     }
     for says, columns in made.items():

@@ -14,7 +14,7 @@ import torch
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.models import checkpoint
 from mae_sdk import Skill
-from mae_skill.errors import CheckpointError
+from mae_skill.errors import CheckpointError, MaeError
 
 from tests.support.deploy import (
     CLASSES,
@@ -101,6 +101,23 @@ def test_outputs_without_names_are_said_to_be_taken_for_the_folders_in_their_ord
             spec_overrides={**overrides, "evaluate.checkpoint": str(file)},
         )
         assert any(words in str(warning) for warning in plan.warnings) == warned
+
+
+def test_outputs_without_names_of_another_number_than_the_classes_are_refused_by_the_plan(
+    digits: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    for folder in sorted(digits.iterdir())[1:]:
+        shutil.copytree(folder, few / folder.name)
+    overrides = {name.replace("__", "."): value for name, value in DESCRIBED.items()}
+    overrides["evaluate.checkpoint"] = str(files[1])
+    with pytest.raises(MaeError, match="nobody can tell which output is which") as caught:
+        Skill().plan("evaluate", eval_dataset=str(few), spec_overrides=overrides)
+    assert "dataset.classes=[…]" in str(caught.value.hint)
+    names = [folder.name for folder in sorted(digits.iterdir())]
+    Skill().plan(
+        "evaluate", eval_dataset=str(few), spec_overrides={**overrides, "dataset.classes": names}
+    )
 
 
 def test_published_weights_are_exported(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -237,6 +237,27 @@ def test_a_range_that_is_to_be_measured_of_two_depths_is_refused_before_the_run(
     plan(tmp_path, **FINETUNE)
 
 
+def test_a_range_of_one_value_is_refused_before_the_run(tmp_path: Path) -> None:
+    auto = {**FINETUNE, "dataset.value_range": "auto"}
+    for number, name in enumerate(["ant", "bee"] * 3):
+        values = np.zeros((64, 64), np.uint16)
+        values[number, number] = 9  # one of 4,096 is no more than a hot pixel
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(MaeError, match=r"0 is both the 0\.1 and the 99\.9 percentile") as caught:
+        plan(tmp_path, **auto)
+    assert caught.value.field == "dataset.value_range"
+    reading = Reading(value_range="auto")
+    with pytest.raises(DataError, match=r"0 is both the 0\.1 and the 99\.9 percentile"):
+        measured(open_source(tmp_path), reading)
+
+
+def test_one_class_that_is_chosen_is_an_error_of_the_choice(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="names one class alone, bee") as caught:
+        plan(classes(tmp_path, "ant", "bee"), **{**FINETUNE, "dataset.classes": ["bee"]})
+    assert caught.value.field == "dataset.classes"
+
+
 def test_a_share_that_leaves_one_image_of_each_class_is_warned_of(tmp_path: Path) -> None:
     source, field = classes(tmp_path, "ant", "bee", count=6), "dataset.train_fraction"
 
@@ -385,6 +406,123 @@ def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
     assert "write | between them" in said(several)
 
 
+def by_name(root: Path, folder: str, *rows: str) -> Plan:
+    """A plan over four pictures of a folder, and a table of these rows."""
+    for number in range(4):
+        picture(root / folder / f"{number}.png")
+    (root / "t.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    more = {"dataset.labels.train": str(root / "t.csv")}
+    return plan(root / folder, **{**FINETUNE, **more})
+
+
+def test_rows_of_another_part_of_the_data_that_name_equal_files_are_named(tmp_path: Path) -> None:
+    test = [f"set/test/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    train = [row.replace("test", "train") for row in test]
+    text = said(by_name(tmp_path / "1", "train", *test))
+    assert "rows of folders that the source does not have, test (4), are taken" in text
+    assert said(by_name(tmp_path / "2", "train", *train)) == ""
+    moved = [row.replace("test", "pictures") for row in test]
+    assert said(by_name(tmp_path / "3", "train", *moved)) == ""
+    two = [row.replace("set/test/", f"{'xy'[i % 2]}/") for i, row in enumerate(test)]
+    assert "x (2), y (2), are taken" in said(by_name(tmp_path / "4", "train", *two))
+
+
+def test_rows_of_the_sources_own_folder_count_before_those_of_another(tmp_path: Path) -> None:
+    train = [f"train/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    test = [f"test/{i}.png,{'ba'[i % 2]}" for i in range(4)]
+    made = by_name(tmp_path, "train", *test, *train)
+    assert made.sources[TRAIN]["class_counts"] == {"a": 2, "b": 2}
+    assert "4 rows name no picture of the source: test/0.png" in said(made)
+
+
+def test_rows_that_label_a_training_and_a_validation_image_by_one_name_are_named(
+    tmp_path: Path,
+) -> None:
+    for number in range(6):
+        picture(tmp_path / "train" / f"{number}.png")
+        picture(tmp_path / "val" / f"{number // 2 + 4}.png")
+    table = tmp_path / "t.csv"
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(8)]
+    table.write_text("path,label\n" + "\n".join(rows))
+    both = {"dataset.labels.train": str(table), "dataset.labels.val": str(table)}
+
+    def warned() -> str:
+        made = plan(tmp_path / "train", tmp_path / "val", **FINETUNE, **both)
+        return "\n".join(map(str, made.warnings))
+
+    assert "2 rows give a training image and an image of this source their label" in warned()
+    for number in (4, 5):
+        (tmp_path / "train" / f"{number}.png").unlink()
+    assert "give a training image" not in warned()
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_a_table_is_read_whatever_ends_its_lines(end: str, tmp_path: Path) -> None:
+    text = rows("path,label", "{i}.png,ant{c}").replace("\n", end)
+    made = by_table(tmp_path, "t.csv", text)
+    assert made.sources[TRAIN]["class_counts"] == {"ant0": 3, "ant1": 3}
+
+
+def test_labels_that_are_joined_by_a_blank_are_told(tmp_path: Path) -> None:
+    labels = ["elm", "fir", "elm fir", "elm", "fir", "elm fir"]
+    text = "path,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+    assert "elm fir (2)" in said(by_table(tmp_path, "t.csv", text, **SEVERAL))
+    named = text.replace("elm fir", "red fir")
+    assert "red fir" not in said(by_table(tmp_path, "u.csv", named, **SEVERAL))
+
+
+@pytest.mark.parametrize(
+    ("one", "both", "none"),
+    [
+        ("['ant']", "['ant', 'bee']", "[]"),
+        ('[""ant""]', '[""ant"", ""bee""]', "[ ]"),
+        ("('ant',)", "('ant', 'bee')", ""),
+        ("{'ant'}", "{'bee', 'ant'}", "[]"),
+    ],
+)
+def test_a_list_that_is_written_as_a_text_is_its_labels(
+    one: str, both: str, none: str, tmp_path: Path
+) -> None:
+    cells = [one, both, none, one, both, "bee"]
+    text = "path,label\n" + "".join(f'{i}.png,"{cell}"\n' for i, cell in enumerate(cells))
+    made = by_table(tmp_path, "t.csv", text, **{**SEVERAL, "num_classes": 2})
+    assert made.sources[TRAIN]["class_counts"] == {"ant": 4, "bee": 3}
+    with pytest.raises(DataError, match=r"row 2 of .* has several labels"):
+        by_table(tmp_path, "t.csv", text)
+
+
+@pytest.mark.parametrize("cell", ["['ant' 'bee']", "[ant, bee]", '[""ant, bee""]'])
+def test_a_list_as_a_text_whose_labels_cannot_be_told_is_an_error(
+    cell: str, tmp_path: Path
+) -> None:
+    text = rows("path,label", '{i}.png,"CELL"').replace("CELL", cell)
+    with pytest.raises(DataError, match=r"row 1 of .* has a list whose labels cannot") as caught:
+        by_table(tmp_path, "t.csv", text, **SEVERAL)
+    assert "ant|bee" in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("name", ["[unk]", "(2)", "(a, b)", "{x}"])
+def test_a_name_in_brackets_is_a_name(name: str, tmp_path: Path) -> None:
+    text = "path,label\n" + "".join(
+        f'{i}.png,"{label}"\n' for i, label in enumerate([name, "bee"] * 3)
+    )
+    made = by_table(tmp_path, "t.csv", text)
+    assert made.sources[TRAIN]["class_counts"] == {name: 3, "bee": 3}
+
+
+def test_columns_of_flags_beside_the_column_of_labels_that_is_read_are_named(
+    tmp_path: Path,
+) -> None:
+    text = rows("path,label,a,b", "{i}.png,ant{c},1,{c}")
+    two = {**SEVERAL, "num_classes": 2}
+    assert "labels are read from one column, and a, b of 0 and 1" in said(
+        by_table(tmp_path, "t.csv", text, **two)
+    )
+    assert "0 and 1" not in said(by_table(tmp_path, "u.csv", text))
+    one = rows("path,label,crowd", "{i}.png,ant{c},{c}")
+    assert "0 and 1" not in said(by_table(tmp_path, "v.csv", one, **two))
+
+
 @pytest.mark.parametrize("label", ['{"name": "ant"}', '[{"name": "ant"}]'])
 def test_an_object_as_a_label_is_called_so(label: str, tmp_path: Path) -> None:
     lines = "".join(f'{{"path": "{i}.png", "label": {label}}}\n' for i in range(6))
@@ -480,6 +618,28 @@ def test_masks_of_two_images_and_masks_of_none_are_named(tmp_path: Path) -> None
     assert "1 of 4 masks are equal to that of another image: " in text
     assert "1 masks belong to no image: " in text and "annotations/9.png" in text
     assert len(inspect_masks(source)["verdict"]["warnings"]) >= 3
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif"])
+def test_masks_of_several_pages_of_which_one_is_read_are_named(suffix: str, tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=3)
+    place = source / "annotations" / "0.png"
+    first = Image.open(place)
+    first.save(place.with_suffix(suffix), save_all=True, append_images=[first.rotate(90)])
+    place.unlink()
+    text = "1 of 3 masks hold several pages or frames, and the first of each is read"
+    assert text in said(plan(source, **FROM_ZERO))
+    assert any(text in one for one in inspect_masks(source)["verdict"]["warnings"])
+
+
+def test_pages_of_pictures_are_not_said_of_their_masks(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=3)
+    first = Image.open(source / "images" / "0.png")
+    first.save(source / "images" / "0.tif", save_all=True, append_images=[first.rotate(90)])
+    (source / "images" / "0.png").unlink()
+    text = said(plan(source, **FROM_ZERO))
+    assert "1 of 3 files hold several frames or pages" in text
+    assert "masks hold" not in text
 
 
 @pytest.mark.parametrize("masks", ["nowhere", "text.txt", "empty", "no.zip"])
@@ -860,6 +1020,25 @@ def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_na
         shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
     with pytest.raises(DataError, match="every image is in several classes at once"):
         evaluate(file, every)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_pictures_that_a_trained_model_does_not_read_are_not_to_be_mended_by_its_settings(
+    kind: Any, tmp_path: Path
+) -> None:
+    """The settings are the model's own: to set one is an error of its own."""
+    file, source = tmp_path / "model.pth", tmp_path / "deep"
+    mean = [0.5, 0.5, 0.5]
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"], mean=mean, std=mean)
+    source.mkdir()
+    for number in range(3):
+        np.save(source / f"{number}.npy", (RNG.random((16, 16, 3)) * 4095).astype(kind))
+    with pytest.raises(DataError) as caught:
+        settings = {"inference.checkpoint": str(file), "dataset.batch_size": 1}
+        Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+    assert caught.value.field == "dataset.test_data_sources"
+    assert "trained on pictures of 3 bands that use the range" in str(caught.value.hint)
+    assert "auto" not in str(caught.value.hint)
 
 
 def described(root: Path, kind: str) -> tuple[str, Path]:

@@ -680,7 +680,7 @@ def file_of(folder: Path, kind: str) -> Path:
         (path / "train").mkdir(parents=True)
         (path / "train/model_epoch_003.pth").touch()
     elif kind in ("pretrain", "finetune"):
-        meta = {"arch": BASE["model.arch"], "stage": kind}
+        meta = {"arch": BASE["model.arch"], "stage": kind, "input_size": [224, 224]}
         write_own_checkpoint(path, position={}, **meta)
     elif kind == "no position":
         write_own_checkpoint(path, stage="pretrain", arch=BASE["model.arch"])

@@ -15,6 +15,8 @@ import pytest
 import torch
 from mae_runners.models import checkpoint
 from mae_runners.training import loop, position
+from mae_sdk import Skill
+from mae_skill.errors import MaeError
 from mae_skill.spec import ExperimentSpec
 
 from tests.support.training import curve, digits_folder, read, spec, start, status_lines, train
@@ -344,10 +346,42 @@ def test_a_named_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Pa
         == 4
     )
     error = read(tmp_path / "job", "error.json")
-    assert (
-        error["field"] == "train.resume_training_checkpoint_path"
-        and "pretrained_model_path" in error["hint"]
+    assert error["field"] == "model.depth" and "pretrained_model_path" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dataset.augmentation.input_size", [32, 128]),  # as many patches, in another grid
+        ("dataset.channels", 1),
+        ("model.num_heads", 4),  # of equal shapes, and another function
+    ],
+)
+def test_a_plan_refuses_to_go_on_with_another_model_than_the_checkpoints(
+    field: str, value: Any, data: Path, tmp_path: Path
+) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
+    named = str(tmp_path / "first/train/model_epoch_000.pth")
+    more: dict[str, Any] = {"train__resume_training_checkpoint_path": named, field: value}
+    made = spec(data, tmp_path / "job", train__num_epochs=2, **more)
+    with pytest.raises(MaeError) as caught:
+        Skill().plan("train", spec=made, automl_policy="off")
+    assert caught.value.field == field and "train.pretrained_model_path" in str(caught.value.hint)
+
+
+def test_pretrained_weights_beside_a_checkpoint_to_go_on_from_are_said_to_do_nothing(
+    data: Path, tmp_path: Path
+) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
+    named = str(tmp_path / "first/train/model_epoch_000.pth")
+    both = {"resume_training_checkpoint_path": named, "pretrained_model_path": named}
+    more = {f"train__{key}": value for key, value in both.items()}
+    made = Skill().plan(
+        "train",
+        spec=spec(data, tmp_path / "job", train__num_epochs=2, **more),
+        automl_policy="off",
     )
+    assert "train.pretrained_model_path: has no effect" in "\n".join(map(str, made.warnings))
 
 
 def test_layer_wise_rates_survive_a_resume_that_no_longer_names_the_weights(
@@ -417,6 +451,35 @@ def test_other_training_images_in_the_same_folder_are_refused_wherever_they_lie(
     assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
     assert read(tmp_path / "job", "error.json")["got"] == "15 images → 14"
     assert {path.name for path in (tmp_path / "job/train").glob("*.pth")} == saved
+
+
+def test_other_labels_of_the_same_images_are_refused_and_other_validation_images_are_named(
+    data: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    paths = sorted(path.relative_to(data) for path in data.rglob("*.png"))
+
+    def label(turn: int) -> None:
+        rows = [f"{path},{'abc'[(i + turn) % 3]}" for i, path in enumerate(paths)]
+        table.write_text("path,label\n" + "\n".join(rows))
+
+    def made(epochs: int, judged_by: Path) -> dict[str, Any]:
+        tables = {"dataset__labels__train": str(table), "dataset__val_data_sources": str(judged_by)}
+        tables["dataset__labels__val"] = str(table)
+        return spec(data, tmp_path / "job", "finetune", **tables, train__num_epochs=epochs)
+
+    label(0)
+    assert train(made(1, data)) == 0
+    fewer = tmp_path / "fewer"
+    shutil.copytree(data, fewer)
+    next(fewer.rglob("*.png")).unlink()
+    assert train(made(2, fewer)) == 0
+    warned = read(tmp_path / "job", "train/result.json")["warnings"]
+    assert any("the validation images are not those of the checkpoint" in text for text in warned)
+    label(1)
+    assert train(made(3, fewer)) == 2
+    error = read(tmp_path / "job", "error.json")
+    assert error["field"] == "dataset.train_data_sources" and "other labels" in error["got"]
 
 
 def test_a_named_checkpoint_goes_on_with_other_images_and_its_epoch_starts_over(

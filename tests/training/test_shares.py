@@ -87,6 +87,18 @@ def test_an_unknown_class_is_an_error_that_names_near_ones(tmp_path: Path) -> No
     assert caught.value.hint == "taby cat: did you mean tabby cat?"
 
 
+def test_a_chosen_class_that_a_model_does_not_know_is_an_error_though_no_picture_has_it(
+    tmp_path: Path,
+) -> None:
+    source = open_source(digits_folder(tmp_path / "data", per_class=1, classes=3))
+    some = of_classes(source, ["0", "01"], required=False)
+    with pytest.raises(DataError, match="the model has no such class") as caught:
+        some.label(["0", "1", "2"])
+    assert caught.value.field == "dataset.classes" and caught.value.got == ["01"]
+    assert caught.value.expected == "classes of the model: 0, 1, 2"
+    assert of_classes(source, ["0", "7"], required=False).label(["0", "7"])[1].tolist() == [0]
+
+
 def plan(data: Path, **fields: Any) -> Any:
     overrides = {key.replace("__", "."): value for key, value in fields.items()}
     return Skill().plan(

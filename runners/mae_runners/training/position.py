@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from mae_skill.spec.fields import free_between_attempts
 from mae_skill.weights.resumed import other_classes, other_run, said_of
 
 from mae_runners.context import RunContext
+from mae_runners.data import ImageDataset
 from mae_runners.models import checkpoint
 from mae_runners.tasks.base import Task
 
@@ -186,14 +187,31 @@ def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: 
 
 
 def data_identity(task: Task) -> dict[str, Any]:
-    """What tells one training set from another: how many images, and a digest of their names.
+    """What tells one training set from another: how many images, a digest of their names, and
+    where a classifier learns them one of their labels; and a digest of the validation images.
 
     The names are those inside the source, wherever it is.
     """
-    digest = hashlib.sha256()
-    for name in task.train.source.members:
-        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
-    return {"images": len(task.train_indices), "names": digest.hexdigest()}
+    found = {"images": len(task.train_indices), "names": _digest(task.train.source.members)}
+    if isinstance(task.train, ImageDataset) and task.stage == "finetune":
+        labels = task.train.labels if task.train.targets is None else task.train.targets
+        found["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
+    if task.val is not None:
+        found["judged_by"] = _digest(task.val.source.members)
+    return found
+
+
+def _digest(names: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for name in names:
+        found.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two training sets are one, as far as both say; an earlier checkpoint says less."""
+    said = {"images", "names", "labels"} & before.keys() & now.keys()
+    return all(before[key] == now[key] for key in said)
 
 
 def check_data(
@@ -205,9 +223,18 @@ def check_data(
         UsageError: they are others, and the checkpoint was not named by the user.
     """
     before = stored.get("data") or now
-    if before == now:
+    judged = [found.get("judged_by") for found in (before, now)]
+    if None not in judged and judged[0] != judged[1]:
+        context.warn(
+            "dataset.val_data_sources: the validation images are not those of the checkpoint's "
+            "run: the best checkpoint is chosen between scores of both"
+        )
+    if same_data(before, now):
         return
-    more = f" → {now['images']}" if before["images"] != now["images"] else " with other names"
+    more = f" → {now['images']}"
+    if before["images"] == now["images"]:
+        what = "names" if before["names"] != now["names"] else "labels"
+        more = f" with other {what}"
     difference = f"{before['images']} images{more}"
     if not explicit:
         raise UsageError(
@@ -281,7 +308,7 @@ def restore_position(stored: dict[str, Any], data: dict[str, Any]) -> Position:
     position = Position(
         **{key: stored["position"][key] for key in stored["position"] if key in known}
     )
-    if (stored.get("data") or data) != data:
+    if not same_data(stored.get("data") or data, data):
         position.batch, position.place, position.loss_sum, position.loss_count = 0, 0, 0.0, 0.0
     return position
 

@@ -124,19 +124,26 @@ def _marks(names: Sequence[str]) -> list[str]:
 
 def _joined(names: Sequence[str]) -> list[str]:
     """The names that hold several labels, ``elm;fir``: by a sign that stands in few names one of
-    these must be a class, or stand in another such name; by any other sign all of them."""
+    these must be a class, or stand in another such name; by any other sign all of them; by a blank,
+    which is common in names, all of them must be classes."""
     parts = {
         name: found
         for name in names
         if len(found := [part.strip() for part in _SEVERAL.split(name)]) > 1 and all(found)
     }
     holders = Counter(part for found in parts.values() for part in set(found))
-    known = set(names) | {part for part, count in holders.items() if count > 1}
-    return [
-        name
+    classes = set(names)
+    known = classes | {part for part, count in holders.items() if count > 1}
+    joined = {
+        name: found
         for name, found in parts.items()
         if (any if set(name) & set(";|") else all)(part in known for part in found)
-        and not all(_NUMBER.fullmatch(part) for part in found)
+    }
+    for name in names:
+        if name not in parts and len(words := name.split()) > 1 and classes.issuperset(words):
+            joined[name] = words
+    return [
+        name for name, found in joined.items() if not all(_NUMBER.fullmatch(part) for part in found)
     ]
 
 

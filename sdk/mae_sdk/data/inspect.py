@@ -460,7 +460,7 @@ def inspect_masks(
         "other_size": _named(found.other_size, mask),
     }
     facts = found.to_dict(mask)
-    more = {name: facts.get(name) for name in ("permuted", "same")}
+    more = {name: facts.get(name) for name in ("permuted", "same", "pages")}
     more |= {"shared_masks": pairs.shared_masks(), "spare_masks": pairs.spare_masks()}
     report |= {name: fact for name, fact in more.items() if fact}
     return {"verdict": judge_masks(report, len(found.unusable)), **report}

@@ -21,6 +21,7 @@ from mae_sdk.data.names import Names, class_name, is_image, same
 from mae_sdk.data.parts import split_of
 from mae_sdk.data.source import Source
 from mae_sdk.data.table_file import PATH, read_rows
+from mae_sdk.data.tables import SPLIT
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LABEL = ("label", "class", "class_name", "category", "target")
 LABELS = ("labels", "classes", "class_names", "categories", "targets")
-SPLIT = ("split", "subset", "partition")
 PART = frozenset(
     ["is_train", "is_training", "is_valid", "is_val", "is_validation", "is_test", "fold"]
 )
@@ -84,9 +84,11 @@ class LabeledSource(Source):
     Attributes:
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
-            whose split is none that is known. ``beside``: `Table.beside`. With ``several``,
+            whose split is none that is known. ``by_name``: `_Elsewhere.by_name`. ``beside``:
+            `Table.beside`. With ``several``,
             ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
-            ``no_flags`` and ``odd_parts``, as of `Table`.
+            ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`.
+        row_paths: the paths of the rows whose picture is there.
         several: a picture may be of several classes.
 
     Raises:
@@ -115,17 +117,21 @@ class LabeledSource(Source):
         index = _Index(source, where)
         found: dict[int, tuple[str, ...]] = {}
         lost, bare = Some(), Some()
-        for path, labels in rows:
-            place = index.find(path)
-            if place is None:
+        places = [index.look(path) for path, _ in rows]
+        elsewhere = _elsewhere(source, zip([path for path, _ in rows], places, strict=True))
+        self.row_paths: set[str] = set()
+        for (path, labels), (place, _) in zip(rows, places, strict=True):
+            if place is None or path in elsewhere.left:
                 lost.add(path)
-            elif several and read.classes and found.setdefault(place, labels) != labels:
+                continue
+            self.row_paths.add(path)
+            if several and read.classes and found.setdefault(place, labels) != labels:
                 raise DataError(
                     "two rows of a picture say different labels",
                     got=f"{path}: {_listed(found[place])}, and {_listed(labels)}",
                     expected=f"one row for each picture in {where}, or rows that are alike",
                 )
-            elif several:
+            if several:
                 found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
             elif not labels:
                 bare.add(path)
@@ -162,9 +168,11 @@ class LabeledSource(Source):
                 )
                 if some.count
             },
+            **({"by_name": by_name} if (by_name := elsewhere.by_name(split)) else {}),
             **({"beside": read.beside} if read.beside else {}),
             **({"empty": read.empty.to_dict()} if read.empty.count else {}),
             **({"no_flags": read.no_flags} if read.no_flags else {}),
+            **({"unread": read.unread} if read.unread else {}),
             **({"odd_parts": read.odd_parts} if read.odd_parts else {}),
         }
 
@@ -276,6 +284,43 @@ def chosen_parts(source: Source, rows: np.ndarray[Any, Any]) -> list[_Chosen]:
     return parts
 
 
+class _Elsewhere(NamedTuple):
+    """Rows whose path has folders in front that the source has not.
+
+    Attributes:
+        folders: the last of these folders → rows.
+        left: paths of the rows that are of another folder than the source's own, where some are of
+            it: their pictures have the same names, and are others.
+    """
+
+    folders: dict[str, int]
+    left: set[str]
+
+    def by_name(self, split: str) -> dict[str, int]:
+        """Folder → rows, where pictures are found by the names of their files alone: the folders
+        are several, or one that is named like another part of the data set than ``split``."""
+        if self.left or not self.folders:
+            return {}
+        kinds = {split_of(folder) for folder in self.folders}
+        other = kinds & {"train", "val", "test"} - {split}
+        return self.folders if len(self.folders) > 1 or other else {}
+
+
+def _elsewhere(source: Source, found: Iterable[tuple[str, tuple[int | None, str]]]) -> _Elsewhere:
+    """The rows that are found without some folders in front of their path."""
+    own = {_name_of(part.uri) for part in source._parts}
+    folder_of = {path: front.rpartition("/")[2] for path, (_, front) in found if front}
+    if own.isdisjoint(folder_of.values()):
+        return _Elsewhere(dict(Counter(folder_of.values())), set())
+    return _Elsewhere({}, {path for path, folder in folder_of.items() if folder not in own})
+
+
+def _name_of(uri: str) -> str:
+    """What a folder or an archive is called."""
+    name = same(str(uri).partition("?")[0].rstrip("/")).rpartition("/")[2]
+    return name if "." not in name else name.partition(".")[0]
+
+
 class _Index:
     """Where the picture is that a row names."""
 
@@ -297,8 +342,12 @@ class _Index:
             self._twice.add(name)
 
     def find(self, path: str) -> int | None:
+        """As `look`, the place alone."""
+        return self.look(path)[0]
+
+    def look(self, path: str) -> tuple[int | None, str]:
         """The place of the picture with this path below the source, with or without its suffix; a
-        row may have more folders in front.
+        row may have more folders in front, which are returned too.
 
         Raises:
             DataError: there are several.
@@ -312,9 +361,9 @@ class _Index:
                         got=path,
                         expected=f"a path in {self._where} that one picture has",
                     )
-                return self._places[rest]
+                return self._places[rest], path.removesuffix(rest).rstrip("/")
             rest = rest.partition("/")[2]
-        return None
+        return None, ""
 
 
 SEVERAL = "pictures of several classes: model.multi_label=true"
@@ -337,6 +386,7 @@ class Table:
             for, and rows with other values.
         empty: cells without a value in columns of 0 and 1.
         no_flags: column that is no class → the numbers that it holds beside 0 and 1.
+        unread: columns of 0 and 1 that might be classes, beside the column of labels that is read.
         odd_parts: column that is named like a part of a data set → whether it is a class; one that
             is neither a class nor needed is left out.
     """
@@ -348,6 +398,7 @@ class Table:
     beside: dict[str, str] = field(default_factory=dict)
     empty: Some = field(default_factory=Some)
     no_flags: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     odd_parts: dict[str, bool] = field(default_factory=dict)
 
 
@@ -440,8 +491,15 @@ def _labels_of(
         found, rows, [name for word, name in there.items() if word in (*LABEL, *LABELS)], column
     )
 
+    if several:
+        beside = [name for name in names if name not in {*taken, column, *found.beside}]
+        flags = [name for name in beside if name.lower() not in PART and _is_flag(rows, name)]
+        found.unread = flags if len(flags) > 1 else []  # one alone may be any fact of a picture
+
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
+        if isinstance(value, str):
+            value = _as_list(value, f"row {number} of {where}", several)
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
         listed = isinstance(value, (list, tuple))
@@ -468,6 +526,36 @@ def _labels_of(
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one
+
+
+_ITEM = re.compile(r"""\s*(?:'([^'"]*)'|"([^'"]*)"|(\d+(?:\.\d+)?))\s*""")
+"""One label of a list that is written as a text."""
+
+
+def _as_list(text: str, row: str, several: bool) -> str | list[str]:
+    """The labels of a list that is written as a text, ``['ant', 'bee']`` as pandas writes one into
+    a CSV; any other text as it is.
+
+    Raises:
+        DataError: it looks like a list, and its labels cannot be told.
+    """
+    bare = text.strip()
+    if len(bare) < 2 or bare[0] + bare[-1] not in ("[]", "()", "{}"):
+        return text
+    inside = bare[1:-1].strip()
+    items = [_ITEM.fullmatch(part) for part in inside.removesuffix(",").split(",")]
+    labels = [next(filter(None, item.groups()), "") for item in items if item is not None]
+    is_list = bare[0] == "[" or any(sign in inside for sign in "'\"")  # (2) is a name, as of a copy
+    if is_list and (not inside or len(labels) == len(items)):
+        return labels
+    if bare[0] == "[" and (any(sign in inside for sign in "'\"") or (several and "," in inside)):
+        raise DataError(
+            f"{row} has a list whose labels cannot be told",
+            got=text[:100],
+            expected=f"the labels of a picture with {BETWEEN} between them: ant{BETWEEN}bee",
+            hint="of a list in pandas: table[column].map('|'.join)",
+        )
+    return text
 
 
 def _flags_of(

@@ -13,6 +13,7 @@ from mae_sdk.data.reading import Reading
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 ONE_CHANNEL = "one channel (or a palette) of class numbers"
 """What a mask of several channels should have been."""
@@ -25,7 +26,7 @@ def read_values(data: bytes, name: str, reading: Reading = _ONE_BAND) -> np.ndar
     indices.
 
     Raises:
-        DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
+        DataError: unreadable, a JPEG, of several channels, or of values below 0 or beyond 16 bits.
     """
     return read_mask(data, name, reading)[0]
 
@@ -89,10 +90,8 @@ def _floats(name: str) -> DataError:
 
 def colors_of(data: bytes) -> dict[int, str] | None:
     """Value → color, of the palette of a mask; None where it has none."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "GIF", "TIFF", "BMP"]) as picture:
+        with _opened(data) as picture:
             palette = picture.getpalette("RGB") if picture.mode == "P" else None
     except Exception:  # what cannot be read is said by who reads the values
         return None
@@ -102,11 +101,28 @@ def colors_of(data: bytes) -> dict[int, str] | None:
     return {number: "#" + bytes(color).hex() for number, color in enumerate(colors)}
 
 
+def has_pages(data: bytes) -> bool:
+    """Whether a mask file holds further pages or frames, which are not read."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"\x89PNG"):
+        return False
+    try:
+        with _opened(data) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except Exception:  # what cannot be read is said by who reads the values
+        return False
+
+
+def _opened(data: bytes) -> Image.Image:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=["PNG", "GIF", "TIFF", "BMP", "WEBP"])
+
+
 def _numbers(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     """As uint8 or uint16.
 
     Raises:
-        DataError: values beyond 16 bits.
+        DataError: values below 0, or beyond 16 bits.
     """
     import numpy as np
 
@@ -115,8 +131,15 @@ def _numbers(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     if values.dtype == np.uint8:
         return values
     if values.size and (values.min() < 0 or values.max() > 65535):
+        below = values.min() < 0
+        what = f"the value {values.min()}, below 0" if below else "values beyond 16 bits"
         raise DataError(
-            f"{name} holds values beyond 16 bits", got=name, expected="class numbers below 65536"
+            f"{name} holds {what}",
+            got=name,
+            expected="class numbers from 0 to 65535",
+            hint="where it marks pixels that do not count, save 255 (ignore_index) in its place"
+            if below
+            else None,
         )
 
     return values.astype(np.uint16)

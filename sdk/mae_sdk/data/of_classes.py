@@ -69,13 +69,20 @@ class SourceOfClasses(Source):
         }
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
-        """As in `Source`; the classes are those that were asked for, in their order."""
+        """As in `Source`; the classes are those that were asked for, in their order.
+
+        Raises:
+            DataError: one of them is not among `known`, whether it has pictures or not.
+        """
         import numpy as np
 
         if known is None:
             return self._chosen, self._values
         if strange := self.unknown_classes(known):
             raise unknown_classes(strange, len(known))
+        names = {same(name) for name in known}
+        if lost := [name for name in self._chosen if same(name) not in names]:
+            raise _unknown(lost, known, "the model has no such class", "classes of the model")
         place = {same(name): number for number, name in enumerate(known)}
         numbers = [place.get(same(name), -1) for name in self._chosen]
         return list(known), np.array(numbers, dtype=np.int64)[self._values]
@@ -127,7 +134,12 @@ def of_classes(source: Source, classes: Sequence[str] | None, *, required: bool)
     return source if classes is None else SourceOfClasses(source, classes, required=required)
 
 
-def _unknown(names: Sequence[str], found: Sequence[str]) -> DataError:
+def _unknown(
+    names: Sequence[str],
+    found: Sequence[str],
+    message: str = "the data have no such class",
+    which: str = "classes of the data",
+) -> DataError:
     near = {
         name: difflib.get_close_matches(same(name), found, n=3, cutoff=0.5) for name in names[:3]
     }
@@ -138,10 +150,10 @@ def _unknown(names: Sequence[str], found: Sequence[str]) -> DataError:
     ]
     there = ", ".join(map(shown, found[:NAMED])) + (", …" if len(found) > NAMED else "")
     return DataError(
-        "the data have no such class",
+        message,
         field=FIELD,
         got=list(names)[:NAMED],
-        expected=f"classes of the data: {there}" if found else "data with classes",
+        expected=f"{which}: {there}" if found else "data with classes",
         hint="; ".join(meant) or None,
     )
 

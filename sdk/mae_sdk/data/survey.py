@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 7
+FORMAT = 8
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -482,7 +482,7 @@ def measured(source: Source | Pairs, reading: Reading, sample: int | None = SAMP
     measured: the 0.1 and 99.9 percentiles, so that a few hot pixels do not count.
 
     Raises:
-        DataError: the pictures have different types, or one value alone.
+        DataError: the pictures have different types, or nearly all their values are one.
         StorageError: one could not be fetched.
     """
     if reading.value_range != "auto":
@@ -501,11 +501,14 @@ def measured(source: Source | Pairs, reading: Reading, sample: int | None = SAMP
     facts = next(iter(found.values.values()), None)
     if facts is None or not facts["low"] < facts["high"]:
         why = f" ({found.bad[0][1]})" if found.bad else ""
+        which = "no picture has a value"
+        if facts is not None:
+            which = f"{facts['low']:g} is both the 0.1 and the 99.9 percentile of the values"
         raise DataError(
-            f"no range of values can be measured: no picture has two different values{why}",
+            f"no range can be measured: {which}{why}",
             field=VALUE_RANGE,
             got="auto",
-            expected="pictures that show something",
+            expected="pictures whose values differ, or [low, high]",
         )
     return reading.between(facts["low"], facts["high"])
 

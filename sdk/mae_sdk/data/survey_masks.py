@@ -11,7 +11,7 @@ from mae_skill.errors import DataError
 
 from mae_sdk.data.decode import DEFAULT, check_turns, read_header
 from mae_sdk.data.left_out import FEW
-from mae_sdk.data.masks import ONE_CHANNEL, colors_of, read_mask
+from mae_sdk.data.masks import ONE_CHANNEL, colors_of, has_pages, read_mask
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import SAMPLE, in_parallel, kept, reason_of, some_of, spread
@@ -35,6 +35,7 @@ class MaskFindings:
         other_size: places of masks of another size than their image.
         without: places of images that have none.
         colors: color of a palette → value that it stands for → [masks, place of the first].
+        frames: places of masks with further pages or frames, which are not read.
         same: [place, place of the first], of masks of two values or more that are equal to another.
     """
 
@@ -47,6 +48,7 @@ class MaskFindings:
     other_size: list[int] = field(default_factory=list)
     without: list[int] = field(default_factory=list)
     colors: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    frames: list[int] = field(default_factory=list)
     same: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,8 @@ class MaskFindings:
             return
         if not seen.fits:
             self.other_size.append(place)
+        if seen.has_pages:
+            self.frames.append(place)
         name, first = self._seen.setdefault(seen.digest, (seen.name, place))
         if name != seen.name and len(seen.counts) > 1:
             self.same.append([place, first])
@@ -133,6 +137,8 @@ class MaskFindings:
             }
         if self.other_size:
             found["other_size"] = some_of(self.other_size, path)
+        if self.frames:
+            found["pages"] = some_of(self.frames, path)
         if self.same:
             pairs = [[path(place) for place in reversed(pair)] for pair in self.same[:FEW]]
             found["same"] = {"count": len(self.same), "pairs": pairs}
@@ -173,6 +179,7 @@ class _Mask(NamedTuple):
         counts: pixels by value.
         fits: it is as large as its image.
         digest: of its values.
+        has_pages: it holds further pages or frames.
         colors: color → value, of the values that occur, where it has a palette in which a color
             stands for one of them alone.
     """
@@ -181,6 +188,7 @@ class _Mask(NamedTuple):
     counts: dict[int, int]
     fits: bool
     digest: bytes
+    has_pages: bool
     colors: dict[str, str]
 
 
@@ -205,7 +213,8 @@ def _look_at_mask(pairs: Pairs, place: int, reading: Reading) -> _Mask | DataErr
     counts = {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
     digest = hashlib.blake2b(values.tobytes(), digest_size=16)
     digest.update(str(shape).encode())
-    return _Mask(name, counts, fits, digest.digest(), _colors_used(colors_of(data) or {}, counts))
+    colors = _colors_used(colors_of(data) or {}, counts)
+    return _Mask(name, counts, fits, digest.digest(), has_pages(data), colors)
 
 
 def _colors_used(palette: Mapping[int, str], counts: Mapping[int, int]) -> dict[str, str]:

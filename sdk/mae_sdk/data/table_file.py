@@ -47,7 +47,10 @@ def read_rows(file: str, where: str) -> Rows:
         return _separated(text, "\t" if suffix == ".tsv" else ",")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where} cannot be read: {error}", got=where, expected="a table in UTF-8"
+            f"{where} cannot be read: {error}",
+            got=where,
+            expected="a table in UTF-8",
+            hint="spreadsheets call it CSV UTF-8; or: iconv -f ENCODING -t UTF-8 TABLE",
         ) from error
     except (ValueError, csv.Error) as error:
         lines = "an object of JSON on each line"
@@ -134,7 +137,7 @@ def _lines(reader: Any) -> Iterator[list[str]]:
 def _delimiter(text: str, usual: str) -> str:
     """What separates the columns: the usual sign of the suffix, or another, with which the first
     line names a column of paths."""
-    header = text.partition("\n")[0]
+    header = next(io.StringIO(text, newline=""), "").rstrip("\r\n")
     signs: list[str] = [usual, *",\t;|"]
     for sign in signs:
         names = next(csv.reader([header], delimiter=sign), [])

@@ -27,6 +27,8 @@ ROWS = 64
 
 PICTURES = ("image", "img", "picture", "photo", "jpg", "png", "image_bytes", "bytes", "content")
 CLASSES = (*FIELDS, "fine_label", "labels")
+SPLIT = ("split", "subset", "partition")
+"""Names of a column that says of which part of a data set a row is."""
 _MAGIC = (
     (b"\xff\xd8\xff", ".jpg"),
     (b"\x89PNG", ".png"),
@@ -67,7 +69,8 @@ def members(raw: Any, where: str) -> Iterator[Member]:
         where: its redacted name, for errors.
 
     Raises:
-        DataError: it is no table, or has no column of pictures, or several.
+        DataError: it is no table, has no column of pictures, or several, or its rows are of several
+            parts of a data set.
         DependencyError: pyarrow is missing.
     """
     lib = arrow(f"{where}: a table of pictures")
@@ -78,8 +81,13 @@ def members(raw: Any, where: str) -> Iterator[Member]:
         pictures = _picture_column(lib, schema, features, where)
         classes = _class_column(schema, features, where)
         names = list((features.get(str(classes)) or {}).get("names") or ())
-        for batch in batches([name for name in (pictures, classes) if name]):
+        part = next((name for name in schema.names if name.strip().lower() in SPLIT), None)
+        parts: dict[str, str] = {}
+        wanted = dict.fromkeys(name for name in (pictures, classes, part) if name)
+        for batch in batches(list(wanted)):
             rows = batch.column(pictures).to_pylist()
+            if part is not None:
+                _one_part(batch.column(part).to_pylist(), parts, part, where)
             labels = batch.column(classes).to_pylist() if classes else [None] * len(rows)
             for row, label in zip(rows, labels, strict=True):
                 data, path = _picture(row, number, pictures, where)
@@ -89,6 +97,26 @@ def members(raw: Any, where: str) -> Iterator[Member]:
                 if text:
                     yield Member(f"{key}.cls", len(text), iter((text,)))
                 number += 1
+
+
+def _one_part(said: Sequence[Any], parts: dict[str, str], column: str, where: str) -> None:
+    """Refuse rows of another part of a data set than those before.
+
+    Args:
+        parts: part → how the column calls it, of the rows so far; this batch is added.
+    """
+    for value in dict.fromkeys(value for value in said if isinstance(value, str)):
+        if kind := split_of(value):
+            parts.setdefault(kind, value)
+    if len(parts) > 1:
+        first = next(iter(parts.values()))
+        raise DataError(
+            f"the rows of {where} are of several parts of a data set",
+            got=f"{column}: {', '.join(parts.values())}",
+            expected="a table of one part",
+            hint=f"write each to its own: in pandas, table[table.{column} == {first!r}]"
+            f".to_parquet({first + '.parquet'!r})",
+        )
 
 
 @contextlib.contextmanager

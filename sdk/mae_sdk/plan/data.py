@@ -22,7 +22,8 @@ from mae_sdk import files
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
 from mae_sdk.data.decode import DEFAULT
-from mae_sdk.data.label_file import LabelTable
+from mae_sdk.data.label_file import LabeledSource, LabelTable
+from mae_sdk.data.left_out import Some
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.split import held_out, share_of
@@ -427,9 +428,23 @@ def _compare(
     _, ours = opened.get(SOURCE_KEY["train"], ("", None))
     if ours is not None:
         found[key]["shared"] = shared_images(ours, theirs)
+        if rows := _same_rows(ours, theirs):
+            found[key]["same_rows"] = rows
         classes = ours.classes if isinstance(ours, Source) else classes
     if classes and isinstance(theirs, Source):
         found[key]["against"] = inspect.compare_classes(classes, theirs)
+
+
+def _same_rows(ours: Opened, theirs: Opened) -> dict[str, Any]:
+    """Rows of one table that name a picture of both sources."""
+    if not isinstance(ours, LabeledSource) or not isinstance(theirs, LabeledSource):
+        return {}
+    if ours.table["file"] != theirs.table["file"]:
+        return {}
+    found = Some()
+    for path in sorted(ours.row_paths & theirs.row_paths):
+        found.add(path)
+    return found.to_dict() if found.count else {}
 
 
 def steps(

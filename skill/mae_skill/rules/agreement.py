@@ -47,7 +47,7 @@ def disagreements(
             expected=str(actual),
             hint=f"leave {name} out: it is taken from the model; or name another model",
         )
-        for name, wanted, actual in _pairs(spec, said)
+        for name, wanted, actual in pairs(spec, said)
         if wanted != actual and is_explicit(provenance, name)
     ]
 
@@ -57,8 +57,8 @@ def channels_of(said: Mapping[str, Any]) -> int:
     return int(said.get("channels") or (said.get("model") or {}).get("in_chans") or 3)
 
 
-def _pairs(spec: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Field, its value in the spec, the model's."""
+def pairs(spec: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Field, its value in the spec, the model's, of a model of a known architecture."""
     arch, channels = ARCHS[said["arch"]], channels_of(said)
     shape = said.get("model") or {}
     yield "model.arch", get_dotted(spec, "model.arch"), arch.name

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError, MaeError
 from mae_skill.onnx_file import ONNX_FILE, read_header
 from mae_skill.origin import OriginKind
+from mae_skill.rules import agreement
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.seen import TRAIN, segments
 from mae_skill.weights import header
+from mae_skill.weights.config import DESCRIPTION
 from mae_skill.weights.resumed import FIELD as RESUMED
 from mae_skill.weights.resumed import changed, is_over, other_classes, other_run, said_of
 
+PRETRAINED = "train.pretrained_model_path"
 _OURS = "those of a run are <results_dir>/train/model_epoch_*.pth"
 _CALIBRATION = "gen_trt_engine.tensorrt.calibration.cal_cache_file"
 _ENGINES = {
@@ -50,6 +54,10 @@ def resumed(case: Case) -> None:
     if wrong is not None:
         case.errors.append(wrong)
         return
+    if _other_model(case, contents, file.name):
+        return
+    if case.given(PRETRAINED) and case(PRETRAINED):
+        case.warn(PRETRAINED, f"has no effect: the weights are those of {RESUMED}")
     if is_over(contents, case("train.num_epochs")) and not _is_own(case, file):
         epochs = contents["position"]["epoch"]
         case.error(
@@ -67,6 +75,33 @@ def _other_classes(case: Case, contents: Mapping[str, Any]) -> MaeError | None:
     counts = (case.facts.data.get(TRAIN) or {}).get("class_counts")
     classifies = case("train.stage") == "finetune" and not segments(case)
     return other_classes(contents, list(counts)) if classifies and counts else None
+
+
+def _other_model(case: Case, contents: Mapping[str, Any], name: str) -> bool:
+    """Refuse to go on with a model of another shape, or of other tasks, than the checkpoint's."""
+    said = contents.get(DESCRIPTION)
+    arch = ARCHS.get(str(said.get("arch"))) if isinstance(said, Mapping) else None
+    if arch is None or not isinstance(said, Mapping):
+        return False
+    fixed = ["model.", "dataset.channels"]
+    if arch.family != "convnextv2":  # which has no table of positions
+        fixed.append("dataset.augmentation.input_size")
+    others = [
+        (field, wanted, actual)
+        for field, wanted, actual in agreement.pairs(case.spec, said)
+        if wanted != actual and field.startswith(tuple(fixed))
+    ]
+    for field, wanted, actual in others:
+        case.errors.append(
+            CheckpointError(
+                f"{name}, from which the run goes on, was made with another value",
+                field=field,
+                got=wanted,
+                expected=str(actual),
+                hint=f"start a new run from its weights with {PRETRAINED}",
+            )
+        )
+    return bool(others)
 
 
 def _is_own(case: Case, file: Path) -> bool:

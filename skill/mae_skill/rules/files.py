@@ -216,7 +216,17 @@ def weights(case: Case) -> None:
     judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
         folders = list(judged.get("class_counts") or ())
-        if folders and (said := by_position(folders)):
+        outputs = case("model.num_classes")
+        if folders and len(folders) != outputs:
+            case.error(
+                "dataset.val_data_sources",
+                f"has {len(folders)} classes, and {file.name} has {outputs} outputs and names none "
+                "of them: nobody can tell which output is which class",
+                f"images of {outputs} classes, or the names of all outputs",
+                f"dataset.classes=[…] names the {outputs}, in the order of the outputs",
+                kind=DataError,
+            )
+        elif folders and (said := by_position(folders)):
             case.warn(key, said)
     own = own_description(contents)
     if own is not None:

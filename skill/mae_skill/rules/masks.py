@@ -162,7 +162,7 @@ def doubts(seen: Seen, limit: float) -> tuple[str | None, list[str]]:
     """What is wrong with masks as they are, and what may be.
 
     Args:
-        seen: ``read``, and of ``permuted, same, shared_masks, spare_masks`` what there is.
+        seen: ``read``, and of ``permuted, pages, same, shared_masks, spare_masks`` what there is.
         limit: the share of bad files that is tolerated.
     """
     problem, warnings = None, []
@@ -177,6 +177,12 @@ def doubts(seen: Seen, limit: float) -> tuple[str | None, list[str]]:
             problem = text
         else:
             warnings.append(f"{text}; {ONE_PALETTE}")
+    if pages := seen.get("pages"):
+        warnings.append(
+            f"{pages['count']} of {seen['read']} masks hold several pages or frames, and the first "
+            f"of each is read: {files_of(pages)}; where each page is a class, save one mask of "
+            "class numbers"
+        )
     if shared := seen.get("shared_masks"):
         warnings.append(
             f"{shared['count']} images have their mask in common with another of the same name but "

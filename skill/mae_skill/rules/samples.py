@@ -13,6 +13,7 @@ from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
 from mae_skill.rules import class_names, masks
+from mae_skill.rules.agreement import channels_of
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.seen import (
     FEW,
@@ -68,6 +69,9 @@ def unreadable(case: Case) -> None:
             _several_channels(case, key, found, channels)
             continue
         hint = _settings(found)
+        if hint and _reads_as_trained(case) and ("value_range" in hint or CHANNELS in hint):
+            case.error(key, text, "pictures as the model's own", _as_trained(case), DataError)
+            continue
         named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
         if hint and len(named) == 1:
             case.error(named.pop(), f"{key}: {text}", "a value that reads them", hint, DataError)
@@ -82,6 +86,24 @@ def unreadable(case: Case) -> None:
                 or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
+
+
+def _reads_as_trained(case: Case) -> bool:
+    """Whether the model that an action takes says how pictures are read: no setting changes it."""
+    return case.action != "train" and bool(case.facts.model.get("mean"))
+
+
+def _as_trained(case: Case) -> str:
+    """What to do with pictures that a trained model does not read as they are."""
+    said = case.facts.model
+    kept = said.get("value_range")
+    values = (
+        f"of the range {kept[0]:g} … {kept[1]:g}" if kept else "that use the range of their type"
+    )
+    return (
+        f"the model was trained on pictures of {channels_of(said)} bands {values}: save these so; "
+        f"{RANGE} and {CHANNELS} are the model's own"
+    )
 
 
 _SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
@@ -158,14 +180,15 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     used = max(0.0, min(high, end) - max(low, start)) / (end - start)
     top = (high - start) / (end - start)
     text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
-    mend = f"set {RANGE}=auto"
+    fixed = _reads_as_trained(case)
+    mend = _as_trained(case) if fixed else f"set {RANGE}=auto"
     limit = float(case(LIMIT, 0.01))
     outside = (high <= start and low < start) or (low >= end and high > end)
     if outside and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(
-            RANGE,
+            key if fixed else RANGE,
             f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
-            f"[low, high] around {low:g} … {high:g}",
+            f"values in {start:g} … {end:g}" if fixed else f"[low, high] around {low:g} … {high:g}",
             mend,
             kind=DataError,
         )
@@ -220,9 +243,21 @@ def no_data(case: Case) -> None:
 
 
 def one_depth(case: Case) -> None:
-    """A range is measured of pictures of one type."""
+    """A range is measured of pictures of one type that have two values or more."""
     values = (case.facts.data.get(TRAIN) or {}).get("values") or {}
-    if case(RANGE) != "auto" or len(values) < 2:
+    if case(RANGE) != "auto":
+        return
+    if len(values) == 1:
+        (facts,) = values.values()
+        if not facts["low"] < facts["high"]:
+            case.error(
+                RANGE,
+                f"no range can be measured: {facts['low']:g} is both the 0.1 and the 99.9 "
+                "percentile of the values",
+                "pictures whose values differ, or [low, high]",
+                kind=DataError,
+            )
+    if len(values) < 2:
         return
     kinds = ", ".join(f"{facts['count']} of {kind}" for kind, facts in values.items())
     case.error(
@@ -396,6 +431,27 @@ def label_file(case: Case) -> None:
                 key,
                 f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
                 f"{values}",
+            )
+        if folders := table.get("by_name"):
+            listed = first_of([f"{name} ({count})" for name, count in folders.items()])
+            case.warn(
+                key,
+                f"{table['file']}: rows of folders that the source does not have, {listed}, are "
+                "taken for its pictures by the names of the files alone",
+            )
+        if rows := found.get("same_rows"):
+            case.warn(
+                key,
+                f"{table['file']}: {rows['count']} rows give a training image and an image of this "
+                f"source their label, by the same name: {files_of(rows)}; where these are two "
+                "pictures, write their folders into the paths, or a table for each",
+            )
+        if unread := table.get("unread"):
+            case.warn(
+                key,
+                f"{table['file']}: the labels are read from one column, and {first_of(unread)} "
+                "of 0 and 1 not; where these are the classes, dataset.labels.columns=[…] names "
+                "them",
             )
         for column, learned in (table.get("odd_parts") or {}).items():
             case.warn(
@@ -601,6 +657,13 @@ def labels(case: Case) -> None:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
     elif classes == 1 and not case(MULTI):
         name = next(iter(found.get("class_counts") or ["one class"]))
+        if case("dataset.classes"):
+            case.error(
+                "dataset.classes",
+                f"names one class alone, {name}: every answer would be right",
+                "two classes or more of the data, or null for all",
+            )
+            return
         case.error(
             TRAIN,
             f"the training images are of one class alone, {name}: every answer would be right",
@@ -670,7 +733,7 @@ def multi_label(case: Case) -> None:
         case.warn(
             MULTI,
             f"every picture of the table has one label: {MULTI}=false learns one class for each "
-            "better, by a softmax",
+            "better, by a softmax; where a cell holds several labels, write | between them",
         )
     of_classes, images = found.get("class_counts") or {}, found.get("images")
     if of_classes and all(count in (0, images) for count in of_classes.values()):
