@@ -810,7 +810,8 @@ def inspect(
     ``annotations/`` too. A folder is looked for as a plan looks for it.
 
     Args:
-        spec, spec_overrides: of a run; how it reads pictures counts, and its table of labels.
+        spec, spec_overrides: of a run; how it reads pictures counts, its table of labels and the
+            classes that it takes.
 
     Raises:
         SpecError: a field that counts is wrong.
@@ -818,7 +819,7 @@ def inspect(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
-    from mae_sdk.plan.layers import read_labels, read_reading
+    from mae_sdk.plan.layers import read_classes, read_labels, read_reading
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
@@ -832,6 +833,7 @@ def inspect(
         contact_sheet=contact_sheet,
         reading=reading,
         labels=read_labels(bundle, spec, spec_overrides),
+        classes=read_classes(bundle, spec, spec_overrides),
     )
     if masks:
         others = None if masks == "beside" else masks
@@ -865,13 +867,21 @@ def inspect_splits(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_source
-    from mae_sdk.plan.layers import read_reading
+    from mae_sdk.plan.layers import read_classes, read_labels, read_reading
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
     reading = read_reading(bundle, spec, spec_overrides)
     places = [find_source(one, bundle.info) for one in (train, evaluation)]
-    report = inspect_source(places[0], other=places[1], read_other=True, reading=reading)
+    report = inspect_source(
+        places[0],
+        other=places[1],
+        read_other=True,
+        reading=reading,
+        labels=read_labels(bundle, spec, spec_overrides),
+        other_labels=read_labels(bundle, spec, spec_overrides, "val"),
+        classes=read_classes(bundle, spec, spec_overrides),
+    )
     theirs, classes = report.pop("other"), report.pop("other_classes")
     images = report["images"] + theirs["images"]
     return {

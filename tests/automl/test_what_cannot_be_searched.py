@@ -327,3 +327,9 @@ def test_options_that_the_rest_of_the_spec_forbids_are_left_out_aloud(data: str)
 def test_a_range_of_what_has_no_effect_is_not_ignored_in_silence(data: str) -> None:
     notes = plan(data, **{"range.train.mask_ratio": [0.5, 0.6]}).study["space"]["notes"]
     assert any("mask_ratio is not searched, though it is asked for" in note for note in notes)
+
+
+@pytest.mark.parametrize("field", ["train.class_weights", "train.freeze"])
+def test_a_range_of_what_is_no_number_is_not_ignored_in_silence(data: str, field: str) -> None:
+    notes = plan(data, **{f"range.{field}": [0.1, 0.9]}).study["space"]["notes"]
+    assert any(note.startswith(f"{field} is not searched, though it is asked") for note in notes)

@@ -204,3 +204,25 @@ def test_a_set_of_masks_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[
     Image.open(mask).convert("RGB").save(mask)
     code, found = verdict("b")
     assert code == 3 and "several channels (RGB)" in found["problems"][0]
+
+
+def test_inspect_takes_the_classes_and_the_tables_that_a_run_with_these_settings_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write_imagefolder(tmp_path / "data", classes=3, per_class=2))
+    names = sorted(path.name for path in Path(data).iterdir())
+    two = "dataset.classes=" + json.dumps([names[2], names[0]])
+    code, found, _ = inspected(data, two, capsys=capsys)
+    assert code == 0 and list(found["classes"]) == [names[2], names[0]] and found["images"] == 4
+    for wrong, said in ((["none"], "the data have no such class"), ([2, 0], "wrong type")):
+        given = f"dataset.classes={json.dumps(wrong)}"
+        code, _, error = inspected(data, given, capsys=capsys)
+        assert code and said in error
+
+    rows = [path.relative_to(data) for path in Path(data).rglob("*.png")]
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{row},c{i % 2}\n" for i, row in enumerate(rows)))
+    tables = [f"dataset.labels.{role}={table}" for role in ("train", "val")]
+    _, found, _ = inspected("--train", data, "--eval", data, *tables, capsys=capsys)
+    for role in ("train", "eval"):
+        assert found["splits"][role]["classes"] == {"c0": 3, "c1": 3}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import gate_count
 from mae_runners.deploy.parity import Thresholds, compare
 from mae_runners.models import build_from_config, checkpoint
+from mae_sdk import Skill
 from mae_skill.errors import DataError, JobFailedError, SpecError
 from mae_skill.origin import Origin, OriginKind
 from PIL import Image
@@ -134,6 +136,41 @@ def test_evaluate_scores_what_inference_writes(model: Path, data: Path, tmp_path
         "colours.csv",
         "confusion_matrix.csv",
     }
+
+
+def test_masks_are_read_as_those_that_the_model_learned_from_unless_somebody_says_otherwise(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Masks in which 0 is a class: by the default every class would be taken for the one below."""
+    zero_based = Path(shutil.copytree(data, tmp_path / "zero"))
+    for path in (zero_based / "annotations").rglob("*.png"):
+        values = np.asarray(Image.open(path)).astype(int)
+        Image.fromarray(np.where(values == 0, 255, values - 1).astype(np.uint8)).save(path)
+    contents = checkpoint.read(model)
+    contents["mae"]["reduce_zero_label"] = False
+    own = tmp_path / "own.pth"
+    checkpoint.save(contents, own)
+    export.run(make_spec(export__checkpoint=str(own)), make_context("export", tmp_path / "onnx"))
+
+    wanted = evaluate_on(tmp_path / "1", model, data)
+    for number, path in enumerate((own, tmp_path / "onnx/export/model.onnx")):
+        figures = evaluate_on(tmp_path / f"2{number}", path, zero_based)
+        assert figures["mIoU"] == pytest.approx(wanted["mIoU"], abs=1e-6)
+    field = "dataset.segmentation.reduce_zero_label"
+    context = make_context("evaluate", tmp_path / "3", {field: Origin(OriginKind.OVERRIDE)})
+    named = {"evaluate__checkpoint": str(own), "dataset__val_data_sources": str(data)}
+    evaluate.run(make_spec(**named), context)
+    assert any(text.startswith(f"{field}: true here, and false") for text in context.warnings)
+    figures = json.loads((tmp_path / "3/evaluate/metrics.json").read_text())
+    assert figures["mIoU"] == pytest.approx(wanted["mIoU"], abs=1e-6)
+
+    def warned(source: Path, **settings: Any) -> list[str]:
+        settings = {"evaluate.checkpoint": str(own), "dataset.batch_size": 1, **settings}
+        made = Skill().plan("evaluate", eval_dataset=str(source), spec_overrides=settings)
+        return [str(item) for item in made.warnings if "zero" in str(item)]
+
+    assert warned(zero_based) == []
+    assert len(warned(data, **{field: True})) == 1
 
 
 def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(

@@ -22,10 +22,11 @@ from mae_sdk.data.reading import Reading
 from mae_skill.errors import CheckpointError, SpecError, UsageError
 from mae_skill.origin import Origin, is_explicit
 from mae_skill.resolve import raise_all
-from mae_skill.rules.agreement import disagreements
+from mae_skill.rules.agreement import REDUCE_ZERO, disagreements, other_masks
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
 from torch import Tensor
 
+from mae_runners.context import RunContext
 from mae_runners.models.checkpoint import CheckpointMeta, digest
 
 PREFIX = "mae."
@@ -58,6 +59,7 @@ class ArtifactMeta:
         multi_label: an image may be of several classes: a sigmoid of each logit is its probability.
         thresholds: of each class, the probability from which an image is taken to be of it; None:
             0.5.
+        reduce_zero_label: as in the checkpoint.
     """
 
     arch: str
@@ -81,6 +83,7 @@ class ArtifactMeta:
     exif_orientation: bool = True
     multi_label: bool = False
     thresholds: list[float] | None = None
+    reduce_zero_label: bool | None = None
     format: int = FORMAT_VERSION
 
     @property
@@ -135,6 +138,7 @@ class ArtifactMeta:
             exif_orientation=saved.exif_orientation,
             multi_label=saved.multi_label,
             thresholds=saved.thresholds,
+            reduce_zero_label=saved.reduce_zero_label,
             **more,
         )
 
@@ -280,6 +284,20 @@ def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: Arti
     """A crop that somebody set is taken; else the one that the model was validated with stays."""
     if is_explicit(provenance, "dataset.augmentation.center_crop"):
         meta.center_crop = float(spec.dataset.augmentation.center_crop)
+
+
+def take_masks(spec: ExperimentSpec, context: RunContext, meta: ArtifactMeta) -> None:
+    """Masks are read as those that the model learned from, where nobody says otherwise: a class too
+    many below would exchange all of them."""
+    said = spec.dataset.segmentation.reduce_zero_label
+    if not meta.segments or meta.reduce_zero_label in (None, said):
+        return
+    if not is_explicit(context.provenance, REDUCE_ZERO):
+        spec.dataset.segmentation.reduce_zero_label = bool(meta.reduce_zero_label)
+        return
+    warning = f"{REDUCE_ZERO}: {other_masks(said)}"
+    if warning not in context.warnings:  # the plan of the run may have said it
+        context.warn(warning)
 
 
 def need_source(spec: ExperimentSpec, name: str, action: str) -> str | list[str]:

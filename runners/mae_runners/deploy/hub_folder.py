@@ -46,6 +46,7 @@ def write(section: ExportSpec, model: Backboned, meta: ArtifactMeta, folder: Pat
         exif_orientation=meta.exif_orientation,
         multi_label=meta.multi_label,
         thresholds=meta.thresholds,
+        reduce_zero_label=meta.reduce_zero_label,
     )
     module = _format(section.format)
     module.write(model, saved, folder, section.license)

@@ -23,6 +23,7 @@ from mae_runners.deploy.artifact import (
     run_in_parts,
     sidecar,
     take_crop,
+    take_masks,
 )
 from mae_runners.deploy.onnx import deployable, require, session_of
 from mae_runners.deploy.tensorrt import load_backend
@@ -281,6 +282,8 @@ def open_artifact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
         getattr(model, "config", None),
     )
     take_crop(spec, context.provenance, runtime.meta)
+    if action == "evaluate":
+        take_masks(spec, context, runtime.meta)
     return runtime
 
 

@@ -43,7 +43,8 @@ class CheckpointMeta:
     """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module;
     ``value_range`` the stored values that became 0 and 1 (None: those of the files' types);
     ``multi_label`` a sigmoid for each class, and ``thresholds`` the probability of each from which
-    a picture is taken to be of it (None: 0.5);
+    a picture is taken to be of it (None: 0.5); ``reduce_zero_label`` whether 0 was unlabeled in the
+    masks (None: no segmenter, or one that does not say);
     ``spec_digest`` names the resolved spec."""
 
     arch: str
@@ -61,6 +62,7 @@ class CheckpointMeta:
     global_pool: bool = True
     multi_label: bool = False
     thresholds: list[float] | None = None
+    reduce_zero_label: bool | None = None
     spec_digest: str | None = None
     format: int = FORMAT
 

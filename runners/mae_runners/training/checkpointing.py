@@ -85,6 +85,9 @@ class CheckpointWriter:
             exif_orientation=task.reading.exif,
             multi_label=isinstance(task, MultiLabelTask),
             thresholds=task.thresholds,
+            reduce_zero_label=task.spec.dataset.segmentation.reduce_zero_label
+            if finetunes and task.spec.model.task == "segmentation"
+            else None,
         )
         data: dict[str, Any] = {
             **self.constant,

@@ -446,9 +446,7 @@ class _Builder:
                 ),
             )
         elif reason := self._why_not(name, key, node):
-            self.left_out[name] = reason
-            if name in self.asked:
-                self.notes.append(f"{name} is not searched, though it is asked for: {reason}")
+            self._leave_out(name, reason)
         else:
             self._search(name, key, node)
 
@@ -570,6 +568,11 @@ class _Builder:
             )
         return None
 
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        if name in self.asked:
+            self.notes.append(f"{name} is not searched, though it is asked for: {reason}")
+
     def _search(self, name: str, key: str, node: Mapping[str, Any]) -> None:
         try:
             self.parameters += self._parameters(name, key, node)
@@ -582,7 +585,7 @@ class _Builder:
                 hint=error.hint,
             )
             if error.leave_out:
-                self.left_out[name] = str(error)
+                self._leave_out(name, str(error))
             else:
                 self._refuse(name, str(error), problem)
 

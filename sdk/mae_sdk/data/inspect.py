@@ -20,6 +20,7 @@ from mae_sdk.data.class_names import doubtful_names, near_names, numbers_and_nam
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
+from mae_sdk.data.of_classes import of_classes
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import (
     lone_split,
@@ -58,6 +59,8 @@ def inspect_source(
     cache_dir: str | os.PathLike[str] | None = None,
     reading: Reading = DEFAULT,
     labels: LabelTable | None = None,
+    other_labels: LabelTable | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Read every image of a source once, as a run reads it, and report what it holds.
 
@@ -69,7 +72,9 @@ def inspect_source(
         contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
         reading: bands, value range, orientation and limit of pixels, as a spec states them.
-        labels: the table of the classes of `uri`; None: its folders are the classes.
+        labels, other_labels: the table of the classes of `uri`, and of `other`; None: the folders
+            are the classes.
+        classes: of which the pictures alone count, in the order of the labels; None: all.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
@@ -88,11 +93,15 @@ def inspect_source(
     source = open_source(uri, cache_dir)
     if labels is not None and labels.file:
         source = labeled(source, labels)
+    source = of_classes(source, classes, required=True)
     asked, reading = reading, measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}
     if other is not None:
         theirs = open_source(other, cache_dir)
+        if other_labels is not None and other_labels.file:
+            theirs = labeled(theirs, other_labels)
+        theirs = of_classes(theirs, classes, required=False)
         report["shared"] = _shared(source, hashes, theirs)
         report["other_classes"] = compare_classes(source.classes, theirs)
         seen: dict[str, Any] = {"images": len(theirs), "read": 0}

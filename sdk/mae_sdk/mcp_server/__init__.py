@@ -823,7 +823,8 @@ def _asking(skill: Skill) -> list[ToolSpec]:
                 "spec_overrides": {
                     "type": "object",
                     "description": "Dotted keys of a spec that say how pictures are read: "
-                    "dataset.channels, dataset.value_range, dataset.exif_orientation.",
+                    "dataset.channels, dataset.value_range, dataset.exif_orientation; and which: "
+                    "dataset.classes, dataset.labels.",
                 },
             },
             (),

@@ -68,7 +68,12 @@ def read_reading(
     known = (CHANNELS, VALUE_RANGE, EXIF, PIXELS)
     given = set(flatten(overrides or {}))
     raise_all(
-        [e for e in found.errors if e.field and (e.field.startswith(known) or e.field in given)],
+        [
+            error
+            for error in found.errors
+            if error.field
+            and (error.field.startswith(known) or error.field.partition("[")[0] in given)
+        ],
         "train",
     )
     return Reading.of(found.spec)
@@ -78,16 +83,34 @@ def read_labels(
     bundle: Bundle,
     spec: Mapping[str, Any] | str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    role: str = "train",
 ) -> LabelTable | None:
-    """The table of the training images that a spec names; None where it names none."""
+    """The table of the training images that a spec names, or of those of another role; None where
+    it names none."""
     if not spec and not overrides:
         return None
     layers, _ = read_layers(bundle, "train", spec, overrides)
     found = resolve(bundle, "train", layers).spec
-    file = get_dotted(found, "dataset.labels.train")
+    file = get_dotted(found, f"dataset.labels.{role}")
     several = get_dotted(found, "model.multi_label") is True
     columns = get_dotted(found, "dataset.labels.columns") if several else None
-    return LabelTable(str(file), "train", several, columns) if file else None
+    return LabelTable(str(file), role, several, columns) if file else None
+
+
+def read_classes(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[str] | None:
+    """The classes alone that a spec takes; None: all."""
+    if not spec and not overrides:
+        return None
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers).spec
+    chosen = get_dotted(found, "dataset.classes")
+    if not isinstance(chosen, list) or get_dotted(found, "model.task") == "segmentation":
+        return None
+    return [str(name) for name in chosen]
 
 
 def take_signatures(found: Resolution, secrets: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from mae_skill.rules.base import Case, Rule
 
 PICTURES = "dataset.augmentation"
 RANGE = "dataset.value_range"
+REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
 
 _DECODER = (
     "decoder_depth",
@@ -111,6 +112,14 @@ def _shapes(
             yield f"model.{name}", value, actual
 
 
+def other_masks(reduces: bool) -> str:
+    """The warning that masks are read otherwise than those that a segmenter learned from."""
+    return (
+        f"{str(reduces).lower()} here, and {str(not reduces).lower()} in the training of the "
+        "model: the same value of a mask is another class"
+    )
+
+
 def _of(shape: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: shape[name] for name in names if shape.get(name) is not None}
 
@@ -124,6 +133,10 @@ def agrees(case: Case) -> None:
     if not case(field) and case(f"{case.action}.trt_engine"):
         field = f"{case.action}.trt_engine"
     case.errors += disagreements(case.spec, case.provenance, said, field)
+    reduces = case(REDUCE_ZERO)
+    known = said.get("reduce_zero_label") in (True, False) and case.action == "evaluate"
+    if known and reduces != said["reduce_zero_label"] and is_explicit(case.provenance, REDUCE_ZERO):
+        case.warn(REDUCE_ZERO, other_masks(reduces))
     name, asked, channels = "export.input_channel", case("export.input_channel"), channels_of(said)
     if case.action == "export" and asked != channels and is_explicit(case.provenance, name):
         case.error(

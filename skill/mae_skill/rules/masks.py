@@ -4,6 +4,8 @@ it might."""
 from __future__ import annotations
 
 from mae_skill.errors import DataError
+from mae_skill.origin import is_explicit
+from mae_skill.rules.agreement import REDUCE_ZERO
 from mae_skill.rules.base import Case
 from mae_skill.rules.seen import TRAIN, VAL, Seen, files_of, first_of, masks_of, segments, sources
 
@@ -18,7 +20,7 @@ def masks(case: Case) -> None:
     classes = case("model.num_classes")
     if not segments(case) or classes is None or not case.known("model.num_classes"):
         return
-    first = int(bool(case("dataset.segmentation.reduce_zero_label", True)))
+    first = int(_reduces(case))
     ignored = case("dataset.segmentation.ignore_index", 255)
     present: dict[str, set[int]] = {}
     for key, found in sources(case):
@@ -46,6 +48,14 @@ def masks(case: Case) -> None:
     if both[0] and both[1] and both[1] - both[0]:
         untaught = [str(number) for number in sorted(both[1] - both[0])]
         case.warn(VAL, f"classes that no training mask holds: {first_of(untaught)}")
+
+
+def _reduces(case: Case) -> bool:
+    """Whether 0 is unlabeled: as somebody says, else as in the training of a model that says it."""
+    said = case.facts.model.get("reduce_zero_label") if case.facts.model else None
+    if said is None or is_explicit(case.provenance, REDUCE_ZERO):
+        return bool(case(REDUCE_ZERO, True))
+    return bool(said)
 
 
 def _is_class(value: int, ignored: int, first: int) -> bool:
