@@ -834,6 +834,7 @@ def inspect(
         reading=reading,
         labels=read_labels(bundle, spec, spec_overrides),
         classes=read_classes(bundle, spec, spec_overrides),
+        with_masks=bool(masks),
     )
     if masks:
         others = None if masks == "beside" else masks

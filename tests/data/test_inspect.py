@@ -192,6 +192,9 @@ def test_a_set_of_masks_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     def verdict(name: str) -> tuple[int, dict[str, Any]]:
         code, report, _ = inspected(str(root / name / "images"), "--masks", "beside", capsys=capsys)
+        again, whole, _ = inspected(str(root / name), "--masks", "beside", capsys=capsys)
+        assert (again, whole["verdict"]) == (code, report["verdict"])  # the folder of both, too
+        assert whole["images"] == report["images"] == 1
         return code, report["verdict"]
 
     code, found = verdict("a")

@@ -21,7 +21,7 @@ from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.of_classes import of_classes
-from mae_sdk.data.pairs import Pairs, open_pairs
+from mae_sdk.data.pairs import Pairs, images_of, open_pairs
 from mae_sdk.data.parts import (
     lone_split,
     made_folders,
@@ -61,6 +61,7 @@ def inspect_source(
     labels: LabelTable | None = None,
     other_labels: LabelTable | None = None,
     classes: Sequence[str] | None = None,
+    with_masks: bool = False,
 ) -> dict[str, Any]:
     """Read every image of a source once, as a run reads it, and report what it holds.
 
@@ -75,6 +76,7 @@ def inspect_source(
         labels, other_labels: the table of the classes of `uri`, and of `other`; None: the folders
             are the classes.
         classes: of which the pictures alone count, in the order of the labels; None: all.
+        with_masks: the sources are for segmentation: masks beside the images are none of them.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
@@ -91,6 +93,8 @@ def inspect_source(
         StorageError: it could not be read.
     """
     source = open_source(uri, cache_dir)
+    if with_masks:
+        source = images_of(source, str(uri))
     if labels is not None and labels.file:
         source = labeled(source, labels)
     source = of_classes(source, classes, required=True)
@@ -99,6 +103,8 @@ def inspect_source(
     judged = {TRAIN: facts}
     if other is not None:
         theirs = open_source(other, cache_dir)
+        if with_masks:
+            theirs = images_of(theirs, str(other), "val")
         if other_labels is not None and other_labels.file:
             theirs = labeled(theirs, other_labels)
         theirs = of_classes(theirs, classes, required=False)

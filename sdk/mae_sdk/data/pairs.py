@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mae_skill.errors import DataError, MaeError
 from mae_skill.spelling import one_line, shown, spelled
 
+from mae_sdk.data.label_file import chosen_parts
 from mae_sdk.data.left_out import FEW, Some
 from mae_sdk.data.names import same
 from mae_sdk.data.patterns import expand
@@ -205,6 +206,18 @@ def open_pairs(
     if required and pairs.masked < len(pairs):
         raise _unpaired(pairs, role)
     return pairs
+
+
+def images_of(source: Source, place: str, role: str = "train") -> Source:
+    """The images alone of a source that holds their masks beside them; else the source itself.
+
+    Raises:
+        DataError: it has other splits than the role's.
+    """
+    import numpy as np
+
+    images, masks = _images(source, place, role)
+    return Source(chosen_parts(source, np.array(sorted(images)))) if masks else source
 
 
 def _beside(source: Source, place: str, role: str, required: bool, cache_dir: Any) -> _Part:

@@ -16,7 +16,7 @@ from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
 from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
-from mae_skill.resolve import entry_point, layers_of, nested, optional_fields, resolve
+from mae_skill.resolve import Resolution, entry_point, layers_of, nested, optional_fields, resolve
 from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.plan import inferred_fields, sources
@@ -64,25 +64,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             "notices": [],
         }
     problems: list[MaeError] = []
-    rows = bundle.data_rows(action)
     optional = optional_fields(bundle, action)
-    needs: set[str] = set()
-    misspelled = bundle.misspelled_fields(action)
-    for key, row in rows.items():
-        try:
-            sources.check_row(key, row)
-        except MaeError as error:
-            problems.append(error)
-        if key in optional or not isinstance(row, Mapping):
-            continue
-        if not row.get("source"):  # it is filled by its key alone
-            needs |= {key} if row.get("path") or row.get("mapping") else set()
-            continue
-        if key in misspelled:  # what a source gives for it is refused
-            problems.append(misspelled[key])
-        can_be, named = sources.asks_for(key, row, bundle.info.get("data_format"))
-        needs.add(f"{row['source']} → {key}" if can_be else key)
-        needs |= {f"{name} → {key}" for name in named if not _has(bundle, action, name)}
+    needs = _needs_of_data(bundle, action, optional, problems)
     with contextlib.suppress(MaeError):  # told below
         models = inferred_fields.model_fields(bundle.spec_params.get(action) or {}) - optional
         if models:
@@ -104,18 +87,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         folders = inferred_fields.own_folders(action, bundle)
         problems += inferred_fields.read_and_written(action, bundle, folders, ())
         found = resolve(bundle, action, layers)
-        for one in found.errors:
-            key = str(one.field)
-            given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
-            if isinstance(one, OpenReferenceError):
-                if not _is_told(bundle, action, one.target, filled, optional):
-                    needs.add(f"{one.target} → {key}")
-            elif given and key not in filled:
-                needs.add(key)
-            elif not given and not (key in filled and get_dotted(found.spec, key) is None):
-                problems.append(one)
-            elif not given and not _is_told(bundle, action, key, filled, optional):
-                needs.add(key)
+        _take_errors(bundle, action, found, filled, needs, problems)
         notices += found.notices
         spec = found.spec or spec
         problems += _of_what_is_filled(bundle, action, filled, optional)
@@ -141,6 +113,56 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         "automl": searched,
         "notices": list(dict.fromkeys(notices)),
     }
+
+
+def _needs_of_data(
+    bundle: Bundle, action: str, optional: Collection[str], problems: list[MaeError]
+) -> set[str]:
+    """What must be given for the fields of data; rows that nothing can fill join `problems`."""
+    rows = bundle.data_rows(action)
+    needs: set[str] = set()
+    misspelled = bundle.misspelled_fields(action)
+    for key, row in rows.items():
+        try:
+            sources.check_row(key, row)
+        except MaeError as error:
+            problems.append(error)
+        if key in optional or not isinstance(row, Mapping):
+            continue
+        if not row.get("source"):  # it is filled by its key alone
+            needs |= {key} if row.get("path") or row.get("mapping") else set()
+            continue
+        if key in misspelled:  # what a source gives for it is refused
+            problems.append(misspelled[key])
+        can_be, named = sources.asks_for(key, row, bundle.info.get("data_format"))
+        needs.add(f"{row['source']} → {key}" if can_be else key)
+        needs |= {f"{name} → {key}" for name in named if not _has(bundle, action, name)}
+    return needs
+
+
+def _take_errors(
+    bundle: Bundle,
+    action: str,
+    found: Resolution,
+    filled: Mapping[str, Any],
+    needs: set[str],
+    problems: list[MaeError],
+) -> None:
+    """Tell the errors of a bundle's own spec apart: those that a value mends join `needs`, all
+    others `problems`."""
+    optional = optional_fields(bundle, action)
+    for one in found.errors:
+        key = str(one.field)
+        given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
+        if isinstance(one, OpenReferenceError):
+            if not _is_told(bundle, action, one.target, filled, optional):
+                needs.add(f"{one.target} → {key}")
+        elif given and key not in filled:
+            needs.add(key)
+        elif not given and not (key in filled and get_dotted(found.spec, key) is None):
+            problems.append(one)
+        elif not given and not _is_told(bundle, action, key, filled, optional):
+            needs.add(key)
 
 
 def _has(bundle: Bundle, action: str, key: str) -> bool:
