@@ -23,6 +23,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if whole and (gone := wide.without_a_test(item.nodeid for item in items)):
         raise pytest.UsageError(f"no test is of these patterns of tests/support/wide.py: {gone}")
 
+    # A minute of runs that one worker has to do: begun last, the other would wait for them.
+    items.sort(key=lambda item: item.path.name != "test_sharing.py")
+
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mae_skill.rules import check_rules
 from mae_skill.rules.base import Facts
 from mae_skill.spec import ExperimentSpec
 
-from tests.support.training import command, digits_folder, read, spec, train, values
+from tests.support.training import digits_folder, read, spec, train, values
 from tests.training.test_resume import assert_same_run, changes_of, run_killed
 
 SMALL = {"model__patch_size": 8, "model__decoder_embed_dim": 24, "model__depth": 4}
@@ -290,14 +289,3 @@ def test_validation_judges_pixels_alone(tmp_path: Path) -> None:
     plain, taught = tmp_path / "plain", tmp_path / "taught"
     assert values(taught, "val_loss") == pytest.approx(values(plain, "val_loss"), rel=1e-5)
     assert values(taught, "train_loss")[0] > values(plain, "train_loss")[0] + 0.1
-
-
-def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
-    data = digits_folder(tmp_path / "digits", per_class=4)
-    changes = {**SMALL, "train__num_epochs": 1}
-    changes |= {"train__teacher__checkpoint": str(teacher_file(tmp_path / "teacher.pth"))}
-    assert train(spec(data, tmp_path / "one", **changes)) == 0
-    two = spec(data, tmp_path / "two", **changes, train__num_gpus=2, dataset__batch_size=2)
-    done = subprocess.run(command(two), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert values(tmp_path / "two") == pytest.approx(values(tmp_path / "one"), rel=1e-4)

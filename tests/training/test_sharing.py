@@ -12,8 +12,9 @@ import torch
 from mae_runners.models import checkpoint
 from mae_runners.training import position
 
+from tests.models.test_teacher import SMALL, teacher_file
 from tests.support.ranks import seen, train_on_ranks
-from tests.support.training import PLAIN, curve, digits_folder, read, spec
+from tests.support.training import PLAIN, curve, digits_folder, read, spec, values
 
 #: 13 images do not divide by two ranks: the last micro-batch of rank 1 holds nothing but a filler
 IMAGES = 13
@@ -262,3 +263,14 @@ def test_ranks_stop_together_at_a_step_that_is_not_finite_and_keep_the_weights_b
             and capsule["step"] == 1
         )
     assert not list((jobs / name / "train").glob("model_epoch_*"))
+
+
+def test_two_ranks_learn_from_a_teacher_what_one_learns(tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "digits", per_class=4)
+    changes = {**SMALL, "train__num_epochs": 1}
+    changes |= {"train__teacher__checkpoint": str(teacher_file(tmp_path / "teacher.pth"))}
+    one = spec(data, tmp_path / "one", **changes)
+    two = spec(data, tmp_path / "two", **changes, train__num_gpus=2, dataset__batch_size=2)
+    codes, told = train_on_ranks((one, 1), (two, 2))
+    assert codes == [[0], [0, 0]], told
+    assert values(tmp_path / "two") == pytest.approx(values(tmp_path / "one"), rel=1e-4)
