@@ -399,7 +399,14 @@ class Job:
         if where and not metric_file.matching(self._names(), where):
             known += f", and there is no file {where} in its folder"
         elif metric in metrics_of(lines):
-            known += f", and of {metric} null alone, as which NaN and infinity are read"
+            last = metrics_of(lines)[metric]
+            known += (
+                f", and of {metric} null alone, as which NaN and infinity are read"
+                if last is None
+                else f", and of {metric} {last!r}, which is no number"
+            )
+        elif where and metric_file.leads_out(self.folder, where):
+            known += f"; {where} is a link that leads out of the job's folder, and is not read"
         elif where and not reported and metric_file.paths(self.folder, where):
             known += f"; {metric_file.looked(self.folder, where)}"
         return [f"the metric of its bundle, {metric}, was not reported: {known}"]

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from mae_sdk import Skill, answers
 from mae_sdk.cli.main import cli
+from mae_sdk.cli.plan_run import plan_text
 from mae_sdk.plan.score import score
 from mae_skill.bundle import Bundle
 from mae_skill.errors import DataError, MaeError, SpecError
@@ -134,6 +135,24 @@ def test_the_command_of_a_plan_can_be_copied_and_its_folder_is_said(made: Made) 
     plan = made({"go": {"command": ["tool", "a b", "$x"]}}).plan("go")
     assert plan.to_dict()["command"] == "tool 'a b' '$x'"
     assert plan.to_dict()["cwd"] == str(Path.cwd())
+
+
+def test_a_command_of_several_lines_is_shown_as_it_is(made: Made) -> None:
+    entry = {"command": "echo begin\nfor i in 1 2; do\n  echo $i\ndone", "shell": True}
+    plan = made({"go": entry}, {"go": {}}).plan("go")
+    shown = plan_text(plan.to_dict())
+    assert "begin\nfor i in 1 2; do\n  echo $i\ndone" in shown
+
+
+def test_what_a_runner_reports_before_it_fails_is_the_reason(made: Made) -> None:
+    line = json.dumps({"status": "FAILURE", "message": "no lamp in the room"})
+    entry = {
+        "command": f"echo first; echo '{line}' > $MAE_JOB_DIR/status.json; exit 3",
+        "shell": True,
+    }
+    job = made({"go": entry}, {"go": {}}).create_job("go")
+    with pytest.raises(MaeError, match="exit code 3: no lamp in the room"):
+        job.wait(timeout=60)
 
 
 def test_values_in_a_script_of_a_list_are_its_arguments(made: Made) -> None:

@@ -13,9 +13,10 @@ from mae_sdk import Skill, answers
 from mae_sdk.automl.objectives import STEP, course, spread
 from mae_sdk.automl.options import parse
 from mae_sdk.automl.pruner import OF_ALL, UNIT, describe, make_pruner
+from mae_sdk.cli import live
 from mae_sdk.cli.common import figure_lines, place_of, progress_of, status_text
 from mae_sdk.job import Job, RemoteJob
-from mae_sdk.jobs import metric_file
+from mae_sdk.jobs import checkpoint_names, metric_file
 from mae_sdk.jobs.failure import analyze
 from mae_sdk.jobs.outputs import outputs_of
 from mae_sdk.jobs.root import Root
@@ -65,6 +66,90 @@ def test_an_epoch_in_a_text_is_one(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"epoch": "3", "cost": 0.5}\n')
     (line,) = metric_file.lines(tmp_path, "m.jsonl")
     assert (line["epoch"], line["kpi"]) == (3, {"cost": 0.5})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,cost\n0.0,1\n1.0,0.5\n",
+        "Epoch,cost\n0,1\n1,0.5\n",
+        '[{"epoch": 0.0, "cost": 1}, {"epoch": 1.0, "cost": 0.5}]',
+    ],
+)
+def test_an_epoch_that_a_table_made_a_float_or_spells_large_is_one(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    lines = metric_file.lines(tmp_path, "m.csv")
+    assert [(one["epoch"], one["kpi"]) for one in lines] == [(0, {"cost": 1}), (1, {"cost": 0.5})]
+
+
+def test_a_share_of_an_epoch_beside_its_step_is_no_epoch(tmp_path: Path) -> None:
+    text = '{"step": 5, "epoch": 0.5, "cost": 1}\n{"step": 10, "epoch": 1.0, "cost": 0.5}'
+    (tmp_path / "m.jsonl").write_text(text)
+    lines = metric_file.lines(tmp_path, "m.jsonl")
+    assert [one["step"] for one in lines] == [5, 10]
+    assert not any("epoch" in one for one in lines)
+
+
+def test_epochs_that_are_none_are_said(tmp_path: Path) -> None:
+    launch = {"command": ["true"], "metric_file": "m.csv"}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "m.csv").write_text("epoch,cost\n0.5,1\n1.0,0.5\n")
+    (said,) = Job(folder).figures()["warnings"]
+    assert "m.csv has epochs that are no whole numbers ('0.5')" in said
+
+
+def test_a_status_line_with_nan_keeps_all_else(tmp_path: Path) -> None:
+    lines = [
+        {"status": "RUNNING", "epoch": 0, "kpi": {"cost": 0.5, "loss": 1.0}},
+        {"status": "RUNNING", "epoch": 1, "kpi": {"cost": 0.25, "loss": float("nan")}},
+        {"status": "RUNNING", "epoch": 2, "kpi": {"cost": 0.75, "loss": float("inf")}},
+    ]
+    job = observed(tmp_path, lines, [])
+    assert job.status()["progress"]["epoch"] == 2
+    best = job.figures()["best"]["cost"]
+    assert (best["value"], best["epoch"]) == (0.25, 1)
+
+
+@pytest.mark.parametrize("name", ["status.json", "train/status.json"])
+@pytest.mark.parametrize(
+    ("fields", "eta"),
+    [
+        ({"time_per_epoch": "0:00:05", "eta": "0:00:10"}, 10.0),
+        ({"time_per_epoch": "0:00:05.250000", "eta": "1 day, 1:00:01.5"}, 90001.5),
+        ({"time_per_epoch": {"s": 5}, "eta": {"s": 1}}, None),
+        ({"eta": "soon", "kpi": ["cost", 1]}, None),
+        ({"eta": -1, "kpi": "cost: 1"}, None),
+        ({"eta": None, "kpi": None}, None),
+    ],
+)
+def test_a_status_of_any_shape_is_shown(
+    tmp_path: Path, fields: dict[str, Any], eta: float | None, name: str
+) -> None:
+    folder = job_folder(tmp_path, "t1", "train")
+    line = {"status": "RUNNING", "epoch": 0, "max_epoch": 3, **fields}
+    (folder / name).write_text(json.dumps(line) + "\n")
+    job = Job(folder)
+    found = answers.status(job)
+    assert found["progress"].get("eta") == eta
+    assert progress_of(found["progress"])["progress"].startswith("1 of 3 epochs done")
+    assert status_text(found) and answers.metrics(job)
+    assert live._done(found["progress"])[2]
+
+
+def test_a_metric_that_is_text_is_its_number_and_other_text_is_shown(tmp_path: Path) -> None:
+    launch = {"command": ["true"], "best": {"metric": "cost", "direction": "minimize"}}
+    for name, value, warned in (("t1", "0.5", False), ("t2", "0,5", True)):
+        folder = job_folder(tmp_path, name, "train", launch=launch)
+        line = {"status": "RUNNING", "epoch": 0, "kpi": {"cost": value}}
+        (folder / "status.json").write_text(json.dumps(line) + "\n")
+        said = Job(folder).figures().get("warnings", [])
+        assert bool(said) == warned
+        if warned:
+            assert "of cost '0,5', which is no number" in said[0]
+        else:
+            assert Job(folder).metrics() == {"cost": 0.5}
 
 
 def test_an_epoch_in_a_text_of_a_status_line_is_one(tmp_path: Path) -> None:
@@ -132,6 +217,13 @@ def test_a_metric_file_that_leads_out_of_the_job_is_not_read(tmp_path: Path) -> 
     (tmp_path / "else.json").write_text('{"cost": 0.5}')
     (tmp_path / "job" / "m.json").symlink_to(tmp_path / "else.json")
     assert metric_file.lines(tmp_path / "job", "m.json") == []
+
+    stated = {"metric": "cost", "direction": "minimize"}
+    launch = {"command": ["true"], "best": stated, "metric_file": "m.json"}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "m.json").symlink_to(tmp_path / "else.json")
+    (said,) = Job(folder).figures()["warnings"]
+    assert "m.json is a link that leads out of the job's folder" in said
 
 
 def test_epochs_and_steps_of_a_metric_file_are_those_of_its_records(tmp_path: Path) -> None:
@@ -379,6 +471,47 @@ def test_a_value_that_looks_like_a_number_and_is_none_is_said(
     if said is not None:
         looked = metric_file.looked(folder, "m.csv")
         assert "no numbers: " in looked or "more values than its head has names" in looked
+
+
+def test_what_a_runner_reports_explains_its_exit_code_before_its_log_does(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("started\n")
+    found = analyze(tmp_path, 3, is_own=False, said="no lamp in the room")
+    assert found["message"] == "the runner ended with exit code 3: no lamp in the room"
+    assert found["category"] == "runner"
+    assert analyze(tmp_path, 3, is_own=False, said="CUDA out of memory")["category"] == (
+        "out_of_memory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("train/ckpt_12.pt", (12, -1)),
+        ("train/checkpoint-20/model.safetensors", (20, -1)),
+        ("train/epoch_3/weights.pth", (3, -1)),
+        ("train/step_40/model.pth", (-1, 40)),
+        ("train/model_epoch_001_step_00020.pth", (1, 20)),
+        ("train/007.pt", (7, -1)),
+        ("train/resnet50.pth", None),
+        ("train/final.pth", None),
+    ],
+)
+def test_a_name_or_its_folder_places_a_checkpoint(name: str, at: tuple[int, int] | None) -> None:
+    assert checkpoint_names.place(name) == at
+
+
+def test_numbered_checkpoints_are_chosen_by_what_the_job_counts() -> None:
+    names = [f"train/checkpoint-{step}/model.safetensors" for step in (10, 20, 30)]
+    judged = checkpoint_names.Judged("acc", "maximize", {}, {10: 0.2, 20: 0.9, 30: 0.5})
+    chosen, why = checkpoint_names.choose_by_name(names, "best", "t1", judged)
+    assert (chosen, "step 20" in why) == (names[1], True)
+    assert checkpoint_names.choose_by_name(names, "latest", "t1") == (
+        names[2],
+        "latest, number 30, by its name",
+    )
+    assert checkpoint_names.choose_by_name(["ckpt_1.pt", "ckpt_2.pt"], "epoch:1", "t1")[0] == (
+        "ckpt_1.pt"
+    )
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, 7, 8])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from mae_skill.dotted import flatten
 from mae_skill.errors import UsageError
+from mae_skill.spelling import one_line
 
 from mae_sdk import answers
 from mae_sdk.cli.common import (
@@ -353,7 +354,12 @@ _LAST = ("spec", "provenance", "notices", "warnings", "submission")
 def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
     """A plan as a page that fits a screen: what, from what, at what cost, with which warnings."""
     head = {key: document[key] for key in _HEAD if document[key] is not None}
+    script = str(head["command"]) if "\n" in str(head.get("command")) else None
+    if script is not None:  # shown as it is, for it to be copied
+        head["command"] = "below"
     blocks = [pairs(head)]
+    if script is not None:
+        blocks.append("command:\n" + "\n".join(map(one_line, script.splitlines())))
     blocks += [
         _block(key, value)
         for key, value in _brief(document).items()

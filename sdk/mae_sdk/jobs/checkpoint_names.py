@@ -37,7 +37,10 @@ _FOREIGN_FOLDERS = frozenset({"inputs", "ptm", "automl", "__pycache__"})
 
 _EPOCH = re.compile(r"(?:^|[_\-.=/])(?:epoch|ep|best)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
 _STEP = re.compile(r"(?:^|[_\-.=/])(?:step|iter|iteration)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
-_BARE = re.compile(r"0*(\d+)")
+_BARE = re.compile(
+    r"(?:(?:ckpt|checkpoint|model|weights|snapshot|net)[_\-.=]?)?0*(\d+)", re.IGNORECASE
+)
+"""A number alone, or behind a word that says neither epoch nor step: ``ckpt_12``."""
 
 
 def artifact_kind(name: str) -> str | None:
@@ -91,15 +94,32 @@ def made_by_runner(names: Iterable[str]) -> list[str]:
 
 
 def place(name: str) -> tuple[int, int] | None:
-    """The epoch and step (-1: not said) that a file name states; None where it states neither."""
-    stem = PurePosixPath(name).stem
-    epochs = [int(number) for number in _EPOCH.findall(stem)]
-    steps = [int(number) for number in _STEP.findall(stem)]
-    if not epochs and (bare := _BARE.fullmatch(stem)):
+    """The epoch and step (-1: not said) that a file name states, or, where it states neither, its
+    folder (``checkpoint-20/model.safetensors``); None where that does not either."""
+    path = PurePosixPath(name)
+    return _place_in(path.stem) or _place_in(path.parent.name)
+
+
+def _place_in(word: str) -> tuple[int, int] | None:
+    epochs = [int(number) for number in _EPOCH.findall(word)]
+    steps = [int(number) for number in _STEP.findall(word)]
+    if not epochs and not steps and (bare := _BARE.fullmatch(word)):
         epochs = [int(bare[1])]
     if not epochs and not steps:
         return None
     return max(epochs, default=-1), max(steps, default=-1)
+
+
+def _place_in_words(name: str) -> str:
+    """``, epoch 3``, as far as a name states it."""
+    at = place(name)
+    if at is None:
+        return ""
+    path = PurePosixPath(name)
+    words = path.stem if _place_in(path.stem) else path.parent.name
+    if _BARE.fullmatch(words):
+        return f", number {at[0]}"
+    return f", epoch {at[0]}" if at[0] >= 0 else f", step {at[1]}"
 
 
 class Best(NamedTuple):
@@ -224,8 +244,7 @@ def choose_by_name(
             expected="a checkpoint file named in the spec",
             hint=", ".join(found[:8]),
         )
-    at = place(chosen)
-    where = "" if at is None else f", epoch {at[0]}" if at[0] >= 0 else f", step {at[1]}"
+    where = _place_in_words(chosen)
     if kind == "best":
         return chosen, f"the latest{where}: the job does not say which is best"
     return chosen, f"latest{where}, by its name"

@@ -133,8 +133,10 @@ def analyze(
     rank: int | None = None,
     log_start: int = 0,
     is_own: bool = True,
+    said: str | None = None,
 ) -> Failure:
-    """Explain an exit code from the error that the runner left, else from the log.
+    """Explain an exit code from the error that the runner left, else from what it reported, else
+    from the log.
 
     Args:
         job_dir: the job folder.
@@ -142,8 +144,9 @@ def analyze(
         rank: which one it was.
         log_start: where in the log the attempt begins, in bytes; earlier attempts explain nothing.
         is_own: whether the runner has our exit codes; those of another make are its own.
+        said: the message of the failure that ends its status file.
     """
-    found = _analyzed(job_dir, exit_code, rank, log_start, is_own)
+    found = _analyzed(job_dir, exit_code, rank, log_start, is_own, said)
     category = found["category"]
     if not is_own and found["error"] is None and found["hint"] == _HINTS[category]:
         found["hint"] = _HINTS_ELSEWHERE.get(category, found["hint"])
@@ -151,7 +154,12 @@ def analyze(
 
 
 def _analyzed(
-    job_dir: Path, exit_code: int, rank: int | None, log_start: int, is_own: bool
+    job_dir: Path,
+    exit_code: int,
+    rank: int | None,
+    log_start: int,
+    is_own: bool,
+    said: str | None,
 ) -> Failure:
     who = "the runner" if not rank else f"rank {rank} of the runner"
     try:
@@ -166,6 +174,10 @@ def _analyzed(
         pass
 
     tail = _tail(job_dir / "log.txt", log_start)
+    if said and exit_code > 0:
+        category = next((name for name, found in _PATTERNS if re.search(found, said)), "runner")
+        message = f"{who} ended with exit code {exit_code}: {said}"
+        return failure(category, message, lines=_last(tail))
     if exit_code == _BROKEN_PIPE:
         message = (
             f"{who} ended with exit code {exit_code}: a command of its pipeline wrote to one that "

@@ -12,7 +12,6 @@ import codecs
 import contextlib
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -22,12 +21,20 @@ from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError
 
 from mae_sdk.files import read_small_bytes
-from mae_sdk.jobs.status import RUNNING, count_of, finite, is_count, is_number, numbers
+from mae_sdk.jobs.status import (
+    RUNNING,
+    count_of,
+    is_count,
+    is_number,
+    json_of_runner,
+    numbers,
+)
 
 MAX_BYTES = 1 << 28
 MAX_NAMED = 8
 
 _STEPS = ("step", "global_step", "iteration", "iter")
+_PLACES = frozenset({"epoch", "max_epoch", "max_step", *_STEPS})
 _NOT_ITS_OWN = frozenset({"automl", "inputs", "ptm"})
 """Folders of a job that hold what its runner did not write."""
 
@@ -49,6 +56,12 @@ def paths(job_dir: Path, name: str) -> list[Path]:
     ]
     names = matching([path.relative_to(job_dir).as_posix() for path in there], name)
     return [job_dir / one for one in names]
+
+
+def leads_out(job_dir: Path, name: str) -> bool:
+    """Whether a file of this name is there only as a link that leads out of the job's folder."""
+    links = [path for path in job_dir.glob(f"**/{PurePosixPath(name).name}") if path.is_symlink()]
+    return bool(links) and not paths(job_dir, name)
 
 
 def matching(names: Iterable[str], name: str) -> list[str]:
@@ -90,7 +103,7 @@ def parsed(text: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
     """As `lines`, of the text of one such file."""
     wanted, found = list(metrics), []
     with contextlib.suppress(ValueError):
-        found = [_line(one, wanted) for one in _records(text)]
+        found = [_line(one, wanted) for one in _placed(_records(text))]
     return [line for line in found if line.get("kpi")]
 
 
@@ -136,7 +149,22 @@ def unread(names: Iterable[str], read: Callable[[str], bytes], name: str) -> lis
             continue
         if odd := _no_numbers(records):
             said.append(f"{one} has values that are no numbers, and are not read: {odd}")
+        said += _unplaced(one, _placed(records))
     return said
+
+
+def _unplaced(name: str, records: list[dict[str, Any]]) -> list[str]:
+    """A sentence where records name an epoch that is none, and no step either."""
+    odd = [
+        record["epoch"]
+        for record in records
+        if record.get("epoch") not in (None, "")
+        and not any(is_count(record.get(key)) for key in ("epoch", *_STEPS))
+    ]
+    if not odd:
+        return []
+    text = f"{name} has epochs that are no whole numbers ({odd[0]!r}): expected 0, 1, 2 …; these "
+    return [text + "records belong to no epoch, and which is best cannot be told by them"]
 
 
 def _no_numbers(records: Iterable[Mapping[str, Any]]) -> str:
@@ -174,7 +202,7 @@ def _records(text: str) -> Iterator[Mapping[str, Any]]:
     if not text.strip():
         raise _UnreadError("it is empty")
     try:
-        document = _json(text)
+        document = json_of_runner(text)
     except ValueError:
         document = list(_json_lines(text))
         if not document:
@@ -209,27 +237,15 @@ def _rows(document: Any) -> list[Any]:
     ]
 
 
-def _json(text: str) -> Any:
-    """JSON as runners write it: NaN and infinity are null.
-
-    Raises:
-        ValueError: it is not JSON, or is nested too deeply to be read.
-    """
-    try:
-        return finite(json.loads(text))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def _json_lines(text: str) -> Iterator[Mapping[str, Any]]:
     """The records of whole lines; one that is being written is left out."""
     for raw in text.splitlines():
         with contextlib.suppress(ValueError):
-            if isinstance(line := _json(raw), Mapping):
+            if isinstance(line := json_of_runner(raw), Mapping):
                 yield line
 
 
-def _table(text: str) -> list[Mapping[str, Any]]:
+def _table(text: str) -> list[dict[str, Any]]:
     head = text.lstrip("\r\n").partition("\n")[0]
     mark = max(",;\t", key=head.count)  # the first of them, where the head has one column
     reader = csv.DictReader(io.StringIO(text), delimiter=mark, skipinitialspace=True)
@@ -248,22 +264,50 @@ def _table(text: str) -> list[Mapping[str, Any]]:
         raise _UnreadError(f"its values are no numbers: {odd}")
     if not rows or not any(numbers(row) for row in rows):
         raise ValueError("no table")
-    return [{**row, **{key: count_of(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]
+    return rows
+
+
+def _placed(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records with whole numbers for their epochs and steps: of texts, of names in other case
+    (``Epoch``), and of the floats that tables make of them, if no record counts steps. (An epoch
+    beside a step may be a share: 0.5, 1.0, 1.5.)
+    """
+    named = [
+        {_place_name(key, record): value for key, value in record.items()} for record in records
+    ]
+    has_steps = any(record.get(key) is not None for record in named for key in _STEPS)
+    for record in named:
+        for key in _PLACES & record.keys():
+            value = record[key]
+            count = value if is_count(value) else count_of(value)
+            if count is None and not has_steps:
+                count = _whole(value)
+            record[key] = value if count is None else count
+    return named
+
+
+def _place_name(key: str, record: Mapping[str, Any]) -> str:
+    plain = str(key).strip().lower()
+    return plain if plain in _PLACES and plain not in record else key
+
+
+def _whole(value: Any) -> int | None:
+    """``3.0``, as a number or a text, as 3."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        number = float(value)
+        if not isinstance(value, bool) and number.is_integer() and 0 <= number < 1e15:
+            return int(number)
+    return None
 
 
 def _line(record: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"status": RUNNING}
-    places = ("epoch", "max_epoch", "max_step", *_STEPS)
-    counts = {key: one for key in places if (one := count_of(record.get(key))) is not None}
-    record = {**record, **counts}
-    if is_count(record.get("epoch")):
-        found["epoch"] = record["epoch"]
     step = next((record[key] for key in _STEPS if is_count(record.get(key))), None)
     if step is not None:
         found["step"] = step
-    found |= {key: record[key] for key in ("max_epoch", "max_step") if is_count(record.get(key))}
-    of_place = ("epoch", "max_epoch", "max_step", *_STEPS)
-    kpi = numbers({key: value for key, value in record.items() if key not in of_place})
+    counted = ("epoch", "max_epoch", "max_step")
+    found |= {key: record[key] for key in counted if is_count(record.get(key))}
+    kpi = numbers({key: value for key, value in record.items() if key not in _PLACES})
     for name in metrics:
         ends = [key for key in kpi if key.endswith(f".{name}")]
         if name not in kpi and len(ends) == 1:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from mae_sdk import files
-from mae_sdk.files import parse_json, read_small
+from mae_sdk.files import read_small
 from mae_sdk.jobs.secrets import known, redact, redact_tree
 
 _MAX_BYTES = 1 << 30
@@ -35,6 +35,9 @@ DONE = "epochs_done"
 """In the progress of a job of another bundle: the epochs that are done; null: not known."""
 
 _COUNTS = ("epoch", "step", "max_epoch", "max_step")
+_TIMES = ("time_per_epoch", "time_per_step", "eta")
+_SPAN = re.compile(r"(?:(\d+) days?, ?)?(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
+"""A span of time as Python writes it, and TAO with it: ``1 day, 2:03:04``."""
 
 
 def finite(value: Any) -> Any:
@@ -71,6 +74,18 @@ def count_of(text: Any) -> int | None:
     """The number of an epoch or step in a text, as some runners write it."""
     is_number = isinstance(text, str) and len(text) < 20 and text.strip().isdecimal()
     return int(text) if is_number else None
+
+
+def seconds_of(value: Any) -> float | None:
+    """A span of time in seconds: of a number of them, or of a text such as ``0:01:30``; None of
+    anything else."""
+    if is_number(value):
+        return value if value >= 0 else None
+    found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) and len(value) < 50 else None
+    if found is None:
+        return None
+    days, hours, minutes = (int(part or 0) for part in found.groups()[:3])
+    return ((days * 24 + hours) * 60 + minutes) * 60 + float(found[4])
 
 
 def counted(line: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
@@ -168,22 +183,52 @@ def is_failure(line: Mapping[str, Any]) -> bool:
     return str(line.get("status")).strip().upper() in _FAILED
 
 
+def json_of_runner(text: str) -> Any:
+    """JSON as runners of any make write it: NaN and infinity, which Python writes, are null.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply to be read.
+    """
+    try:
+        return finite(json.loads(text))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def parse_status(text: str) -> list[dict[str, Any]]:
     """The records of a status file, oldest first: of whole lines, or, where none is one, of
     documents and lists over several lines. Torn ones are left out.
+
+    What a runner wrote as text is read as the number that it is: an epoch, a step, a metric, and a
+    span of time (``0:01:30``) in seconds. A ``kpi`` that is no mapping, and a time that is none,
+    are left out of their record.
     """
     lines = []
     for raw in text.splitlines():
         try:
-            line = parse_json(raw)
+            line = json_of_runner(raw)
         except ValueError:
             continue
         if isinstance(line, dict):
             lines.append(line)
     # Of a document over several lines, no line but an inner one is a record: it has no status.
-    if any("status" in line for line in lines) or not text.strip():
-        return lines
-    return _documents(text) or lines
+    if not any("status" in line for line in lines) and text.strip():
+        lines = _documents(text) or lines
+    return [_well_formed(line) for line in lines]
+
+
+def _well_formed(line: dict[str, Any]) -> dict[str, Any]:
+    """A record in which the fields of others' makes are of the types that ours have."""
+    read: dict[str, Any] = {key: seconds_of(line[key]) for key in _TIMES if key in line}
+    wrong = {key for key, value in read.items() if value is None}
+    read |= {key: one for key in _COUNTS if (one := count_of(line.get(key))) is not None}
+    kpi = line.get("kpi", {})
+    if not isinstance(kpi, dict):
+        wrong.add("kpi")
+    elif kpi:
+        texts = {key: value for key, value in kpi.items() if isinstance(value, str)}
+        read["kpi"] = kpi | numbers(texts)
+    return {key: read.get(key, value) for key, value in line.items() if key not in wrong}
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
@@ -293,10 +338,7 @@ def _sort_at(lines: list[dict[str, Any]], places: list[int], unit: str) -> None:
 
 
 def _as_ours(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``. An epoch or step
-    that is text is its number."""
-    counts = {key: one for key in _COUNTS if (one := count_of(line.get(key))) is not None}
-    line = {**line, **counts}
+    """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``."""
     found = {**numbers(line.get("graphical")), **numbers(line.get("kpi"))}
     return {**line, "kpi": found} if found else line
 

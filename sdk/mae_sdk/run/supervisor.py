@@ -220,11 +220,14 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             if _is_full(error):
                 category = "storage"
             problem = failure(category, f"the runner could not be started: {error}")
-    if outcome is not None and outcome.exit_code == 0 and not outcome.stopped:
-        said = reported_failure(job_dir, before)
-        if said is not None:  # a runner that ends without an error although it failed
+    ended = outcome is not None and not outcome.stopped and outcome.exit_code != PREEMPTED_EXIT
+    said = reported_failure(job_dir, before) if ended else None
+    if said is not None and outcome is not None:
+        if outcome.exit_code == 0:  # a runner that ends without an error although it failed
             outcome = outcome._replace(exit_code=1)
             problem = failure("runner", said)
+        else:
+            problem = _explained(job_dir, record, outcome, log_start, said)
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
 
 
@@ -521,15 +524,23 @@ def _verdict(
     if problem is None and ended_well:
         problem = failure("runner", f"the runner ended without an error but wrote no {result}")
     elif problem is None and outcome is not None:
-        problem = analyze(
-            job_dir,
-            outcome.exit_code,
-            rank=outcome.rank,
-            log_start=log_start,
-            is_own=bool(result),  # a runner of another make leaves no such file
-        )
+        problem = _explained(job_dir, record, outcome, log_start)
     problem = redact_tree(problem, secrets)
     return records.ERROR, str((problem or {}).get("message", "")), problem
+
+
+def _explained(
+    job_dir: Path, record: JobRecord, outcome: Outcome, log_start: int, said: str | None = None
+) -> Failure:
+    """Why a runner ended with an exit code that is not 0."""
+    return analyze(
+        job_dir,
+        outcome.exit_code,
+        rank=outcome.rank,
+        log_start=log_start,
+        is_own=bool(record["launch"].get("result")),  # a runner of another make leaves no such file
+        said=said,
+    )
 
 
 def _checkpoint_mark(job_dir: Path) -> list[list[Any]]:
