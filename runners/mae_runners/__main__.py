@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 PEER_SECONDS = 3.0
 """How long a rank that lost its peers waits for one of them to say why."""
 BUG = "internal error: this is a bug in mae; the log holds the traceback"
+STOPPED_EARLY = "stopped by a signal before anything was trained; there was nothing to save"
 CLAIMED = "MAE_RESULTS_CLAIMED"
 """Set for ranks whose starter holds the results folder."""
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
@@ -103,17 +104,19 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
     except PreemptedError as error:
         return stop(error.message, run, str(error))
     except StoppedBeforeTraining:
-        return stop(
-            "stopped by a signal before anything was trained; there was nothing to save", run
-        )
+        return stop(STOPPED_EARLY, run)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return leave(130)
-    except MaeError as error:
-        return fail(error, run)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_closed():
             raise
+        if preemption is not None and preemption.came_early:
+            # Whatever fails then follows from it: a library may have taken the signal for a fault
+            # of its own import, and gone on with half of it.
+            return stop(STOPPED_EARLY, run)
+        if isinstance(error, MaeError):
+            return fail(error, run)
         first = failed_first(run, error)
         if first is not None:
             return leave(first)

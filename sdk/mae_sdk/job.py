@@ -255,6 +255,9 @@ def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None
     if os.path.lexists(job_dir / records.CANCEL_NAME):
         records.advance(record, records.CANCELED, "canceled on request")
         return
+    if seen.state == records.CANCELED:
+        records.advance(record, records.CANCELED, seen.reason)
+        return
     problem = failure(seen.category, seen.reason)
     if seen.category == "lost_process":
         problem = explain_loss(job_dir, problem)
@@ -502,6 +505,9 @@ class Job:
     def status(self) -> StatusCall:
         """``status()``: ``state, attempt, progress`` (the newest status line) and ``error``.
 
+        Of a job that waits in the queue of its platform, ``waits_for`` is the reason that the
+        engine gives.
+
         Of another bundle's job, ``epochs_done`` is added to a line that names an epoch: its runner
         may count from 0 or from 1. It is None where its lines do not tell.
         """
@@ -514,12 +520,22 @@ class Job:
         progress = lines[-1] if lines else {}
         if record.get("skill_dir") and is_count(progress.get("epoch")):
             progress = {**progress, DONE: epochs_done(lines)}
+        waits = self._waits_for(record) if state == records.PENDING else None
         return {
             "state": state,
+            **({"waits_for": waits} if waits else {}),
             "attempt": attempt["number"],
             "progress": progress,
             "error": attempt["failure"],
         }
+
+    def _waits_for(self, record: JobRecord) -> str | None:
+        """What the engine of a job that waits says it waits for."""
+        if not was_submitted(records.last_attempt(record)):
+            return None
+        (seen,) = ask([(self.folder, record)])
+        is_said = seen.state == records.PENDING and seen.reason != EngineState(seen.state).reason
+        return seen.reason if is_said else None
 
     def data_warnings(self) -> list[str]:
         """What was said of the data by the last run, and by its plan: what was left out, and what
@@ -1082,6 +1098,9 @@ class RemoteJob(Job):
             return
         if canceled:
             records.advance(record, records.CANCELED, "canceled on request")
+            return
+        if seen.state == records.CANCELED:
+            records.advance(record, records.CANCELED, seen.reason)
             return
         problem = failure(seen.category, seen.reason)
         records.advance(record, records.ERROR, seen.reason, failure=problem)

@@ -179,6 +179,74 @@ def test_the_batch_script_ends_with_the_exit_code_of_the_job_and_passes_a_signal
 
 
 @pytest.mark.parametrize(
+    ("why", "canceled"),
+    [
+        ("", True),
+        (" DUE to SIGNAL Terminated", True),
+        (" DUE TO TIME LIMIT", False),
+        (" DUE TO PREEMPTION", False),
+        (" DUE TO JOB REQUEUE", False),
+    ],
+)
+def test_the_batch_script_tells_scancel_from_a_preemption_by_what_slurm_logs(
+    tmp_path: Path, why: str, canceled: bool
+) -> None:
+    """SLURM writes its line into the log before it sends signals. A line of a former run of the
+    same number says nothing."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\ntrap 'exit 75' TERM\necho up\nfor _ in $(seq 500); do sleep 0.01; done\n"
+    )
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/asked\n')
+    for name in ("python", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    folder = tmp_path / "a job's"
+    folder.mkdir()
+    line = "slurmstepd-n2: error: *** JOB 7 ON n2 CANCELLED AT 2026-11-27T22:31:44{} ***\n"
+    log = folder / slurm.LOG_NAME
+    log.write_text(line.format(""))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(
+        ["bash", "-c", slurm.script(folder, {"python": str(python)})],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout and job.stdout.readline() == "up\n"
+    with log.open("a") as file:
+        file.write(line.format(why))
+    job.terminate()
+    job.communicate(timeout=20)
+    assert (folder / records.CANCEL_NAME).exists() == canceled
+    assert (tmp_path / "asked").exists() != canceled
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("5", 300),
+        ("1:30", 90),
+        ("1:00:00", 3600),
+        ("1-12", 129600),
+        ("1-0:30", 88200),
+        ("2-01:00:05", 176405),
+        ("UNLIMITED", None),
+    ],
+)
+def test_a_time_limit_is_read_as_sbatch_does(time: str, seconds: int | None) -> None:
+    assert slurm._seconds_of(time) == seconds
+
+
+def test_a_time_limit_that_the_warning_before_it_fills_is_refused() -> None:
+    settings = platform("slurm").settings({"time": "00:02:00"})
+    with pytest.raises(MaeError, match="nothing is left to train in") as error:
+        slurm._check_time(settings)
+    assert error.value.field == "platform_options.time"
+    slurm._check_time({**settings, "grace": 30})
+    slurm._check_time(platform("slurm").settings({}))
+
+
+@pytest.mark.parametrize(
     ("said", "field", "later"),
     [
         ("Invalid account or account/partition combination", "platform_options.account", False),

@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from mae_sdk import Skill, mcp_server
 from mae_sdk.cli.main import main
+from mae_sdk.jobs import secrets
 from mae_sdk.jobs.secrets import DATABASE_VARIABLE, redact, secret_values
 from mae_sdk.storage import transfer, urls
 from mae_skill.errors import JobFailedError, MaeError
@@ -233,6 +234,14 @@ def test_short_and_common_values_are_left_and_others_are_hidden_as_they_are_writ
     awkward = 'p"w/d+\u00e9 x'
     for written in (awkward, json.dumps(awkward), quote_plus(awkward), quote(awkward, safe="")):
         assert "p" not in redact(written, [awkward]).replace("[redacted]", "")
+
+
+def test_names_of_secrets_of_a_cluster_are_shown() -> None:
+    settings = {"secrets": ["wandb-login"], "pull_secrets": ["registry"], "api_key": "9f8e7d6c5b"}
+    secrets.note_call({"platform_options": settings})
+    found = secrets.known()
+    assert "9f8e7d6c5b" in found
+    assert "wandb-login" not in found and "registry" not in found
 
 
 def test_names_say_what_is_secret_by_whole_words() -> None:

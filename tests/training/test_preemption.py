@@ -3,11 +3,13 @@ the next attempt goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,49 @@ def test_a_signal_before_training_ends_the_run_at_once_with_nothing_to_save(
     assert not list((tmp_path / "job").rglob("*.pth"))
     assert [signal.getsignal(n) for n in preemption.SIGNALS] == before, "the signals are given back"
     assert train(made) == 0
+
+
+def test_a_signal_that_a_library_swallows_before_training_ends_the_run_as_one_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library may take it for a fault of its own import, and fail later for what it lacks."""
+
+    def swallowed(*_: Any, **__: Any) -> None:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        raise AttributeError("module 'numpy' has no attribute 'matrix'")
+
+    made = spec(data, tmp_path / "job", train__num_epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "build_mae", swallowed)
+        stopped(made)
+    assert "nothing to save" in capsys.readouterr().err
+    assert not (tmp_path / "job/error.json").exists()
+
+
+def test_a_signal_during_an_import_waits_for_its_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exception in the middle of it makes libraries of C++ abort, others are half loaded."""
+    (tmp_path / "slow_library.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGTERM)\ntime.sleep(0.3)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+
+    def loads(*_: Any, **__: Any) -> None:
+        import slow_library
+
+        found.append(slow_library.whole)
+        time.sleep(10)
+
+    made = spec(data, tmp_path / "job", train__num_epochs=1)
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "build_mae", loads)
+        stopped(made)
+    assert found == [True] and time.monotonic() - began < 9
+    assert "nothing to save" in capsys.readouterr().err
 
 
 def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_the_step(

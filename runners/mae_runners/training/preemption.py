@@ -5,12 +5,15 @@ Imports no torch, so that it can be installed before torch loads.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+AGAIN_SECONDS = 0.1
+"""How long a signal waits that comes while a module is being loaded."""
 
 
 class StoppedBeforeTraining(BaseException):
@@ -39,6 +42,11 @@ class Preemption:
         """From here on a signal waits until the loop is where a checkpoint can be taken."""
         self.training = True
 
+    @property
+    def came_early(self) -> bool:
+        """Whether a signal came before anything was trained."""
+        return self.flag and not self.training
+
     def release(self) -> None:
         """Gives the signals back to whoever had them."""
         for number, handler in self._before.items():
@@ -47,5 +55,22 @@ class Preemption:
 
     def _raise_flag(self, number: int, frame: FrameType | None) -> None:
         self.flag = True
-        if not self.training:
-            raise StoppedBeforeTraining
+        if self.training:
+            return
+        if _is_importing(frame):
+            again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        raise StoppedBeforeTraining
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded. Libraries of C++ abort on an exception that is not theirs
+    there, and others go on with half of what they imported.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

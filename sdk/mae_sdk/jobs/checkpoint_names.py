@@ -36,6 +36,7 @@ _FOREIGN_FOLDERS = frozenset({"inputs", "ptm", "automl", "__pycache__"})
 """Folders of a job whose model files are not its results."""
 
 _EPOCH = re.compile(r"(?:^|[_\-.=/])(?:epoch|ep|best)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
+_LATEST = re.compile(r"latest|(?:^|[_\-.])last(?:$|[_\-.])", re.IGNORECASE)
 _STEP = re.compile(r"(?:^|[_\-.=/])(?:step|iter|iteration)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
 _BARE = re.compile(
     r"(?:(?:ckpt|checkpoint|model|weights|snapshot|net)[_\-.=]?)?0*(\d+)", re.IGNORECASE
@@ -233,7 +234,7 @@ def choose_by_name(
             got=policy,
             expected="a job that saved at least one",
         )
-    latest = [name for name in found if "latest" in PurePosixPath(name).stem.lower()]
+    latest = [name for name in found if _LATEST.search(PurePosixPath(name).stem)]
     others = [name for _, name in placed if name not in best] or [name for _, name in placed]
     chosen = others[-1] if others else latest[-1] if latest else None
     if chosen is None:

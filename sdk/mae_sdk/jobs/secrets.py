@@ -34,6 +34,9 @@ from mae_sdk.storage import urls
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 ENCRYPTION_REFERENCE = f"env:{ENCRYPTION_VARIABLE}"
+NAMES_OF_SECRETS = ("secrets", "pull_secrets")
+"""Settings of a platform that name Secrets of a cluster, and hold none."""
+
 DATABASE_VARIABLE = "MAE_DATABASE_SECRET"
 DATABASE_REFERENCE = f"env:{DATABASE_VARIABLE}"
 HIDDEN = "[redacted]"
@@ -126,6 +129,8 @@ def note_call(options: Mapping[str, Any]) -> None:
     """`note` what is secret among the options of a call of `Skill.plan`, or of a tool."""
     settings = options.get("env")
     for name, value in options.items():  # an option such as idempotency_key is no secret
+        if name == "platform_options" and isinstance(value, Mapping):
+            value = {key: one for key, one in value.items() if key not in NAMES_OF_SECRETS}
         if name != "env":
             note_fields(value)
     if isinstance(settings, Mapping):

@@ -545,10 +545,10 @@ class Survey:
         """The training data where the caller states their number: field → what is known."""
         if self.images is None:
             return {}
-        held = held_out([self.images], share)
         told = {"images": self.images, "classes": None, "why": "counted by the caller"}
+        told |= {"held_out": held_out([self.images], share)} if share else {}
         return {
-            key: {"uri": str(get_dotted(spec, key)), **told, "held_out": held}
+            key: {"uri": str(get_dotted(spec, key)), **told}
             for key, row in rows.items()
             if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"]
         }

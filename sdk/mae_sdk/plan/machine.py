@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.gpus import GPUS, Gpu
 
@@ -26,6 +28,9 @@ SLOWED = 1.25
 """A step with its exchange, to one without, from which on a plan says so."""
 FRAGMENTED = 1.15
 """Memory that is held, to memory that is used."""
+
+_MIB = 2**20
+"""The unit of the estimates; GB are 10⁹ bytes here, as makers of GPUs and disks count."""
 
 _ON = re.compile(r"(\d+)x([A-Za-z]*\d+[A-Za-z]*)(?:-(\d+)G)?((?:,[a-z]+=[\d.]+)*)")
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
@@ -77,12 +82,17 @@ class Machine:
         more = dict(item.split("=") for item in rest.split(",") if item)
         if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
             raise UsageError("not a property of a machine", field="on", got=unknown[0])
+        for key in ("nodes", "cores"):
+            if not more.get(key, "1").isdecimal():
+                raise UsageError(
+                    "not a whole number", field="on", got=f"{key}={more[key]}", expected=f"{key}=4"
+                )
         machine = cls(
             gpus=int(count),
             name=name,
             memory_gb=int(memory) if memory else gpu.memory_gb[0],
-            nodes=int(float(more.get("nodes", 1))),
-            cores=int(float(more.get("cores", CORES_PER_GPU * int(count)))),
+            nodes=int(more.get("nodes", 1)),
+            cores=int(more.get("cores", CORES_PER_GPU * int(count))),
             network_gb=float(more.get("network", NETWORK_GB)),
         )
         if min(machine.gpus, machine.nodes, machine.cores) < 1 or machine.network_gb <= 0:
@@ -110,8 +120,9 @@ def count_of(text: str) -> int:
         UsageError: it is none.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBG]?)", str(text).strip().upper())
-    number = round(float(found[1]) * _SCALES[found[2]]) if found else 0
-    if number < 1:
+    exact = Decimal(found[1]) * _SCALES[found[2]] if found else Decimal(0)
+    number = int(exact)
+    if number < 1 or number != exact:
         raise UsageError("not a number of images", field="images", got=text, expected="1.28M")
     return number
 
@@ -167,6 +178,24 @@ def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     return {"exchange_seconds_per_step": round(seconds, 4), "seconds_per_step": round(step, 4)}
 
 
+def notes_of(machine: Machine, made: Any) -> list[str]:
+    """What of the machine lies idle, or cannot do what the spec asks for."""
+    notes = []
+    used = made.launch["processes"] * made.nodes
+    if used < machine.world:
+        notes.append(
+            f"the run uses {used} of the {machine.world} GPUs; the hours and the price count all: "
+            f"train.num_gpus={machine.gpus} train.num_nodes={machine.nodes} uses them"
+        )
+    precision = get_dotted(made.spec, "train.precision")
+    if precision == "bf16" and float(machine.gpu.capability) < 8:
+        notes.append(
+            f"{machine.name} computes no bf16 (compute capability {machine.gpu.capability}, from "
+            "8.0 on): PyTorch emulates it slowly; train.precision=fp16 is its half precision"
+        )
+    return notes
+
+
 def describe(
     machine: Machine, made: Any, exchanged: dict[str, Any], price: str | None
 ) -> dict[str, Any]:
@@ -187,8 +216,8 @@ def describe(
     }
     if memory is not None:
         needed = memory * FRAGMENTED + FRAMEWORK_MB
-        found["memory_gb_per_gpu"] = round(needed / 1024, 1)
-        found["fits"] = needed <= machine.memory_gb * 1e9 / 2**20 * 0.97
+        found["memory_gb_per_gpu"] = round(needed * _MIB / 1e9, 1)
+        found["fits"] = needed * _MIB <= machine.memory_gb * 1e9 * 0.97
     found |= exchanged
     if made.effective_batch and (step := exchanged.get("seconds_per_step")):
         rate = made.effective_batch / step
@@ -196,8 +225,8 @@ def describe(
         found["loader_images_per_second_per_node"] = round(rate / machine.nodes)
     found |= _hours(machine, time, price)
     if disk := made.estimates.get("disk_mb"):
-        found["checkpoint_gb"] = round(disk["checkpoint"] / 1024, 2)
-        found["checkpoints_gb"] = round(disk["total"] / 1024, 2)
+        found["checkpoint_gb"] = round(disk["checkpoint"] * _MIB / 1e9, 2)
+        found["checkpoints_gb"] = round(disk["total"] * _MIB / 1e9, 2)
     found["basis"] = (
         f"not measured; {time.get('basis', 'time not known')}; gradients in fp32 by a ring at the "
         f"data sheet's {machine.gpu.link_gb:g} GB/s within a node"

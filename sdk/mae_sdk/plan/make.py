@@ -59,12 +59,20 @@ from mae_sdk.plan.launch_record import (
     too_many_nodes,
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
-from mae_sdk.plan.machine import Machine, count_of, describe, exchange, notice_of_disk, price_of
+from mae_sdk.plan.machine import (
+    Machine,
+    count_of,
+    describe,
+    exchange,
+    notes_of,
+    notice_of_disk,
+    price_of,
+)
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
 from mae_sdk.plan.sources import locate, no_match, taken_whole
-from mae_sdk.run.platform import Resources, platform
+from mae_sdk.run.platform import DEFAULT, Resources, platform
 from mae_sdk.storage import urls
 
 RUNS_OF_A_TRIAL = 0.6
@@ -685,6 +693,7 @@ def plan_of(draft: Draft) -> Plan:
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
+    plan.warnings += _out_of_sight(draft, plan)
     take_nodes(draft, plan)
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
@@ -703,6 +712,25 @@ def plan_of(draft: Draft) -> Plan:
     return plan
 
 
+def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:
+    """The data on this machine, where the job sees no folder of it."""
+    place = platform(draft.request.platform)
+    if not place.apart or draft.request.on is not None:
+        return []
+    mounted = [Path(path) for path in (draft.platform_options.get("claims") or {}).values()]
+    hidden = {
+        field: uri
+        for field, seen in plan.facts.data.items()
+        if (uri := str(seen.get("uri") or "")).startswith("/")
+        and not any(Path(uri).is_relative_to(folder) for folder in mounted)
+    }
+    return [
+        f"{field}: a job of {place.name} sees no folder of this machine: {uri} must be in its "
+        "image, or name a URL, or mount a claim: --platform-option 'claims={CLAIM: /FOLDER}'"
+        for field, uri in hidden.items()
+    ]
+
+
 def take_nodes(draft: Draft, plan: Plan) -> None:
     """The nodes that the spec asks for, where the platform has several.
 
@@ -711,7 +739,7 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
     """
     most = draft.resources.nodes
     plan.no_launch = task_of_several(draft.request)
-    if plan.nodes > 1 and most == 1:
+    if plan.nodes > 1 and most == 1 and draft.request.platform == DEFAULT:
         plan.no_launch = only_one_node(plan.action, plan.nodes)
     elif most is not None and plan.nodes > most:
         raise too_many_nodes(plan.action, plan.nodes, most)
@@ -730,6 +758,7 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
 def estimate_machine(plan: Plan, machine: Machine, exchanged: dict[str, Any]) -> None:
     """What the run takes of a machine that is described, and whether it fits."""
     plan.estimates["machine"] = describe(machine, plan, exchanged, plan.request.price)
+    plan.warnings += notes_of(machine, plan)
     if plan.estimates["machine"].get("fits") is False:
         plan.warnings.append(too_large(machine, plan.estimates["machine"]))
 

@@ -91,6 +91,17 @@ class DockerPlatform(LocalPlatform):
             return [Missing(error.message, error.hint or "")]
         return []
 
+    def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
+        """The command that starts the container; of a study nothing, whose trials have their own.
+
+        Variables are named in it, and their values are nowhere.
+        """
+        if record.get("kind") == "automl":
+            return []
+        environment = {**os.environ, "MAE_JOB_DIR": str(job_dir)}
+        words, _ = self.wrap(record["launch"]["command"], record, environment)
+        return [{"run": shlex.join(words[words.index("--") + 1 :])}]
+
     def wrap(
         self, command: Sequence[str], record: JobRecord, environment: Mapping[str, str]
     ) -> tuple[list[str], int]:

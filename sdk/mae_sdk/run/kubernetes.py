@@ -70,15 +70,16 @@ class KubernetesPlatform(Polled):
             core, batch = client.CoreV1Api(), client.BatchV1Api()
             space = settings["namespace"]
             service, job = self.manifests(job_dir, record, settings, sorted(env))
-            if env:
-                data = {key: base64.b64encode(v.encode()).decode() for key, v in env.items()}
-                secret = {**_head("v1", "Secret", name, record), "type": "Opaque", "data": data}
-                _create(
-                    core.create_namespaced_secret, core.replace_namespaced_secret, space, secret
-                )
-            if service is not None:
-                _create(core.create_namespaced_service, None, space, service)
-            made = _create(batch.create_namespaced_job, None, space, job)
+            with _all_or_none(core, name, space):
+                if env:
+                    data = {key: base64.b64encode(v.encode()).decode() for key, v in env.items()}
+                    secret = {**_head("v1", "Secret", name, record), "type": "Opaque", "data": data}
+                    _create(
+                        core.create_namespaced_secret, core.replace_namespaced_secret, space, secret
+                    )
+                if service is not None:
+                    _create(core.create_namespaced_service, None, space, service)
+                made = _create(batch.create_namespaced_job, None, space, job)
             if made is not None:  # what belongs to the Job goes with it
                 owner = [
                     {
@@ -96,13 +97,14 @@ class KubernetesPlatform(Polled):
         return {"handle": {"job": name, "namespace": space}}
 
     def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
-        """The manifests; the Secret of the job's environment without its values."""
+        """The manifests; the Secret of the job's environment with words for its values."""
         settings = self.settings(record.get("platform_options") or {})
         names = sorted(record.get("env_names") or [])
         made = [one for one in self.manifests(job_dir, record, settings, names) if one is not None]
         if names:
             head = _head("v1", "Secret", attempt_name(job_dir, record), record)
-            made.insert(0, {**head, "type": "Opaque", "data": dict.fromkeys(names, "")})
+            values = {key: f"(the value of {key})" for key in names}
+            made.insert(0, {**head, "type": "Opaque", "stringData": values})
         return made
 
     def manifests(
@@ -377,11 +379,14 @@ def _refused(error: Any) -> MaeError:
     if error.status >= 500 or error.status == 429:
         return StorageError(f"the cluster failed: {said}", field="platform", got=error.status)
     quota = "exceeded quota" in said
+    hint = "try again when others have ended, or ask for a larger quota" if quota else _HOW
+    if error.status == 403 and not quota:
+        hint = "ask for this right, or take another namespace: `kubectl auth can-i create jobs`"
     return UsageError(
         f"Kubernetes did not take the job: {said}",
         field="platform_options.namespace" if quota or error.status in (403, 404) else "platform",
         got=error.status,
-        hint="try again when others have ended, or ask for a larger quota" if quota else _HOW,
+        hint=hint,
         retryable=quota,
     )
 
@@ -398,6 +403,21 @@ def _create(create: Any, replace: Any, space: str, body: Mapping[str, Any]) -> A
         if replace is not None:
             return replace(body["metadata"]["name"], space, body)
         return None
+
+
+@contextlib.contextmanager
+def _all_or_none(core: Any, name: str, space: str) -> Iterator[None]:
+    """Delete the Secret and the service of a Job that the cluster refused: nothing else would."""
+    from kubernetes.client import ApiException
+
+    try:
+        yield
+    except ApiException as error:
+        if error.status < 500:  # otherwise the Job may be there
+            for delete in (core.delete_namespaced_secret, core.delete_namespaced_service):
+                with contextlib.suppress(ApiException):
+                    delete(name, space)
+        raise
 
 
 def _stuck(pod: Any) -> tuple[str, EngineState] | None:

@@ -69,7 +69,8 @@ class RayPlatform(Polled):
         """Hand the supervisor to the jobs API; a name that it knows already is the same job."""
         self.ask_again()
         settings, launch = record.get("platform_options") or {}, record["launch"]
-        name, address = attempt_name(job_dir, record), _address(settings)
+        name = attempt_name(job_dir, record)
+        address = _address(settings, record)
         python = settings.get("python") or sys.executable
         several = int(launch.get("nodes") or 1) > 1
         idle = several or record.get("kind") == "automl"  # computes nothing itself
@@ -103,7 +104,7 @@ class RayPlatform(Polled):
         gone = EngineState(records.ERROR, "the Ray cluster knows it no longer")
         states = [found.get((handle["address"], handle["job"]), gone) for handle in handles]
         return [
-            _CANCELED if seen == _STATES["PENDING"] and _is_unwanted(job_dir) else seen
+            _CANCELED if seen.state == records.PENDING and _is_unwanted(job_dir) else seen
             for (job_dir, _), seen in zip(jobs, states, strict=True)
         ]
 
@@ -167,13 +168,15 @@ class RayPlatform(Polled):
         return [sys.executable, "-m", "mae_sdk.run.nodes", "ray", *each, "--", *words], 1
 
 
-def _address(settings: Mapping[str, Any]) -> str:
-    """The dashboard's address.
+def _address(settings: Mapping[str, Any], record: JobRecord | None = None) -> str:
+    """The dashboard's address; without one, that of the cluster that ran an earlier attempt.
 
     Raises:
         UsageError: none is named.
     """
     named = settings.get("address") or os.environ.get(_VARIABLE)
+    for attempt in reversed(record["attempts"] if record else []):
+        named = named or (attempt.get("handle") or {}).get("address")
     if not named:
         raise UsageError(
             "no address of a Ray cluster",
@@ -240,6 +243,8 @@ def _refused(error: RuntimeError) -> UsageError:
 
 def _state(job: Any) -> EngineState:
     word, said = str(job.status.value), " ".join((job.message or "").split())
+    if word == "PENDING" and said:
+        return EngineState(records.PENDING, f"Ray: {said[:200]}")
     if word in _STATES:
         return _STATES[word]
     return EngineState(records.ERROR, f"its supervisor is gone; Ray says {word}: {said[:200]}")

@@ -1,7 +1,8 @@
 """The platform ``slurm``: ``sbatch`` starts the supervisor, SLURM does the rest.
 
 The batch script waits for the supervisor, ends with its exit code, and has SLURM start the job
-again when that was 75 (preempted, or near the time limit: ``--signal``). States are read by
+again when that was 75 (preempted, or near the time limit: ``--signal``). ``scancel`` cancels the
+job as ``mae jobs cancel`` does. States are read by
 ``squeue`` for all jobs at once, in a format of our own, which every version since 2.6 prints alike;
 its JSON has changed from release to release. Jobs that ``squeue`` has forgotten are asked of
 ``sacct``, where there is accounting. A trial of a study is a plain job, no element of an array:
@@ -45,7 +46,14 @@ _SECONDS = 60.0
 _SCRIPT = """\
 #!/bin/bash
 {setup}
-stop() {{ told=1; [ -n "$supervisor" ] && kill -TERM "$supervisor" 2>/dev/null; }}
+# Before it sends signals, SLURM says in the log why; after `scancel` it names no other reason.
+before=$(cat {log} 2>/dev/null | wc -l)
+because='( DUE to SIGNAL [A-Za-z ]+)?'
+canceled="JOB $SLURM_JOB_ID ON .* CANCELLED AT [^ ]+$because [*][*][*]"
+stop() {{
+  tail -n "+$((before + 1))" {log} 2>/dev/null | grep -Eq "$canceled" && : > {cancel}
+  told=1; [ -n "$supervisor" ] && kill -TERM "$supervisor" 2>/dev/null
+}}
 trap stop TERM USR1
 {run} &
 supervisor=$!
@@ -55,6 +63,9 @@ while :; do
   wait "$supervisor"; code=$?
   kill -0 "$supervisor" 2>/dev/null || break
 done
+# It may have ended between the signal and the look at it: then the shell still knows its code.
+wait "$supervisor" 2>/dev/null; again=$?
+[ "$again" = 127 ] || code=$again
 if [ "$code" = 75 ] && [ ! -e {cancel} ]; then scontrol requeue "$SLURM_JOB_ID" || true; fi
 exit "$code"
 """
@@ -166,6 +177,7 @@ class SlurmPlatform(Polled):
                 got=options.get("partition"),
                 hint="sinfo lists them",
             )
+        _check_time(options)
         gpus, device = _gpus([row[4] for row in chosen], options.get("gpu_type"))
         return Resources(
             gpus=gpus,
@@ -211,7 +223,9 @@ def script(job_dir: Path, settings: Mapping[str, Any]) -> str:
     python = settings.get("python") or sys.executable
     run = shlex.join([python, "-m", "mae_sdk.run.supervisor", str(job_dir)])
     cancel = shlex.quote(str(job_dir / records.CANCEL_NAME))
-    return _SCRIPT.format(setup="\n".join(settings.get("setup", [])), run=run, cancel=cancel)
+    log = shlex.quote(str(job_dir / LOG_NAME))
+    setup = "\n".join(settings.get("setup", []))
+    return _SCRIPT.format(setup=setup, run=run, cancel=cancel, log=log)
 
 
 def _arguments(job_dir: Path, record: JobRecord) -> list[str]:
@@ -236,6 +250,44 @@ def _arguments(job_dir: Path, record: JobRecord) -> list[str]:
         if settings.get(name):
             found.append(f"{flag}={settings[name]}")
     return [*found, *settings.get("arguments", [])]
+
+
+def _check_time(settings: Mapping[str, Any]) -> None:
+    """Refuse a time limit that the warning before it leaves nothing of.
+
+    Raises:
+        UsageError: no more than a minute is left.
+    """
+    limit, grace = _seconds_of(str(settings.get("time") or "")), int(settings.get("grace") or 0)
+    if limit is not None and limit < grace + 60:
+        raise UsageError(
+            f"the job is told to save {grace} s before its time limit of {limit} s: nothing is "
+            "left to train in",
+            field="platform_options.time",
+            got=settings["time"],
+            expected=f"a limit of more than {grace + 60} s, such as 01:00:00",
+            hint="or a shorter warning: --platform-option grace=SECONDS",
+        )
+
+
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+def _seconds_of(text: str) -> int | None:
+    """A time limit as ``sbatch`` reads it: ``minutes``, ``minutes:seconds``,
+    ``hours:minutes:seconds``, and after ``days-`` hours first; None of anything else."""
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        return None
+    days, *rest = found.groups()
+    numbers = [int(one) for one in rest if one is not None]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _nodes(record: JobRecord) -> int:
@@ -344,7 +396,8 @@ def _state(word: str, reason: str) -> EngineState:
     if word in _RUNS:
         return EngineState(records.RUNNING)
     if word in _WAITS:
-        return EngineState(records.PENDING, f"SLURM: {reason}")
+        known = reason not in ("", "None")
+        return EngineState(records.PENDING, f"SLURM: {reason}" if known else "SLURM starts it")
     if word in _ENDS:
         return EngineState(*_ENDS[word])
     return EngineState(records.ERROR, f"its supervisor is gone; SLURM says {word}")

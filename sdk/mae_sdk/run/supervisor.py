@@ -67,7 +67,8 @@ _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED
 def main(argv: list[str] | None = None) -> int:
     """Supervise the job folder named on the command line.
 
-    The exit code says how the job ended: 0, 5, 6 or 75.
+    The exit code says how the job ended: 0, 6 (canceled), 75 (preempted), or that of the runner
+    which failed; 5 where it has none, or one of these.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -93,7 +94,7 @@ def supervise(job_dir: Path) -> int:
         number = records.last_attempt(record)["number"]
         state = _attempt(job_dir, record)
         if state != records.PREEMPTED:
-            return _EXITS.get(state, 5)
+            return _exit_of_error(job_dir) if state == records.ERROR else _EXITS.get(state, 5)
 
         attempts = records.read_record(job_dir)["attempts"]
         if len(attempts) != number or attempts[-1].get("told_to_stop"):
@@ -107,6 +108,13 @@ def supervise(job_dir: Path) -> int:
             _give_up(job_dir, preemptions_without_progress + 1)
             return 5
         record = _next_attempt(job_dir)
+
+
+def _exit_of_error(job_dir: Path) -> int:
+    """The exit code of the runner that failed, as a shell says it."""
+    code = records.last_attempt(records.read_record(job_dir)).get("exit_code")
+    code = 128 - code if code is not None and code < 0 else code
+    return code if code and code < 256 and code not in _EXITS.values() else 5
 
 
 def _claim(job_dir: Path) -> JobRecord | None:

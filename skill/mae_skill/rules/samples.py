@@ -585,7 +585,7 @@ def odd_classes(case: Case) -> None:
             f"the class folders hold the same folders ({first_of(same)}): if these are the "
             "classes, the source is one level too high",
         )
-    if 1 < found.get("classes", 0) == found.get("images"):
+    if 1 < (found.get("classes") or 0) == found.get("images"):
         table = found.get("label_file")
         what = f"the labels of {table['file']}" if table else "the folders"
         case.warn(TRAIN, f"every class has one image alone: are {what} classes?")
@@ -905,7 +905,7 @@ def inferred_labels(case: Case) -> None:
         against = found.get("against") or {}
         unknown = against.get("unknown") or {}
         told = found.get("label_file") or against.get("near")
-        if not unknown or not (told or len(unknown) < found.get("classes", 0)):
+        if not unknown or not (told or len(unknown) < (found.get("classes") or 0)):
             continue  # folders that are no classes at all
         listed = ", ".join(f"{name!a} ({count})" for name, count in list(unknown.items())[:FEW])
         near = [f"{name!a} for {known!a}" for name, known in (against.get("near") or {}).items()]

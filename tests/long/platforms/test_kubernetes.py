@@ -136,8 +136,10 @@ def test_what_the_cluster_refuses_is_one_error_and_says_whether_to_try_again(
     skill = Skill(write_bundle(tmp_path / "bundle"))
     cluster.quota = "jobs.batch is forbidden: exceeded quota: team"
     with pytest.raises(UsageError, match="exceeded quota") as error:
-        skill.create_job("train", **asked(tmp_path))
+        skill.create_job("train", **asked(tmp_path, env={"LAMP": "on"}))
     assert error.value.retryable and error.value.field == "platform_options.namespace"
+    assert "secrets" in cluster.created
+    assert [name for kind, name in cluster.objects if kind == "secrets"] == ["store"]
     cluster.quota = None
     bad = {**SETTINGS, "memory": "64Gi", "service_account": "x" * 10, "image": "missing:1"}
     job = skill.create_job("train", **asked(tmp_path, platform_options=bad))
@@ -168,7 +170,7 @@ def test_a_plan_shows_manifests_that_the_published_schemas_allow(
     rich = {
         **SETTINGS,
         "node_selector": {"gpu": "a100"},
-        "claims": {"shared": "/data"},
+        "claims": {"shared": str(tmp_path / "data")},
         "cpus": "16",
         "memory": "128Gi",
         "scratch_size": "500Gi",
@@ -178,6 +180,10 @@ def test_a_plan_shows_manifests_that_the_published_schemas_allow(
     more = options(tmp_path, train__num_gpus=8, train__num_nodes=1, train__accelerator="gpu")
     more |= {"platform_options": rich, "results_root": "s3://b/results"}
     made = Skill().plan("train", platform="kubernetes", **more)
+    assert not [one for one in made.warnings if "sees no folder" in str(one)]
+    hidden = Skill().plan("train", platform="kubernetes", **{**more, "platform_options": SETTINGS})
+    said = [str(one) for one in hidden.warnings if "sees no folder" in str(one)]
+    assert said and said[0].startswith("dataset.train_data_sources: a job of kubernetes")
     shown = answers.plan(made)["submission"]
     assert [one["kind"] for one in shown] == ["Secret", "Job"]
     for one in shown:

@@ -136,6 +136,33 @@ def test_before_its_time_limit_a_job_saves_and_slurm_starts_it_again(
     assert states == ["PREEMPTED", "COMPLETE"]
 
 
+def test_scancel_cancels_a_job_that_runs_and_one_that_waits(
+    cluster: SlurmPlace, tmp_path: Path
+) -> None:
+    up = tmp_path / "up"
+    command = f"trap 'exit 75' TERM; touch {up}; sleep 200 & wait"
+    folder = write(tmp_path, command, platform="slurm")
+    assert submit(folder)
+    job = Job(folder)
+    running(job, up)
+    cluster.call("scancel", cluster.number(job))
+    wait_until(lambda: job.state == "CANCELED", 60)
+    assert len(job.record["attempts"]) == 1
+    assert not cluster.call("squeue", "-hj", cluster.number(job), "-t", "PD,R")
+
+    held = write(tmp_path / "held", "true", platform="slurm")
+    settings = {"arguments": ["--hold"]}
+    records.update_record(held, lambda record: record.update(platform_options=settings))
+    assert submit(held)
+    job = Job(held)
+    assert job.status()["waits_for"] == "SLURM: JobHeldUser"
+    cluster.call("scancel", cluster.number(job))
+    wait_until(lambda: job.state == "CANCELED", 60)
+    assert records.last_attempt(job.record)["transitions"][-1]["reason"] == (
+        "it was canceled in SLURM"
+    )
+
+
 def test_a_lost_node_costs_an_attempt_and_the_job_goes_on_elsewhere(
     cluster: SlurmPlace, tmp_path: Path
 ) -> None:
