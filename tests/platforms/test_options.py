@@ -134,7 +134,7 @@ def test_the_words_of_sbatch_name_what_a_job_needs_and_no_secret(tmp_path: Path)
     settings = {"partition": "gpu", "time": "1:00:00", "gpu_type": "a100", "arguments": ["--x"]}
     record["platform_options"] = platform("slurm").settings(settings)
     words = slurm._arguments(folder, record)
-    assert {"--partition=gpu", "--time=1:00:00", "--signal=B:TERM@120"} < set(words)
+    assert {"--partition=gpu", "--time=1:00:00", "--signal=B:USR1@120"} < set(words)
     assert {"--nodes=4", "--gres=gpu:a100:8", "--requeue"} < set(words) and words[-1] == "--x"
 
     command, processes = platform("slurm").wrap(

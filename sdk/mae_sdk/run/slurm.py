@@ -235,7 +235,7 @@ def _arguments(job_dir: Path, record: JobRecord) -> list[str]:
     found = [f"--output={log}", "--open-mode=append", "--requeue", f"--nodes={_nodes(record)}"]
     found += ["--ntasks-per-node=1", "--chdir=/", "--export=ALL"]
     if settings.get("time"):
-        found += [f"--time={settings['time']}", f"--signal=B:TERM@{settings['grace']}"]
+        found += [f"--time={settings['time']}", f"--signal=B:USR1@{settings['grace']}"]
     if count := int(launch.get("device_count") or 0):
         gres = ["gpu", settings.get("gpu_type"), str(count)]
         found.append("--gres=" + ":".join(filter(None, gres)))

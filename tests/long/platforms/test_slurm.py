@@ -35,7 +35,7 @@ def test_a_run_on_two_nodes_is_preempted_and_goes_on(cluster: SlurmPlace, tmp_pa
     asked = options(tmp_path, train__num_nodes=2, train__num_epochs=12)
     job = Skill().create_job("train", platform="slurm", **asked)
     wait_until(lambda: len(losses(job)) >= 1, 120)
-    cluster.call("scancel", "--batch", "--signal=TERM", cluster.number(job))
+    cluster.call("scancel", "--batch", "--signal=USR1", cluster.number(job))
     job.wait(240)
     states = [attempt["state"] for attempt in job.record["attempts"]]
     assert states == ["PREEMPTED", "COMPLETE"] and len(losses(job)) == 12
