@@ -117,7 +117,9 @@ def graph(case: Case) -> None:
     if file is None or (key != ONNX_FILE and file.suffix.lower() != ".onnx"):
         return
     if file.is_dir():
-        case.error(key, "this is a folder", "an ONNX file", kind=CheckpointError)
+        case.error(
+            key, "this is a folder", "an ONNX file", "name the file inside it", kind=CheckpointError
+        )
         return
     try:
         read_header(file)
@@ -166,6 +168,7 @@ def kept(case: Case) -> None:
                 key,
                 f"the build writes this file anew, and it is {found}",
                 "a new path, or the file of an earlier build",
+                "name a path at which nothing lies",
             )
 
 

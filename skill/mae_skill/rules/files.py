@@ -51,14 +51,24 @@ def model(case: Case) -> None:
     if not case(key) and not runs_engine:
         case.error(key, "no model given", "a file", f"set {key}, or pass --parent JOB")
     elif case(key) and runs_engine:
-        case.error(engine, f"{key} is given too", "one of the two")
+        case.error(
+            engine,
+            f"{key} is given too",
+            "one of the two",
+            f"set one of {engine} and {key} to null",
+        )
 
 
 def onnx_name(case: Case) -> None:
     """An ONNX file is recognized by its name."""
     path = case("export.onnx_file")
     if path and case("export.format") == "onnx" and not str(path).endswith(".onnx"):
-        case.error("export.onnx_file", "must end in .onnx", "a path that ends in .onnx")
+        case.error(
+            "export.onnx_file",
+            "must end in .onnx",
+            "a path that ends in .onnx",
+            "write the path of the file with its suffix: results/model.onnx",
+        )
 
 
 def format_holds_it(case: Case) -> None:
@@ -105,9 +115,19 @@ def pushed(case: Case) -> None:
         return
     key = "export.push_to_hub"
     if case("export.format") not in FOLDERS:
-        case.error(key, "only a folder goes to the hub", f"export.format={' or '.join(FOLDERS)}")
+        case.error(
+            key,
+            "only a folder goes to the hub",
+            f"export.format={' or '.join(FOLDERS)}",
+            f"set export.format={FOLDERS[0]}",
+        )
     elif not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name), re.ASCII):
-        case.error(key, "not the name of a model on the hub", "ORG/NAME")
+        case.error(
+            key,
+            "not the name of a model on the hub",
+            "ORG/NAME",
+            "write it as the hub does: your-name/your-model",
+        )
     elif case.facts.variables is not None and "HF_TOKEN" not in case.facts.variables:
         case.error(key, "the hub wants a token", "HF_TOKEN in the environment", "export HF_TOKEN")
 
@@ -149,6 +169,7 @@ def named_files(case: Case) -> None:
                 key,
                 "there is no such file or folder",
                 "a path that exists" + (", or a URL" if key in FROM_URLS else ""),
+                "check the path: a relative one begins where the command runs",
                 kind=NotFoundError,
             )
 

@@ -41,6 +41,7 @@ def dice(case: Case) -> None:
             "train.loss",
             "the Dice loss is for segmentation alone",
             "cross_entropy or focal for a classifier",
+            "set train.loss=cross_entropy",
         )
 
 
@@ -83,6 +84,7 @@ def weights(case: Case) -> None:
                 key,
                 f"{depth} blocks of width {width} have {count:.1e} weights",
                 f"a model of at most {MOST_WEIGHTS:.0e}",
+                "lower model.embed_dim or model.depth",
             )
 
 
@@ -244,6 +246,7 @@ def auto_augmentation(case: Case) -> None:
         f"no such policy: {wrong[0][:40]!r} of it is not known" if words else "no such policy",
         "rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, v0r, 3a, "
         "or none",
+        "leave it out, or take rand-m9-mstd0.5-inc1",
     )
 
 
@@ -269,7 +272,10 @@ def tiny(case: Case) -> None:
         value = case(f"dataset.augmentation.{name}")
         if value is not None and 0 < value < least:
             case.error(
-                f"dataset.augmentation.{name}", "too small to have a meaning", f"at least {least}"
+                f"dataset.augmentation.{name}",
+                "too small to have a meaning",
+                f"at least {least}",
+                "leave it out, or set 0 to switch it off",
             )
 
 
@@ -349,6 +355,7 @@ def narrow_mlp(case: Case) -> None:
             "model.mlp_ratio",
             f"leaves no hidden unit of a width of {width}: the MLPs compute nothing",
             f"at least {1 / width:.2g}; 4 is usual",
+            "set model.mlp_ratio=4",
         )
 
 
@@ -376,7 +383,7 @@ def frozen_encoder(case: Case) -> None:
         "train.freeze",
         text,
         "some blocks of the encoder left to learn, or train.pretrained_model_path",
-        None if pretrains else baseline,
+        "take the blocks out of train.freeze" if pretrains else baseline,
     )
 
 
