@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from mae_runners.models import LoadReport, build_classifier, build_mae
+from mae_runners.tasks.base import refuse_random_head
 from mae_sdk import Skill
-from mae_skill.errors import MaeError
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.resolve import nested
+from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
 TINY = {
@@ -239,3 +244,40 @@ def test_pictures_that_cannot_be_read_are_told_once(data: Path) -> None:
     (error,) = errors(data, "broken")
     assert "6 of 6 images cannot be read" in error.message
     assert "several classes" not in error.message and "of a class" not in error.message
+
+
+def weights(path: Path, *, classes: list[str] | None) -> str:
+    """Weights of `TINY`: of a classifier of these classes, or of an autoencoder."""
+    stage = "pretrain" if classes is None else "finetune"
+    spec = ExperimentSpec.model_validate(nested({**TINY, "train.stage": stage}))
+    built: Any = build_mae(spec.model, spec.train, 32)
+    if classes is not None:
+        built = build_classifier(spec.model, 32)
+    named = {} if classes is None else {"class_names": classes}
+    torch.save({"state_dict": built.state_dict(), **named}, path)
+    return path.name
+
+
+@pytest.mark.parametrize("ptm", [None, "autoencoder"])
+def test_a_frozen_head_that_no_weights_fill_is_refused(data: Path, ptm: str | None) -> None:
+    named = {} if ptm is None else {"ptm": weights(data / "mae.pth", classes=None)}
+    found = errors(data, "train", **{"train.freeze": ["head"]}, **named)
+    assert_four_parts(found)
+    assert [error.field for error in found] == ["train.freeze"]
+    assert "random initial weights" in found[0].message
+
+
+def test_the_run_refuses_a_frozen_head_that_its_weights_do_not_fill() -> None:
+    spec = ExperimentSpec.model_validate(nested(TINY))
+    model = build_classifier(spec.model, 32)
+    frozen = model.freeze(["head"])
+    for report in (
+        None,
+        LoadReport(missing=["encoder.head.weight"]),
+        LoadReport(head="1; fresh: b"),
+    ):
+        with pytest.raises(SpecError, match="never learns what to answer") as caught:
+            refuse_random_head(model, frozen, report, ["head"])
+        assert_four_parts([caught.value])
+    refuse_random_head(model, frozen, LoadReport(head="all 2 classes by name"), ["head"])
+    refuse_random_head(model, [], None, ["encoder"])

@@ -937,7 +937,7 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
     errors, warnings = run("train", meant)
     assert errors == {} and "a baseline of random features" in str(warnings["train.freeze"])
     errors, _ = run("train", {**meant, "train.stage": "pretrain"})
-    assert errors["train.freeze"].hint is None
+    assert "random features" not in str(errors["train.freeze"].hint)
 
 
 @pytest.mark.parametrize(

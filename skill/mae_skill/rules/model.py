@@ -109,7 +109,7 @@ def frozen(case: Case) -> None:
         )
         return
 
-    left = {one for one in known if not any(_holds(name, one) for name in names)}
+    left = {one for one in known if not any(holds(name, one) for name in names)}
     if not left - {"encoder"}:
         case.error(
             "train.freeze",
@@ -123,7 +123,7 @@ def _bare(name: str) -> str:
     return name.removeprefix("encoder.")
 
 
-def _holds(frozen_name: str, name: str) -> bool:
+def holds(frozen_name: str, name: str) -> bool:
     """Whether freezing ``frozen_name`` freezes ``name``; ``encoder`` spares the head inside it."""
     if frozen_name == "encoder":
         return name.startswith("encoder.") and not name.startswith("encoder.head")
@@ -310,7 +310,7 @@ def frozen_decoder(case: Case) -> None:
         return
     blocks = ("decoder.", "decoder_blocks.")
     parts = [one for one in _decoder(case, arch) if one.startswith(blocks)]
-    if parts and all(any(_holds(name, one) for name in names) for one in parts):
+    if parts and all(any(holds(name, one) for name in names) for one in parts):
         case.warn(
             "train.freeze",
             "the decoder stays at its random initial weights: the encoder learns to please these, "
@@ -368,7 +368,7 @@ def frozen_encoder(case: Case) -> None:
     if case("train.resume_training_checkpoint_path"):
         return
     blocks = [f"encoder.{name}" for name in _encoder(case, arch) if _IN_BLOCK.search(name)]
-    if not all(any(_holds(name, one) for name in names) for one in blocks):
+    if not all(any(holds(name, one) for name in names) for one in blocks):
         return
     pretrains = case("train.stage") == "pretrain"
     text = (
