@@ -13,7 +13,7 @@ import pytest
 import torch
 from mae_runners.models import LoadReport, build_classifier, build_mae
 from mae_runners.tasks.base import refuse_random_head
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.resolve import nested
 from mae_skill.spec import ExperimentSpec
@@ -281,3 +281,18 @@ def test_the_run_refuses_a_frozen_head_that_its_weights_do_not_fill() -> None:
         assert_four_parts([caught.value])
     refuse_random_head(model, frozen, LoadReport(head="all 2 classes by name"), ["head"])
     refuse_random_head(model, [], None, ["encoder"])
+
+
+def test_masks_are_judged_by_an_inspection_in_the_words_of_a_plan(data: Path) -> None:
+    (planned,) = BAD["a value that is no class"](data)
+    settings = {"model.task": "segmentation", "model.num_classes": 3}
+    seen = answers.inspect(str(data / "flat"), masks=str(data / "masks"), spec_overrides=settings)
+    assert f"{planned.message}; {planned.hint}" in seen["verdict"]["problems"]
+    assert not seen["verdict"]["usable"]
+
+    (data / "masks" / "0.png").unlink()
+    (data / "masks" / "1.png").write_bytes(b"no picture")
+    seen = answers.inspect(str(data / "flat"), masks=str(data / "masks"))
+    lines = "\n".join(seen["verdict"]["problems"])
+    assert "1 of 6 images have no mask" in lines and "0.png; add the masks" in lines
+    assert "1.png: cannot be read as a mask" in lines
