@@ -186,6 +186,7 @@ def open_pairs(
             field=field,
             got=[urls.redact(one) for one in beside],
             expected="one mask source for each image source, in the same order",
+            hint="name the masks of every source, as a list in the order of the images",
         )
 
     parts: list[_Part] = []

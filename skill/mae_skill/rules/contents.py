@@ -153,7 +153,11 @@ def engine(case: Case) -> None:
             expected = "an engine, as the gen_trt_engine action builds"
             case.errors.append(
                 CheckpointError(
-                    f"{file.name} is no engine", field=key, got=found, expected=expected
+                    f"{file.name} is no engine",
+                    field=key,
+                    got=found,
+                    expected=expected,
+                    hint="mae run gen_trt_engine --parent EXPORT_JOB builds one",
                 )
             )
 
