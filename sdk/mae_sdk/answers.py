@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill import errors
+from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.spelling import source_option, valid_text
 
@@ -819,11 +820,15 @@ def inspect(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
-    from mae_sdk.plan.layers import read_classes, read_labels, read_reading
+    from mae_sdk.plan.layers import read_classes, read_labels, read_reading, read_segmenter
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
     info = bundle.info
+    asked = flatten(spec_overrides or {})
+    task = asked.get("model.task", asked.get("task"))
+    if task == "segmentation" and not {"train.stage", "stage"} & set(asked):
+        spec_overrides = {**asked, "train.stage": "finetune"}  # the one stage that has this task
     reading = read_reading(bundle, spec, spec_overrides)
     place = find_source(source, info)
     beside = None if other is None else find_source(other, info)
@@ -838,7 +843,8 @@ def inspect(
     )
     if masks:
         others = None if masks == "beside" else masks
-        found = inspect_masks(place, others, reading=reading)
+        segmenter = read_segmenter(bundle, spec, spec_overrides)
+        found = inspect_masks(place, others, reading=reading, spec=segmenter)
         of_masks = found.pop("verdict")
         verdict = document["verdict"]
         document["verdict"] = {

@@ -36,6 +36,7 @@ def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> lis
             field=FIELD,
             got=class_list,
             expected=CLASS_LISTS,
+            hint="check the path, or write the names themselves as a list",
         )
     if len(names) != num_classes:
         raise DataError(
@@ -43,6 +44,7 @@ def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> lis
             field=FIELD,
             got=len(names),
             expected=f"model.num_classes={num_classes} names",
+            hint=f"set model.num_classes={len(names)}, or correct the list",
         )
     return names
 
@@ -67,6 +69,7 @@ def read_class_list(class_list: str | Sequence[str]) -> list[str] | None:
             field=FIELD,
             got=class_list,
             expected=CLASS_LISTS,
+            hint="save the list as text in UTF-8, one name a line",
         ) from error
     if path.suffix.lower() in (".yaml", ".yml", ".json"):
         return _judged(_listed(text, class_list), class_list)
@@ -85,6 +88,7 @@ def _listed(text: str, where: str) -> list[str]:
             field=FIELD,
             got=where,
             expected="a YAML list, one name per class",
+            hint="write - before each name, and nothing else on the line",
         )
     return [str(name) for name in found]
 
@@ -92,7 +96,11 @@ def _listed(text: str, where: str) -> list[str]:
 def _judged(names: list[str], where: Any) -> list[str]:
     if not names:
         raise DataError(
-            "the class list is empty", field=FIELD, got=where, expected="one name per line"
+            "the class list is empty",
+            field=FIELD,
+            got=where or "[]",
+            expected="one name per line",
+            hint="write the names in the order of the classes, or take the list out",
         )
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
@@ -101,6 +109,7 @@ def _judged(names: list[str], where: Any) -> list[str]:
             field=FIELD,
             got=where,
             expected="each class once",
+            hint="take one of the two out, or call it otherwise",
         )
     return names
 

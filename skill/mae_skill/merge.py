@@ -39,7 +39,8 @@ Layer = tuple[OriginKind, Mapping[str, Any]]
 def url_error(text: str, key: str) -> SpecError:
     """The error of a value that `no_url` gave."""
     message, expected = url_problem(text) or ("not a URL", "scheme://host/path")
-    return SpecError(message, field=key, got=text, expected=expected)
+    hint = "correct the address, or write ./ before a path that looks like one"
+    return SpecError(message, field=key, got=text, expected=expected, hint=hint)
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _merge_into(
                         field=key,
                         got=here,
                         expected="a section",
-                        hint=_below(key, here, value) if by_key else None,
+                        hint=_below(key, here, value) if by_key else f"name a field of it: {key}.…",
                     )
                 )
                 continue
@@ -172,6 +173,7 @@ def _merge_into(
                     field=ascii(key)[1:-1],
                     got=ascii(odd[:80]),
                     expected="text without NUL and without halves of a character (surrogates)",
+                    hint="write the text again in UTF-8",
                 )
             )
             continue
@@ -188,13 +190,22 @@ def _merge_into(
                     field=key,
                     got=bad if is_whole else repr(bad),
                     expected="a finite number" + (", below 1.8e308" if is_whole else ""),
+                    hint=f"see mae explain {key}",
                 )
             )
             continue
         try:
             coerced, note = coerce(value, child)
         except SpecError as error:
-            problems.append(SpecError(error.message, field=key, got=value, expected=error.expected))
+            problems.append(
+                SpecError(
+                    error.message,
+                    field=key,
+                    got=value,
+                    expected=error.expected,
+                    hint=error.hint or f"see mae explain {key}",
+                )
+            )
             continue
         set_dotted(resolved.spec, key, coerced)
         resolved.provenance[key] = Origin(layer, note)
@@ -219,7 +230,11 @@ def _below(key: str, here: Any, value: Mapping[str, Any]) -> str:
 
 def _no_item(key: str, position: Any, count: int) -> SpecError:
     return SpecError(
-        "the list has no such item", field=key, got=position, expected=_positions(count)
+        "the list has no such item",
+        field=key,
+        got=position,
+        expected=_positions(count),
+        hint="the first item has the number 0, and the number after the last adds one",
     )
 
 
@@ -237,7 +252,15 @@ def _merge_item(
     here = get_dotted(resolved.spec, key)
     items = list(here) if isinstance(here, list) else []
     if here not in (None, "", {}, NOT_GIVEN) and not isinstance(here, list):
-        return [SpecError("not a list", field=f"{key}[{position}]", got=here, expected="a list")]
+        return [
+            SpecError(
+                "not a list",
+                field=f"{key}[{position}]",
+                got=here,
+                expected="a list",
+                hint=f"set {key} itself",
+            )
+        ]
     if position > len(items):
         return [_no_item(f"{key}[{position}]", position, len(items))]
     if position == len(items):
@@ -288,6 +311,7 @@ def _move_aliases(
                     field=new,
                     got={old: value, new: both},
                     expected=f"{new} alone",
+                    hint=f"take {old} out",
                 )
             )
             continue

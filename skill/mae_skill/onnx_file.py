@@ -72,10 +72,20 @@ def read_header(path: Path) -> OnnxHeader:
                         properties[texts[1]] = json.loads(texts.get(2, "null"))
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointError(
-            f"{path.name} cannot be read as ONNX", field=ONNX_FILE, got=str(path)
+            f"{path.name} cannot be read as ONNX",
+            field=ONNX_FILE,
+            got=str(path),
+            expected="an ONNX file, as the export action writes",
+            hint="mae run export --parent JOB makes one",
         ) from error
     if dims is None:
-        raise CheckpointError(f"{path.name} holds no graph", field=ONNX_FILE, got=str(path))
+        raise CheckpointError(
+            f"{path.name} holds no graph",
+            field=ONNX_FILE,
+            got=str(path),
+            expected="an ONNX file, as the export action writes",
+            hint="mae run export --parent JOB makes one",
+        )
     return OnnxHeader(dims, properties)
 
 

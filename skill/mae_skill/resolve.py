@@ -697,9 +697,10 @@ def _missing_data(
         DataError(
             f"{action} needs data",
             field=str(key),
-            got=get_dotted(spec, str(key)),
+            got="null" if (given := get_dotted(spec, str(key))) is None else given,
             expected=f"a file, a folder, an archive or a URL: {key} in the spec"
             + (f", or {source_option(row['source'])}" if row.get("source") else ""),
+            hint=f"add {source_option(row['source'])}" if row.get("source") else f"set {key}",
         )
         for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(row, Mapping)
@@ -835,6 +836,31 @@ def entry_point(text: str) -> Any:
         ) from error
 
 
+def _once(problems: Sequence[MaeError]) -> list[MaeError]:
+    """One error for each cause: what is said of the same value of several fields is said once, with
+    all of them."""
+    first: dict[tuple[type[MaeError], str, str], MaeError] = {}
+    also: dict[int, list[str]] = {}
+    kept: list[MaeError] = []
+    for problem in problems:
+        place = (type(problem), problem.message, str(problem.got))
+        known = first.setdefault(place, problem) if _is_place(problem.got) else problem
+        if known is problem:
+            kept.append(problem)
+        elif problem.field and problem.field != known.field:
+            also.setdefault(id(known), []).append(problem.field)
+    for problem in kept:
+        if fields := also.get(id(problem)):
+            problem.message = f"{problem.message} (of {', '.join(dict.fromkeys(fields))} too)"
+    return kept
+
+
+def _is_place(value: Any) -> bool:
+    """Whether a value looks like a path or a URL: what is wrong with it is so for all who name
+    it."""
+    return isinstance(value, str) and "/" in value
+
+
 def raise_all(problems: Sequence[MaeError], action: str) -> None:
     """Raise what there is: nothing, one problem as it is, or several together.
 
@@ -845,6 +871,9 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
     if len(problems) == 1:
         raise problems[0]
 
+    problems = _once(problems)
+    if len(problems) == 1:
+        raise problems[0]
     kinds = {type(problem) for problem in problems}
     if len(kinds) > 1 or issubclass(next(iter(kinds)), SpecError):
         raise SpecError(f"the {action} spec has {len(problems)} problems", problems=problems)

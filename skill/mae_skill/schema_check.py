@@ -22,6 +22,8 @@ MAX_UNKNOWN = 20
 
 MAX_ERRORS = 500
 
+NO_KEY = "take it out: mae explain lists the fields"
+
 UNKNOWN = "unknown key"
 """The message of a key that the schema does not have."""
 
@@ -120,7 +122,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
             misplaced = _misplaced(name, error.instance[name], schema)
             if misplaced:
                 for leaf, (value, targets) in misplaced.items():
-                    where = f"did you mean {' or '.join(targets[:3])}?" if targets else None
+                    where = f"did you mean {' or '.join(targets[:3])}?" if targets else NO_KEY
                     yield SpecError(
                         UNKNOWN,
                         field=f"{full}.{leaf}",
@@ -136,7 +138,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                 # A misspelled secret is one too.
                 got=REDACTED if looks_secret(hint) or _near_secret(name) else error.instance[name],
                 expected=_listed(known),
-                hint=hint,
+                hint=hint or NO_KEY,
             )
         return
     if error.validator == "required":
@@ -146,6 +148,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                 "a required key is missing",
                 field=f"{key}.{name}" if key else name,
                 expected="a value",
+                hint="set it in the spec, or as KEY=VALUE",
             )
         return
     hint = None
@@ -166,8 +169,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
             hint += (
                 f"; in a shell, with quotes around the whole: '{key.partition('[')[0]}=[{text}]'"
             )
-    if hint is None and isinstance(node.get("description"), str):
-        hint = f"{node['description']} (mae explain {key})" if key and "[" not in key else None
+    hint = hint or _mend(key, node, error.instance)
     expected = describe(node)
     if error.validator == "maximum" and error.validator_value == INT_MAX:
         expected += f", ≤ {INT_MAX}"  # which `describe` leaves out
@@ -193,6 +195,40 @@ _MESSAGES = {
     "maxItems": "too many items",
     "anyOf": "not an accepted value",
 }
+
+
+def _mend(key: str, node: Mapping[str, Any], value: Any) -> str:
+    """How to mend a value: one that a shell can take in its place, and what the field is."""
+    if not key:
+        return "write the spec as keys with values, a section for each dot of a key"
+    usual = node.get("default")
+    example = next((one for one in (usual, *(node.get("examples") or ())) if one is not None), None)
+    if isinstance(example, (Mapping, list)) or "[" in key:
+        example = None
+    near = _nearest(node, value)
+    ways = [f"{key}={near}, the nearest that is accepted"] if near is not None else []
+    if example is not None and example != near:
+        shown = json.dumps(example) if isinstance(example, bool) else example
+        ways.append(f"{key}={shown}" + (", the default" if example == usual else ""))
+    elif not ways and value is None and "[" not in key:
+        ways.append("leave it out")
+    text = f"set {'; or '.join(ways)}" if ways and ways != ["leave it out"] else "".join(ways)
+    if "[" in key:
+        return text or f"correct this item of {key.partition('[')[0]}, or take it out"
+    about = node.get("description")
+    field = f"{about} (mae explain {key})" if isinstance(about, str) else f"see mae explain {key}"
+    return f"{text}. {field}" if text else field
+
+
+def _nearest(node: Mapping[str, Any], value: Any) -> Any:
+    """The bound of a range that a number of its type is beyond; None where it is not a value
+    itself."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    for name, beyond in (("minimum", value.__lt__), ("maximum", value.__gt__)):
+        if (bound := node.get(name)) is not None and beyond(bound) is True:
+            return _number(bound)
+    return None
 
 
 def _near_secret(name: str) -> bool:
@@ -274,6 +310,10 @@ def describe(node: Mapping[str, Any]) -> str:
     return " or ".join(words) or "a value that the schema accepts"
 
 
+_WORDS_ALONE = re.compile(r"\^\(?(\w+(?:\|\w+)*)\)?\$")
+"""A pattern that stands for some words."""
+
+
 def _number(bound: float) -> str:
     return (
         str(bound)
@@ -312,4 +352,9 @@ def _bounds(node: Mapping[str, Any], kind: str) -> str:
         parts.append(f"{'' if parts else 'of items, '}each {describe(node['items'])}")
     if kind == "string" and node.get("minLength"):
         parts.append("that is not empty")
+    if kind == "string" and isinstance(pattern := node.get("pattern"), str):
+        words = _WORDS_ALONE.fullmatch(pattern)
+        parts.append(
+            f"({words[1].replace('|', ', ')})" if words else f"of the form {pattern.strip('^$')}"
+        )
     return (" " + ", ".join(parts)) if parts else ""

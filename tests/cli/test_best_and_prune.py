@@ -249,6 +249,26 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
     assert str(folder / "train/model.pth") in text
 
 
+def test_a_warning_is_printed_once_and_not_again_where_the_launch_has_told_it(
+    tmp_path: Path,
+) -> None:
+    of_plan, of_masks, of_run = "train.lr: low", "dataset: no mask has class 2", "a file is torn"
+    folder = write_job(
+        tmp_path,
+        "train-1",
+        result={"kpis": {}, "artefacts": [], "warnings": [of_plan, of_masks, of_run]},
+    )
+    record = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({**record, "data_warnings": [of_masks, "dark"]}))
+    document = answers.ended(Job(folder)) | {"data_warnings": [of_masks, "dark"]}
+
+    alone = ended_text(document)
+    assert [alone.count(text) for text in (of_plan, of_masks, of_run, "dark")] == [1, 1, 1, 1]
+    after = ended_text(document, told={of_plan, of_masks})
+    assert [after.count(text) for text in (of_plan, of_masks, of_run, "dark")] == [0, 0, 1, 1]
+    assert document["warnings"] == [of_plan, of_masks, of_run]
+
+
 def test_a_waited_evaluation_ends_with_its_metrics(tmp_path: Path) -> None:
     folder = write_job(tmp_path, "evaluate-1", "evaluate", result={"kpis": {}, "artefacts": []})
     (folder / "evaluate" / "status.json").write_text(

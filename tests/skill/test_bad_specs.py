@@ -135,7 +135,7 @@ def test_every_key_of_a_misplaced_section_is_listed() -> None:
     found = problems({"optim": {"lr": 1e-3, "nothing_like_it": 2}})
     assert {key: problem.hint for key, problem in found.items()} == {
         "optim.lr": "did you mean train.optim.lr?",
-        "optim.nothing_like_it": None,
+        "optim.nothing_like_it": "take it out: mae explain lists the fields",
     }
     nested = problems({"tensorrt": {"calibration": {"cal_batches": 2}}})
     assert (
@@ -230,3 +230,62 @@ def test_a_number_in_the_place_of_a_text_is_told_the_quotes(value: Any, text: st
     set_dotted(spec, "model.task", value)
     (problem,) = check_schema(spec, bundle.schema("train"))
     assert problem.hint == f"in quotes it is a text: {text}"
+
+
+VALUES = [
+    "abc",
+    "",
+    3,
+    -1,
+    0,
+    1.5,
+    1e12,
+    True,
+    None,
+    [],
+    [1],
+    ["a", 2],
+    {"a": 1},
+    [[1]],
+    [None],
+    {},
+]
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate", "inference", "export", "gen_trt_engine"])
+def test_a_value_of_any_wrong_type_says_field_value_expected_and_how_to_mend_it(
+    action: str,
+) -> None:
+    schema = Bundle.load().schema(action)
+    found = 0
+    for field in field_nodes(schema):
+        for value in VALUES:
+            document: dict[str, Any] = {}
+            set_dotted(document, field, value)
+            try:
+                errors = check_schema(
+                    merge([(OriginKind.SPEC_FILE, document)], schema).spec, schema
+                )
+            except SpecError as error:
+                errors = error.problems
+            for error in errors:
+                found += 1
+                assert error.field and error.got is not None and error.expected, (field, value)
+                assert error.hint, (field, value)
+                assert error.hint != FIELDS.get(field, {}).get("description"), (field, value)
+    assert found > 1000
+
+
+def test_a_number_out_of_range_is_mended_by_the_nearest_one_or_the_default() -> None:
+    few = problems({"dataset": {"batch_size": 0}})["dataset.batch_size"]
+    assert str(few.hint).startswith("set dataset.batch_size=1, the nearest that is accepted; or ")
+    much = problems({"train": {"mask_ratio": 7}})["train.mask_ratio"]
+    assert str(much.hint).startswith("set train.mask_ratio=0.75, the default. ")
+
+
+def test_the_words_and_the_form_of_a_text_are_told() -> None:
+    found = problems({"dataset": {"value_range": "full"}})["dataset.value_range"]
+    assert str(found.expected).startswith("a string (dtype, auto) or a list of 2 items")
+    schema = Bundle.load().schema("gen_trt_engine")
+    (odd,) = check_schema({"gen_trt_engine": {"targets": ["x"]}}, schema)
+    assert odd.expected == "a string of the form [0-9]{1,2}\\.[0-9]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import unicodedata
@@ -11,10 +12,17 @@ from typing import Any
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.classes import class_names, read_class_list
-from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
+from mae_skill.errors import (
+    CheckpointError,
+    DataError,
+    DependencyError,
+    MaeError,
+    NotFoundError,
+    SpecError,
+)
 from mae_skill.recipes import RECIPES, Recipe
 from mae_skill.resolve import layers_of, resolve
-from mae_skill.rules import Facts, Notice
+from mae_skill.rules import Facts, Notice, base
 
 from tests.support.folders import write_own_checkpoint
 
@@ -937,7 +945,7 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
     errors, warnings = run("train", meant)
     assert errors == {} and "a baseline of random features" in str(warnings["train.freeze"])
     errors, _ = run("train", {**meant, "train.stage": "pretrain"})
-    assert errors["train.freeze"].hint is None
+    assert "random features" not in str(errors["train.freeze"].hint)
 
 
 @pytest.mark.parametrize(
@@ -1204,3 +1212,19 @@ def test_weights_of_classes_that_do_nothing_or_scale_the_loss_away_are_told(
     assert ("train.class_weights" in errors) == refused
     assert (said or "") in str(table.get("train.class_weights", ""))
     assert said is not None or "train.class_weights" not in warnings
+
+
+def test_every_error_of_the_rules_and_of_class_lists_has_a_hint_where_it_is_made() -> None:
+    folder = Path(base.__file__).parent
+    kinds = {kind.__name__ for kind in (DataError, SpecError, CheckpointError, NotFoundError)}
+    seen = 0
+    for file in (*folder.glob("*.py"), folder.parent / "classes.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                continue
+            given = {word.arg for word in call.keywords}
+            if call.func.id in kinds and None not in given:
+                seen += 1
+                lacking = {"field", "got", "expected", "hint"} - given
+                assert not lacking, f"{file.name}:{call.lineno} {lacking}"
+    assert seen > 12

@@ -16,6 +16,7 @@ from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.weights import header, pytorch_file
+from mae_skill.weights.fit import fit
 from mae_skill.weights.names import form_of
 from mae_skill.weights.parameters import target_of
 from mae_skill.weights.pytorch_file import Stub
@@ -149,3 +150,27 @@ def test_the_form_of_an_entry_is_the_same_in_the_header_and_in_the_file(tmp_path
     for found in (header.look(tmp_path / "file.pth"), checkpoint.read(tmp_path / "file.pth")):
         assert found is not None
         assert {name: form_of(value) for name, value in found.items()} == {n: n for n in forms}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "got", "hint"),
+    [
+        ("blocks.7.", "vit_tiny_patch16 without blocks.7", "incomplete"),
+        ("blocks.7.attn.qkv.w", "vit_tiny_patch16 without blocks.7.attn.qkv.weight", "incomplete"),
+        ("", "vit_tiny_patch16 for pictures of 5 channels", "set dataset.channels to 5"),
+    ],
+)
+def test_a_file_of_this_architecture_is_told_by_what_it_differs_in(
+    lacks: str, got: str, hint: str
+) -> None:
+    spec = spec_of("vit_tiny_patch16", "finetune")
+    state = {
+        name.removeprefix("encoder."): value
+        for name, value in model_of(spec).state_dict().items()
+        if not lacks or lacks not in name
+    }
+    if not lacks:
+        kernel = state["patch_embed.proj.weight"]
+        state["patch_embed.proj.weight"] = kernel.new_empty(kernel.shape[0], 5, *kernel.shape[2:])
+    refusal = fit(state, target_of(spec.model_dump(mode="json")), "a.pth", "ptm").refusal
+    assert refusal is not None and refusal.got == got and hint in str(refusal.hint)

@@ -166,7 +166,11 @@ def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtifactMeta
         model = onnx.load(str(path))
     except Exception as error:  # protobuf and onnx raise unrelated classes for a damaged file
         raise CheckpointError(
-            f"{path.name} cannot be read as ONNX", field=field, got=str(error)[:200]
+            f"{path.name} cannot be read as ONNX",
+            field=field,
+            got=str(error)[:200],
+            expected="an ONNX file, as the export action writes",
+            hint="mae run export --parent JOB makes one",
         ) from error
 
     meta = onnx_format.read_meta(model, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -33,6 +33,7 @@ from mae_runners.distributed import Ranks
 from mae_runners.metrics.splits import hold_out, take_share
 from mae_runners.models import LoadReport, load_pretrained
 from mae_runners.models.base import Backboned
+from mae_runners.models.pretrained import target_of
 
 Batch = dict[str, Tensor]
 
@@ -63,6 +64,29 @@ def seed_all(*key: int) -> None:
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
+
+
+def refuse_random_head(
+    model: Backboned, frozen: Sequence[str], report: LoadReport | None, names: Sequence[str]
+) -> None:
+    """A head that is frozen has the values of weights, for every class.
+
+    Raises:
+        SpecError: it would stay as it was drawn, in whole or in part.
+    """
+    rows = target_of(model).class_rows()
+    if not rows or rows[0] not in frozen:
+        return
+    if report is not None and rows[0] not in report.missing and "fresh: " not in report.head:
+        return
+    raise SpecError(
+        "the head would stay at its random initial weights: it never learns what to answer"
+        + (f" (of the weights: {report.head})" if report is not None and report.head else ""),
+        field="train.freeze",
+        got=list(names),
+        expected="a head that learns, or weights with a head for these classes",
+        hint="take the head out of train.freeze; train.freeze=[encoder] trains the head alone",
+    )
 
 
 class Task(ABC):
@@ -114,7 +138,9 @@ class Task(ABC):
             if self.report.warning:
                 context.warn(self.report.warning)
         if spec.train.freeze:
-            self.model.freeze(spec.train.freeze)
+            frozen = self.model.freeze(spec.train.freeze)
+            if pretrained:
+                refuse_random_head(self.model, frozen, self.report, spec.train.freeze)
         self.model.set_grad_checkpointing(bool(spec.train.gradient_checkpointing))
 
     # ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -383,12 +383,19 @@ def one_or_several(given: Sequence[str]) -> str | list[str] | None:
     return given[0] if len(given) == 1 else list(given) or None
 
 
-def figure_lines(document: Mapping[str, Any]) -> list[str]:
-    """The figures of a job as lines, then the metrics that no epoch has reported."""
+def figure_lines(document: Mapping[str, Any], told: Collection[str] = ()) -> list[str]:
+    """The figures of a job as lines, then the metrics that no epoch has reported.
+
+    A warning of the run and of its data is one line; what has been `told` is none.
+    """
     from mae_sdk.jobs.metrics import is_placed, lines
+
+    of_run = [str(text) for text in document.get("warnings", ()) if str(text) not in told]
+    of_data = [str(text) for text in document.get("data_warnings", ())]
+    document = {**document, "warnings": of_run}
 
     by_epoch = {name for name, now in document.get("last", {}).items() if is_placed(now)}
     metrics = document.get("metrics") or {}
     rest = {name: value for name, value in metrics.items() if name not in by_epoch}
-    warned = [f"data: {text}" for text in document.get("data_warnings", [])]
+    warned = [f"data: {text}" for text in of_data if text not in {*of_run, *told}]
     return [*lines(document), *flat_lines(rest), *warned]

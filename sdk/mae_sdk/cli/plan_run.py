@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -527,7 +527,7 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         follow(job, as_json=as_json)
 
     document = answers.ended(job) if wait else answers.launched(job)
-    text = ended_text(document)
+    text = ended_text(document, told={str(warning) for warning in made.warnings})
     emit(
         document,
         as_json=as_json,
@@ -541,10 +541,10 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
 _LAUNCHED = ("job_id", "action", "state", "folder")
 
 
-def ended_text(document: dict[str, Any]) -> str:
+def ended_text(document: dict[str, Any], told: Collection[str] = ()) -> str:
     """What a person reads of a job that was launched and, where it was waited for, has ended:
-    its figures, what was left out, its files."""
-    text = [pairs({name: document[name] for name in _LAUNCHED}), *figure_lines(document)]
+    its figures, what was left out, the warnings that the launch has not `told`, its files."""
+    text = [pairs({name: document[name] for name in _LAUNCHED}), *figure_lines(document, told)]
     if named := document.get("files"):
         more = document.get("more_files")
         text += ["files:", *(f"  {path}" for path in named)]

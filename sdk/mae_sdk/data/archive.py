@@ -21,7 +21,7 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import shown
 
 from mae_sdk.data import decompress, zip_reader
-from mae_sdk.data.member import CHUNK, Limits, Member
+from mae_sdk.data.member import AGAIN, ARCHIVES, CHUNK, WHOLE, Limits, Member
 from mae_sdk.data.names import folder_name, is_image, link_target, refused, safe_name
 
 BLOCK = 512
@@ -58,12 +58,13 @@ def members(
         return
 
     if not head.strip(b"\0") and kind == "none" and len(head) == 0:
-        raise DataError(f"{source} is empty", got=source)
+        raise DataError(f"{source} is empty", got=source, expected=ARCHIVES, hint=AGAIN)
     if kind == "none" and head.strip(b"\0") and not _is_tar_header(head):
         raise DataError(
             f"{source} is not an archive (first bytes: {head[:12]!r})",
             got=source,
-            expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
+            expected=ARCHIVES,
+            hint=_what_it_is(head),
         )
 
     counted = decompress.Counted(Prefixed(head, raw), stored)
@@ -184,12 +185,16 @@ class _TarReader:
             raise DataError(
                 f"{self._source} is corrupt: bad tar header after {self._where} ({error})",
                 got=self._source,
+                expected=WHOLE,
+                hint=AGAIN,
             ) from error
         self._count += 1
         if self._count > self._limits.max_members:
             raise DataError(
                 f"refused {self._source}: more than {self._limits.max_members} members",
                 got=self._source,
+                expected=f"at most {self._limits.max_members} members",
+                hint="pack the files into several archives, and name all of them",
             )
         if info.size < 0:
             raise refused(info.name, "has a negative size", self._source)
@@ -296,7 +301,8 @@ class _TarReader:
                 raise DataError(
                     f"{self._source} is truncated: it ends inside {what}",
                     got=self._source,
-                    hint="fetch or pack the archive again",
+                    expected=WHOLE,
+                    hint=AGAIN,
                 )
 
         data = self._ready[self._at : self._at + size]
@@ -368,7 +374,23 @@ class _TarReader:
             raise DataError(
                 f"refused {self._source}: data after the end of the {self._kind} stream",
                 got=self._source,
+                expected=WHOLE,
+                hint=AGAIN,
             )
+
+
+def _what_it_is(head: bytes) -> str:
+    """How to mend a file that begins like this and is no archive."""
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as a log-in or an error: fetch the archive itself"
+    if is_picture(head):
+        return "it is a picture: name the folder that it lies in"
+    return AGAIN
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether bytes begin as a picture does."""
+    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*"))
 
 
 def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:

@@ -153,6 +153,7 @@ def _identify(
             f"{where} is not an archive, and a web server has no folders to list",
             got=where,
             expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
+            hint="name the archive itself, or fetch the files and name their folder",
         )
     if not archive:
         there = transfer.list_details(uri)
@@ -161,6 +162,7 @@ def _identify(
                 f"no files at {where}",
                 got=where,
                 expected="an archive, or a folder or prefix of images",
+                hint="check the bucket and the prefix: upper and lower case count",
             )
         details = {
             name: entry

@@ -72,7 +72,12 @@ def load(data: bytes, name: str, reading: Reading = DEFAULT, reduce: int = 1) ->
     found = _jpeg(data, name, reading, reduce) or read_stored(data, name, reading)
     found.values = with_bands(found, name, reading)
     if found.values.dtype.kind == "f" and not np.isfinite(found.values).any():
-        raise DataError(f"{name} has no pixel with a number: all are NaN or infinite", got=name)
+        raise DataError(
+            f"{name} has no pixel with a number: all are NaN or infinite",
+            got=name,
+            expected="pictures of finite numbers",
+            hint="take the picture out, or write it again",
+        )
     return found
 
 
@@ -107,11 +112,14 @@ def range_of(found: Stored, name: str, reading: Reading) -> tuple[float, float]:
     if found.range is None:
         kind = "floating-point pixels" if found.values.dtype.kind == "f" else "pixels of 32 bits"
         low, high = ends(found.values)
+        # Of one value alone no range can be measured.
+        ways = "auto, or to [low, high]" if low < high else "[low, high]"
         raise DataError(
             f"{name} has {kind} ({low:g} … {high:g}), whose range its type does not say: set "
-            f"{VALUE_RANGE} to auto, or to [low, high]",
+            f"{VALUE_RANGE} to {ways}",
             got=str(found.values.dtype),
             expected="8 or 16 bits, or a stated range",
+            hint=f"{VALUE_RANGE}=[0,1] says that 0 is black and 1 is white",
         )
     return found.range
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, cast
 
 from mae_skill.errors import DataError, DependencyError
 
+from mae_sdk.data.member import AGAIN, WHOLE
+
 XZ_MEMORY = 192 << 20
 ZSTD_WINDOW = 128 << 20
 CHUNK = 1 << 20
@@ -246,13 +248,15 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
         return DataError(
             f"refused {source}: {error}",
             got=source,
+            expected=WHOLE,
             hint="cut them off, or pack the images into one archive",
         )
     if isinstance(error, EOFError):
         return DataError(
             f"{source} is truncated: the {compressed} stream ends before its end",
             got=source,
-            hint="fetch or pack the archive again",
+            expected=WHOLE,
+            hint=AGAIN,
         )
 
     # bz2 and gzip raise plain OSError without errno for bad data
@@ -264,7 +268,8 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
         return DataError(
             f"{source} is corrupt: {str(error)[:160] or name}",
             got=source,
-            hint="fetch or pack the archive again",
+            expected=WHOLE,
+            hint=AGAIN,
         )
 
     return None

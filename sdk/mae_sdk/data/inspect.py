@@ -43,6 +43,7 @@ from mae_sdk.data.survey_masks import survey_masks
 
 AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
+NAMED = 5
 DEFAULT_LIMIT = 0.01
 """Share of unusable files that training tolerates by default."""
 SHEET = (8, 6)
@@ -430,11 +431,14 @@ def inspect_masks(
     role: str = "train",
     cache_dir: str | os.PathLike[str] | None = None,
     reading: Reading = DEFAULT,
+    spec: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read every mask of a source once and report what it holds.
 
     Args:
         images, masks, role: what `open_pairs` takes.
+        spec: of a segmenter, by whose classes the values are judged as its plan does; None: by what
+            holds for any.
 
     Returns:
         JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
@@ -478,35 +482,56 @@ def inspect_masks(
     more = {name: facts.get(name) for name in ("permuted", "same", "pages")}
     more |= {"shared_masks": pairs.shared_masks(), "spare_masks": pairs.spare_masks()}
     report |= {name: fact for name, fact in more.items() if fact}
-    return {"verdict": judge_masks(report, len(found.unusable)), **report}
+    held = {"images": len(pairs), "read": len(pairs), "mask_values": facts}
+    of_spec = None if spec is None else judged_values(spec, held)
+    return {"verdict": judge_masks(report, len(found.unusable), of_spec), **report}
 
 
-def judge_masks(report: Mapping[str, Any], unusable: int) -> dict[str, Any]:
+def judged_values(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Problems and warnings of the values in masks, as the plan of a segmenter says them."""
+    case = Case("train", spec, {}, Facts(data={TRAIN: seen}))
+    mask_rules.masks(case)
+    problems = [f"{error.message}; {error.hint}" for error in case.errors]
+    return problems, [notice.message for notice in case.warnings]
+
+
+def judge_masks(
+    report: Mapping[str, Any],
+    unusable: int,
+    of_values: tuple[list[str], list[str]] | None = None,
+) -> dict[str, Any]:
     """Whether masks can be trained on as they are: ``{"usable", "problems", "warnings"}``.
 
     Args:
         unusable: masks that training cannot read, or of another size than their image.
+        of_values: `judged_values`, where a spec says which are classes.
     """
-    problems: list[str] = []
-    warnings: list[str] = []
+    problems, warnings = of_values or ([], [])
     if bare := report["without_mask"]["count"]:
-        problems.append(f"{bare} of {report['images']} images have no mask")
+        problems.append(
+            f"{bare} of {report['images']} images have no mask: {_first(report['without_mask'])}; "
+            "add the masks, or take these images out"
+        )
     if channels := report["several_channels"]["count"]:
         modes = ", ".join(report["several_channels"]["channels"])
         problems.append(
             f"{channels} of {report['masks']} masks have several channels ({modes}), not one of "
-            "class numbers: map the colors to class numbers once"
+            f"class numbers: {_first(report['several_channels'])}; map the colors to class numbers "
+            "once, and save one channel"
         )
     elif unusable:
+        sized = [f"{file}: not as large as its image" for file in report["other_size"]["files"]]
+        why = "; ".join([*report["unreadable"]["files"], *sized][:NAMED])
         text = (
-            f"{unusable} of {report['masks']} masks are unreadable or not as large as their image"
+            f"{unusable} of {report['masks']} masks are unreadable or not as large as their image "
+            f"({why})"
         )
         above = unusable > DEFAULT_LIMIT * report["images"]
         (problems if above else warnings).append(text)
     problem, doubts = mask_rules.doubts({**report, "read": report["masks"]}, DEFAULT_LIMIT)
     problems += [f"{problem}: {mask_rules.ONE_PALETTE}"] if problem else []
     warnings += doubts
-    values = list(report["values"])
+    values = [] if of_values else list(report["values"])
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
     elif set(values) == {"0", "255"}:
@@ -540,6 +565,12 @@ def masked_pairs(
         if not pairs.masked:
             raise error
         return pairs
+
+
+def _first(about: Mapping[str, Any]) -> str:
+    """The first of some files."""
+    more = " …" if about["count"] > NAMED else ""
+    return ", ".join(about["files"][:NAMED]) + more
 
 
 def _named(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:

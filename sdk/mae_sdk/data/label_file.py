@@ -130,6 +130,7 @@ class LabeledSource(Source):
                     "two rows of a picture say different labels",
                     got=f"{path}: {_listed(found[place])}, and {_listed(labels)}",
                     expected=f"one row for each picture in {where}, or rows that are alike",
+                    hint="delete the row that is wrong",
                 )
             if several:
                 found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
@@ -147,6 +148,8 @@ class LabeledSource(Source):
                 f"no row of {where} names a picture of the source",
                 got=lost.files[:3] or bare.files[:3],
                 expected=f"paths such as {source.members[0]}, with a label",
+                hint="write the paths as they are below the folder of pictures, or name the "
+                "folder that they begin in as the source",
             )
 
         mentioned = {place for path in read.others if (place := index.find(path)) is not None}
@@ -360,6 +363,7 @@ class _Index:
                         "a row names several pictures of the source",
                         got=path,
                         expected=f"a path in {self._where} that one picture has",
+                        hint="write the path with its suffix and all its folders",
                     )
                 return self._places[rest], path.removesuffix(rest).rstrip("/")
             rest = rest.partition("/")[2]
@@ -417,11 +421,17 @@ def read_table(
             f"{where} has the column {twice[0]} more than once",
             got=list(names)[:10],
             expected="a name of its own for each column",
+            hint="rename or delete one of the columns",
         )
     path = _column(names, PATH, where)
     part = next((name for name in names if name.strip().lower() in SPLIT), None)
     if not rows:
-        raise DataError(f"{where} has no rows", got=names, expected="a row for each picture")
+        raise DataError(
+            f"{where} has no rows",
+            got=names,
+            expected="a row for each picture",
+            hint=f"write a line such as cat/1.png,cat below {','.join(names[:5])}",
+        )
     found = Table()
     _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
     of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
@@ -434,7 +444,12 @@ def read_table(
     for number, row in enumerate(rows, 1):
         name = _path(row.get(path))
         if not name:
-            raise DataError(f"row {number} of {where} has no {path}", got=str(dict(row))[:100])
+            raise DataError(
+                f"row {number} of {where} has no {path}",
+                got=str(dict(row))[:100],
+                expected="the path of a picture in each row",
+                hint=f"fill in {path}, or delete the row",
+            )
         if part is not None:
             said = _text(row.get(part))
             kind = split_of(said) if said else None
@@ -484,7 +499,9 @@ def _labels_of(
             f"{where} has no column {LABEL[0]}",
             got=list(names)[:20],
             expected=f"a column {' or '.join(LABEL)}",
-            hint=SEVERAL if len(flags) > 1 else None,
+            hint=SEVERAL
+            if len(flags) > 1
+            else f"rename the column that holds the class to {LABEL[0]}",
         )
     column = label
     _note_others(
@@ -586,6 +603,11 @@ def _flags_of(
             got=others[:10] if columns and not missing else list(names)[:20],
             expected="a column with the labels of each picture (a|b), or a column of 0 and 1 for "
             "each class",
+            hint="name the columns of the classes in dataset.labels.columns"
+            if not columns
+            else "spell them as in the first line of the table"
+            if missing
+            else "write 1 where a picture is of the class and 0 where it is not",
         )
 
     for name in flags:
@@ -662,8 +684,11 @@ def _column(columns: Sequence[str], names: Sequence[str], where: str) -> str:
                 return column
     raise DataError(
         f"{where} has no column {names[0]}",
-        got=list(columns)[:20],
+        got=list(columns)[:20] or "an empty file",
         expected=f"a column {' or '.join(names)}",
+        hint=f"rename the column that holds it to {names[0]}"
+        if columns
+        else "write the names of the columns as the first line: path,label",
     )
 
 

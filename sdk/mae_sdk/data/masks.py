@@ -55,6 +55,8 @@ def read_mask(
                     f"{name} is a JPEG: its compression changes class numbers",
                     got=name,
                     expected="PNG or another exact format",
+                    hint="write the masks as PNG where they are made: saving a JPEG again does "
+                    "not mend its numbers",
                 )
             if picture.mode == "F":
                 raise _floats(name)

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 CHUNK = 1 << 20
 
+ARCHIVES = "an archive: .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip"
+WHOLE = "a whole archive, as tar, zip and others write it"
+"""What is expected of an archive."""
+
+AGAIN = "fetch or pack the archive again"
+"""What mends a damaged one."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -170,13 +170,13 @@ def refused(name: str, problem: str, source: str, hint: str | None = None) -> Da
     """The error for one member that is not read.
 
     Args:
-        hint: what fixes this problem.
+        hint: what fixes this problem, where another packing does not.
     """
     return DataError(
         f"refused {source}: member '{shown(name[:200])}' {problem}",
         got=spelled(name[:200]),
         expected="regular files and folders with plain relative names, each once",
-        hint=hint,
+        hint=hint or "pack the archive again without this member",
     )
 
 

@@ -32,7 +32,7 @@ from mae_skill.spelling import shown, spelled
 
 from mae_sdk import files
 from mae_sdk.data.decompress import crc32
-from mae_sdk.data.member import Member
+from mae_sdk.data.member import AGAIN, Member
 from mae_sdk.data.names import Names, encoded, is_image, is_set_aside, refused
 from mae_sdk.data.walk import MAX_VISITS
 from mae_sdk.files import share
@@ -320,6 +320,8 @@ def _copy(member: Member, out: IO[bytes] | None) -> int:
         raise DataError(
             f"member '{shown(member.name)}' has {written} bytes instead of {member.size}",
             got=spelled(member.name),
+            expected="as many bytes as its header says",
+            hint=AGAIN,
         )
     return crc
 

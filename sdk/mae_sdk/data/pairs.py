@@ -186,6 +186,7 @@ def open_pairs(
             field=field,
             got=[urls.redact(one) for one in beside],
             expected="one mask source for each image source, in the same order",
+            hint="name the masks of every source, as a list in the order of the images",
         )
 
     parts: list[_Part] = []
@@ -238,9 +239,12 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
         raise DataError(
             f"no masks belong to {urls.redact(place)}",
             field=f"dataset.segmentation.{role}_mask_sources",
+            got="null",
             expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, "
             "or mask sources",
-            hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
+            hint=f"set dataset.segmentation.{role}_mask_sources to the folder or archive of the "
+            "masks"
+            + ("" if sibling is None else f"; there is none at {urls.redact(sibling)} either"),
         )
 
     return _Part(source, None, _rows(images, {}), [])
@@ -287,6 +291,7 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
             f"{' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
             got=sorted(known),
             expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
+            hint=f"name the folder or archive of that split, or call it {SPLITS[role][0]}",
         )
 
     return {
@@ -348,6 +353,7 @@ def _matches(images: list[str], masks: dict[int, str]) -> list[int]:
                 + (", written in two Unicode forms (NFC and NFD)" if forms else ""),
                 got=spelled(stem),
                 expected="one mask for an image",
+                hint="delete or rename one of the two",
             )
         if theirs and taken.setdefault(theirs[0], stem) != stem:
             raise DataError(
@@ -355,6 +361,7 @@ def _matches(images: list[str], masks: dict[int, str]) -> list[int]:
                 "Unicode forms (NFC and NFD), and one mask belongs to both",
                 got=spelled(stem),
                 expected="each image once",
+                hint="delete or rename one of the two",
             )
         found.append(theirs[0] if theirs else -1)
     return found

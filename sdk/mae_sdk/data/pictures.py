@@ -273,11 +273,17 @@ def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
 
 
 def shows_alpha(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether a picture has alpha that differs from pixel to pixel."""
-    with open_picture(data, name, max_pixels) as picture:
-        if "A" not in picture.getbands() and "transparency" not in picture.info:
-            return False
-        low, high = picture.convert("RGBA").getchannel("A").getextrema()
+    """Whether a picture has alpha that differs from pixel to pixel.
+
+    What another library has read (NumPy, DICOM, some TIFF) has none that it would know of.
+    """
+    try:
+        with open_picture(data, name, max_pixels) as picture:
+            if "A" not in picture.getbands() and "transparency" not in picture.info:
+                return False
+            low, high = picture.convert("RGBA").getchannel("A").getextrema()
+    except DataError:
+        return False
     return bool(low != high)
 
 

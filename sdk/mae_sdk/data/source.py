@@ -319,7 +319,10 @@ class _Folder:
                 return stream.read()
         except (PermissionError, IsADirectoryError) as error:
             raise DataError(
-                f"cannot be read: {error.strerror}", got=spelled(os.fsdecode(path))
+                f"cannot be read: {error.strerror}",
+                got=spelled(os.fsdecode(path)),
+                expected="a file that this user may read",
+                hint="mend its rights, or take it out of the source",
             ) from error
         except OSError as error:
             raise StorageError(
@@ -443,6 +446,7 @@ def open_source(
             "the data source is empty",
             got=uri if isinstance(uri, str) else list(uris),
             expected="a path or URL, or a list of them",
+            hint="name a folder of images, an archive, or a pattern of them",
         )
 
     places = [place for one in uris for place in expand(one)]
@@ -474,12 +478,18 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
     if local is not None and local.is_dir():
         part = _Folder(local)
     elif local is not None and not local.exists():
-        raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
+        raise DataError(
+            f"there is no data source at {where}",
+            got=where,
+            expected="a folder, an archive, or a URL of one",
+            hint="check the path",
+        )
     elif local is not None and not local.is_file():
         raise DataError(
             f"{where} is a device or a pipe",
             got=where,
             expected="a folder, or an archive that is a file",
+            hint="write what comes from it to a file, and name that",
         )
     elif local is not None and not is_archive(uri):
         raise DataError(
@@ -487,6 +497,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             got=where,
             expected="a folder, .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2, .zip, .parquet "
             "or .arrow",
+            hint="name the folder that the file lies in, or pack it into an archive",
         )
     else:
         from mae_sdk.data.cache import NoImages, pack_of
@@ -496,7 +507,12 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         except NoImages as error:
             if tables := tables_of(uri, error.names):
                 return [part for one in tables for part in _open_one(one, cache_dir, limits)]
-            raise DataError(error.message, got=error.got, expected=error.expected) from None
+            raise DataError(
+                error.message,
+                got=error.got,
+                expected=error.expected,
+                hint=error.hint or "name the folder or archive that holds the images",
+            ) from None
 
     if not len(part.names) and local is not None and part.left_out.suffixes:
         names = [str(path.relative_to(local)) for path in local.rglob("*")]
@@ -508,7 +524,9 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             if local is not None and local.is_dir()
             else []
         )
-        hint = name_archives(where, inside) if inside else None
+        hint = "name the folder or archive that holds the images"
+        if inside:
+            hint = name_archives(where, inside)
         if not inside and (lost := part.left_out.dangling).count:
             hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"

@@ -509,6 +509,8 @@ def measured(source: Source | Pairs, reading: Reading, sample: int | None = SAMP
             field=VALUE_RANGE,
             got="auto",
             expected="pictures whose values differ, or [low, high]",
+            hint=f"set {VALUE_RANGE} to the lowest and the highest value that the pictures can "
+            "have, such as [0, 1]",
         )
     return reading.between(facts["low"], facts["high"])
 

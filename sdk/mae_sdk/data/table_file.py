@@ -35,7 +35,10 @@ def read_rows(file: str, where: str) -> Rows:
     suffix = Path(file.partition("?")[0]).suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(
-            "not a table of labels", got=where, expected=f"a file ending in {' '.join(SUFFIXES)}"
+            "not a table of labels",
+            got=where,
+            expected=f"a file ending in {' '.join(SUFFIXES)}",
+            hint="name the table itself, or save it as CSV with the columns path and label",
         )
     data = _bytes(file, where)
     try:
@@ -59,6 +62,7 @@ def read_rows(file: str, where: str) -> Rows:
             f"{where} cannot be read: {error}",
             got=where,
             expected=kinds.get(suffix, "a line of column names, and a row for each picture"),
+            hint="save the table again in the format that its name says",
         ) from error
 
 
@@ -161,7 +165,10 @@ def _bytes(file: str, where: str) -> bytes:
         return urls.local_path(file).read_bytes()
     except OSError as error:
         raise DataError(
-            f"cannot read the table of labels: {error.strerror}", got=where, expected="a file"
+            f"cannot read the table of labels: {error.strerror}",
+            got=where,
+            expected="a file that can be read",
+            hint="check the path and its rights: a relative one begins where the command runs",
         ) from error
 
 

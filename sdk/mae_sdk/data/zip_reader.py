@@ -26,7 +26,7 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import shown
 
 from mae_sdk.data.decompress import crc32
-from mae_sdk.data.member import CHUNK, Limits, Member
+from mae_sdk.data.member import AGAIN, CHUNK, WHOLE, Limits, Member
 from mae_sdk.data.names import folder_name, is_image, link_target, refused, safe_name
 
 _END = struct.Struct("<4s4H2LH")
@@ -91,7 +91,12 @@ def members(raw: Any, source: str, limits: Limits) -> Iterator[Member]:
 
     start, end, count = _find_directory(raw, source)
     if count > limits.max_members:
-        raise DataError(f"refused {source}: more than {limits.max_members} members", got=source)
+        raise DataError(
+            f"refused {source}: more than {limits.max_members} members",
+            got=source,
+            expected=f"at most {limits.max_members} members",
+            hint="pack the files into several archives, and name all of them",
+        )
     listed = _read_directory(raw, start, end, count, source)
     order = np.argsort(np.array(listed.offset, dtype=np.uint64), kind="stable")
     _judge(listed, order, start, source, limits)
@@ -142,15 +147,23 @@ def _find_directory(raw: Any, source: str) -> tuple[int, int, int]:
         at = tail.rfind(b"PK\x05\x06", 0, at)
 
     if not fits and later:
-        raise DataError(f"refused {source}: data after the end of the archive", got=source)
+        raise DataError(
+            f"refused {source}: data after the end of the archive",
+            got=source,
+            expected=WHOLE,
+            hint=AGAIN,
+        )
     if not fits:
         raise DataError(
             f"{source} is truncated: the directory at its end is missing",
             got=source,
-            hint="fetch or pack the archive again",
+            expected=WHOLE,
+            hint=AGAIN,
         )
     if len(fits) > 1:
-        raise DataError(f"refused {source}: it has two directories", got=source)
+        raise DataError(
+            f"refused {source}: it has two directories", got=source, expected=WHOLE, hint=AGAIN
+        )
 
     at = tail_at + fits[0]
     fields = _END.unpack_from(tail, fits[0])
@@ -161,10 +174,15 @@ def _find_directory(raw: Any, source: str) -> tuple[int, int, int]:
         if found is not None:
             disk, first_disk, here, count, size, start, end = found
     if disk or first_disk or here != count:
-        raise DataError(f"refused {source}: it is one part of an archive in parts", got=source)
+        raise DataError(
+            f"refused {source}: it is one part of an archive in parts",
+            got=source,
+            expected=WHOLE,
+            hint="join the parts (zip -s 0 PART.zip --out WHOLE.zip), and name the whole",
+        )
     if start + size != end:
         where = "before the first member" if start + size < end else "missing before its directory"
-        raise DataError(f"refused {source}: data {where}", got=source)
+        raise DataError(f"refused {source}: data {where}", got=source, expected=WHOLE, hint=AGAIN)
     return start, end, count
 
 
@@ -220,6 +238,8 @@ def _read_directory(raw: Any, start: int, end: int, count: int, source: str) -> 
         raise DataError(
             f"refused {source}: its directory says {count} members and lists {len(listed)}",
             got=source,
+            expected=WHOLE,
+            hint=AGAIN,
         )
     return listed
 
@@ -263,7 +283,12 @@ def _name(raw: bytes, flags: int, host: int, unicode_field: bytes | None) -> str
 def _judge(listed: _Directory, order: Any, start: int, source: str, limits: Limits) -> None:
     """What can be said before anything is read: overlaps and bombs."""
     if len(order) and listed.offset[int(order[0])] != 0:
-        raise DataError(f"refused {source}: data before the first member", got=source)
+        raise DataError(
+            f"refused {source}: data before the first member",
+            got=source,
+            expected=WHOLE,
+            hint=AGAIN,
+        )
     total = 0
     taken = 0  # the first byte behind the members so far: shared bytes make a small file a huge one
     for number in order:
@@ -291,6 +316,8 @@ def _judge(listed: _Directory, order: Any, start: int, source: str, limits: Limi
         raise DataError(
             f"refused {source}: it expands {total / max(1, start):.0f} times: a decompression bomb",
             got=source,
+            expected=f"at most {limits.max_ratio:g} times the bytes of the archive",
+            hint="unpack it yourself where you trust it, and name the folder",
         )
 
 

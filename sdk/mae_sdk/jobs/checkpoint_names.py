@@ -216,6 +216,7 @@ def choose_by_name(
                 field="checkpoint",
                 got=policy,
                 expected=f"one of the epochs {', '.join(map(str, known)) or 'of its file names'}",
+                hint="name one that is kept, or best or latest",
             )
         return fitting[-1], f"epoch {epoch}, by its name"
     best = [name for name in found if "best" in PurePosixPath(name).stem.lower()]

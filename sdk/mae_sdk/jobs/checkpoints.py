@@ -95,6 +95,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
                 field="checkpoint",
                 got=policy,
                 expected=f"one of the epochs {_ranges(known)}",
+                hint="name one that is kept, or best or latest",
             )
         reason = f"epoch {epoch}"
     elif kind == "best":

@@ -625,8 +625,17 @@ def _wrong_kind(
         field="parent_job_id",
         got=parent.id,
         expected="a job that leaves " + " or ".join(kinds),
-        hint=f"it would fill {', '.join(waiting)}",
+        hint=_maker(kinds, parent.id, parent.kind) or f"it would fill {', '.join(waiting)}",
     )
+
+
+def _maker(kinds: list[str], parent: str, kind: str) -> str | None:
+    """How a job that leaves one of these kinds comes from a trained one; None where it does not."""
+    if kind == CHECKPOINT and kinds == [ONNX]:
+        return f"export it first: mae run export --parent {parent}; then name that job as --parent"
+    if kinds == [CHECKPOINT]:
+        return "name the job that trained the model as --parent"
+    return None
 
 
 def _value(
@@ -807,6 +816,7 @@ def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
                 field="ptm",
                 got=ptm,
                 expected="a file, a folder that holds one, a URL of a file, or hf://ORG/NAME",
+                hint="check the path: a relative one begins where the command runs",
             )
         return InferredField(name, function, str(path), "the pretrained weights that were named")
     from mae_sdk.storage import transfer

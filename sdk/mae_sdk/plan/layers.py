@@ -8,6 +8,7 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
+from mae_skill.origin import OriginKind
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, raise_all, resolve
@@ -111,6 +112,23 @@ def read_classes(
     if not isinstance(chosen, list) or get_dotted(found, "model.task") == "segmentation":
         return None
     return [str(name) for name in chosen]
+
+
+def read_segmenter(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """The spec of a segmenter, where somebody says how many classes it has; else None."""
+    if not spec and not overrides:
+        return None
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers)
+    origin = found.provenance.get("model.num_classes")
+    if origin is None or origin.kind in OriginKind.unset():
+        return None
+    model = {**found.spec["model"], "task": "segmentation"}
+    return {**found.spec, "model": model, "train": {**found.spec["train"], "stage": "finetune"}}
 
 
 def take_signatures(found: Resolution, secrets: dict[str, str]) -> None:

@@ -500,6 +500,7 @@ def carried(
                     field=key,
                     got=path,
                     expected="a file or folder that exists",
+                    hint="check the path: a relative one begins where the command runs",
                 )
             )
     shown = [urls.redact(path) for path in paths]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mae_skill.errors import MaeError
+from mae_skill.errors import DataError, MaeError
 from mae_skill.origin import Origin
 from mae_skill.rules import (
     agreement,
@@ -60,4 +60,15 @@ def check_rules(
     case = Case(action, spec, provenance or {}, facts or Facts())
     for rule in RULES:
         rule(case)
-    return case.errors, case.warnings
+    return causes_first(case.errors), case.warnings
+
+
+def causes_first(errors: list[MaeError]) -> list[MaeError]:
+    """Errors with the number of classes after those of the data that it is counted in: who mends
+    the data may find it right."""
+    counts = [error for error in errors if error.field == "model.num_classes"]
+    others = [error for error in errors if error.field != "model.num_classes"]
+    if any(isinstance(error, DataError) for error in others):
+        for error in counts:
+            error.hint = f"mend the data first, as said above; then: {error.hint}"
+    return [*others, *counts]

@@ -105,11 +105,12 @@ class Case:
         key: str,
         message: str,
         expected: str,
-        hint: str | None = None,
+        hint: str,
         kind: Callable[..., MaeError] = SpecError,
     ) -> None:
-        """Refuse the value of a field."""
-        self.errors.append(kind(message, field=key, got=self(key), expected=expected, hint=hint))
+        """Refuse the value of a field: what is wrong, what was expected, and how to mend it."""
+        got = "null" if self(key) is None else self(key)
+        self.errors.append(kind(message, field=key, got=got, expected=expected, hint=hint))
 
     def warn(self, key: str | None, message: str) -> None:
         """Say what the user should know."""

@@ -208,11 +208,15 @@ def _stored_otherwise(case: Case, key: str, ours: Seen, so: str) -> None:
             )
 
 
-def near(case: Case) -> str | None:
-    """Which known classes the unknown ones of the validation images are perhaps."""
+def near(case: Case) -> str:
+    """Which known classes the unknown ones of the validation images are perhaps; else what to do
+    about them."""
     against = (case.facts.data.get(VAL) or {}).get("against") or {}
     pairs = [f"{name!a} for {known!a}" for name, known in (against.get("near") or {}).items()]
-    return f"perhaps another spelling: {first_of(pairs)}" if pairs else None
+    if pairs:
+        return f"perhaps another spelling: {first_of(pairs)}"
+    also = ", add training images of them" if case.action == "train" else ""
+    return f"rename these classes{also}, or name those that count in dataset.classes"
 
 
 INSPECTED = [

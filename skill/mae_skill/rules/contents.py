@@ -117,7 +117,9 @@ def graph(case: Case) -> None:
     if file is None or (key != ONNX_FILE and file.suffix.lower() != ".onnx"):
         return
     if file.is_dir():
-        case.error(key, "this is a folder", "an ONNX file", kind=CheckpointError)
+        case.error(
+            key, "this is a folder", "an ONNX file", "name the file inside it", kind=CheckpointError
+        )
         return
     try:
         read_header(file)
@@ -151,7 +153,11 @@ def engine(case: Case) -> None:
             expected = "an engine, as the gen_trt_engine action builds"
             case.errors.append(
                 CheckpointError(
-                    f"{file.name} is no engine", field=key, got=found, expected=expected
+                    f"{file.name} is no engine",
+                    field=key,
+                    got=found,
+                    expected=expected,
+                    hint="mae run gen_trt_engine --parent EXPORT_JOB builds one",
                 )
             )
 
@@ -166,6 +172,7 @@ def kept(case: Case) -> None:
                 key,
                 f"the build writes this file anew, and it is {found}",
                 "a new path, or the file of an earlier build",
+                "name a path at which nothing lies",
             )
 
 

@@ -37,7 +37,12 @@ def crops(case: Case) -> None:
         low, high = f"dataset.augmentation.{low}", f"dataset.augmentation.{high}"
         if case(low, 0) > case(high, 1):
             name = high.rpartition(".")[2]
-            case.error(low, f"is above {name}={case(high)}", f"at most {name}")
+            case.error(
+                low,
+                f"is above {name}={case(high)}",
+                f"at most {name}",
+                f"swap the two, or lower {low}",
+            )
     key = "dataset.augmentation.max_scale"
     share = float(case(key, 1.0))
     if share < SMALL_CROP:
@@ -64,7 +69,12 @@ def value_range(case: Case) -> None:
     """The ends of a range are in order."""
     ends = case(samples.RANGE)
     if isinstance(ends, list) and len(ends) == 2 and not ends[0] < ends[1]:
-        case.error(samples.RANGE, "the low end is not below the high one", "[low, high]")
+        case.error(
+            samples.RANGE,
+            "the low end is not below the high one",
+            "[low, high]",
+            "swap the two ends",
+        )
 
 
 def statistics(case: Case) -> None:
@@ -195,6 +205,7 @@ def monitor(case: Case) -> None:
             "train.optim.monitor_name",
             "val_loss needs validation data",
             "train_loss, or dataset.val_data_sources",
+            "set train.optim.monitor_name=train_loss, or name validation data",
         )
 
 
@@ -208,6 +219,7 @@ def pyramid(case: Case) -> None:
             "dataset.augmentation.input_size",
             "UperNet's pyramid needs two patches per side",
             f"at least {2 * arch.patch} px",
+            f"set dataset.augmentation.input_size={2 * arch.patch} or more",
         )
 
 
@@ -252,7 +264,9 @@ def named_classes(case: Case) -> None:
             key,
             f"names {first_of(twice)} more than once: a class has one label",
             "each class once, in the order of the labels",
-            None if len(once) > 10 else shlex.quote(f"{key}={as_json}"),
+            f"take {first_of(twice)} out where it stands again"
+            if len(once) > 10
+            else shlex.quote(f"{key}={as_json}"),
         )
 
 
@@ -266,7 +280,9 @@ def ignored_value(case: Case) -> None:
         IGNORE,
         f"is the number of one of the {classes} classes",
         f"at least {classes}",
-        None if case.given("model.num_classes") else hint,
+        f"set {IGNORE} to a value that no class has, such as 255"
+        if case.given("model.num_classes")
+        else hint,
     )
 
 
@@ -274,7 +290,12 @@ def scale_jitter(case: Case) -> None:
     """The bounds of a random scale are in order."""
     low, high = case(JITTER, [1.0, 1.0])
     if _segments(case) and low > high:
-        case.error(JITTER, "the smallest factor is above the largest", "[smallest, largest]")
+        case.error(
+            JITTER,
+            "the smallest factor is above the largest",
+            "[smallest, largest]",
+            "swap the two",
+        )
     elif _segments(case) and (low > MAGNIFIED or high < 1 / MAGNIFIED):
         text = (
             f"every picture is magnified {low:g} times or more: a crop sees {1 / low**2:.2g} of it"

@@ -22,7 +22,12 @@ def gpu_ids(case: Case) -> None:
         return
 
     if len(set(ids)) != len(ids):
-        case.error(f"{action}.gpu_ids", "a device is named twice", "each index once")
+        case.error(
+            f"{action}.gpu_ids",
+            "a device is named twice",
+            "each index once",
+            "name each index once, or set train.num_gpus alone",
+        )
     chosen = case.given(f"{action}.num_gpus") and case.given(f"{action}.gpu_ids")
     if isinstance(count, int) and count != len(ids) and chosen:
         case.warn(
@@ -41,13 +46,18 @@ def enough_gpus(case: Case) -> None:
 
     if present == 0 and accelerator == "gpu":
         case.error(
-            "train.accelerator", "this machine has no GPU", "auto or cpu", kind=DependencyError
+            "train.accelerator",
+            "this machine has no GPU",
+            "auto or cpu",
+            "set train.accelerator=auto",
+            kind=DependencyError,
         )
     elif present == 0 and accelerator == "auto" and wanted > 1:
         case.error(
             "train.num_gpus",
             "this machine has no GPU",
             "1, or train.accelerator=cpu, where it counts processes",
+            "set train.num_gpus=1",
             kind=DependencyError,
         )
     elif present == 0 and accelerator == "auto":
@@ -57,6 +67,7 @@ def enough_gpus(case: Case) -> None:
             "train.num_gpus",
             f"this machine has {present} GPU(s)",
             f"at most {present}",
+            f"set train.num_gpus={present}",
             kind=DependencyError,
         )
 
@@ -113,6 +124,7 @@ def optimizer(case: Case) -> None:
             "train.optim.type",
             "Muon orthogonalizes whole matrices, and fsdp cuts them up",
             "AdamW, or train.distributed_strategy=ddp",
+            "set train.optim.type=AdamW or train.distributed_strategy=ddp",
         )
 
 

@@ -14,9 +14,10 @@ from mae_skill.classes import by_position, class_names
 from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
+from mae_skill.rules.model import holds
 from mae_skill.weights import header
 from mae_skill.weights.config import normalization, own_description, own_settings
-from mae_skill.weights.fit import Target, fit, lack_of
+from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
 from mae_skill.weights.teacher import FIELD as TEACHER
@@ -51,14 +52,24 @@ def model(case: Case) -> None:
     if not case(key) and not runs_engine:
         case.error(key, "no model given", "a file", f"set {key}, or pass --parent JOB")
     elif case(key) and runs_engine:
-        case.error(engine, f"{key} is given too", "one of the two")
+        case.error(
+            engine,
+            f"{key} is given too",
+            "one of the two",
+            f"set one of {engine} and {key} to null",
+        )
 
 
 def onnx_name(case: Case) -> None:
     """An ONNX file is recognized by its name."""
     path = case("export.onnx_file")
     if path and case("export.format") == "onnx" and not str(path).endswith(".onnx"):
-        case.error("export.onnx_file", "must end in .onnx", "a path that ends in .onnx")
+        case.error(
+            "export.onnx_file",
+            "must end in .onnx",
+            "a path that ends in .onnx",
+            "write the path of the file with its suffix: results/model.onnx",
+        )
 
 
 def format_holds_it(case: Case) -> None:
@@ -105,9 +116,19 @@ def pushed(case: Case) -> None:
         return
     key = "export.push_to_hub"
     if case("export.format") not in FOLDERS:
-        case.error(key, "only a folder goes to the hub", f"export.format={' or '.join(FOLDERS)}")
+        case.error(
+            key,
+            "only a folder goes to the hub",
+            f"export.format={' or '.join(FOLDERS)}",
+            f"set export.format={FOLDERS[0]}",
+        )
     elif not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name), re.ASCII):
-        case.error(key, "not the name of a model on the hub", "ORG/NAME")
+        case.error(
+            key,
+            "not the name of a model on the hub",
+            "ORG/NAME",
+            "write it as the hub does: your-name/your-model",
+        )
     elif case.facts.variables is not None and "HF_TOKEN" not in case.facts.variables:
         case.error(key, "the hub wants a token", "HF_TOKEN in the environment", "export HF_TOKEN")
 
@@ -149,6 +170,7 @@ def named_files(case: Case) -> None:
                 key,
                 "there is no such file or folder",
                 "a path that exists" + (", or a URL" if key in FROM_URLS else ""),
+                "check the path: a relative one begins where the command runs",
                 kind=NotFoundError,
             )
 
@@ -176,12 +198,37 @@ def written_places(case: Case) -> None:
             )
 
 
+def frozen_head(case: Case, target: Target, found: Fit | None) -> None:
+    """A head that is frozen has values that mean something: those of the weights."""
+    rows, names = target.class_rows(), case("train.freeze") or ()
+    if not rows or any(error.field == "train.freeze" for error in case.errors):
+        return
+    head = rows[0]
+    if not any(holds(name, head) for name in names):
+        return
+    text = "the head would stay at its random initial weights: it never learns what to answer"
+    if found is not None and head not in found.fresh:
+        if target.classes is None or len(found.rows.get(head, ())) >= target.shapes[head][0]:
+            return
+        text = f"a part of the head would stay at random initial weights: {found.head}"
+    case.error(
+        "train.freeze",
+        text,
+        "a head that learns, or weights with a head for these classes",
+        "take the head out of train.freeze; train.freeze=[encoder] trains the head alone",
+    )
+
+
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
     key = PRETRAINED if case.action == "train" else MODEL[case.action]
     path = case(key)
-    if not isinstance(path, str) or (case.action == "train" and _goes_on(case)):
+    if case.action == "train" and _goes_on(case):
+        return
+    if not isinstance(path, str):
+        with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # said by other rules
+            frozen_head(case, target_of(case.spec), None)
         return
     if not case.facts.local_files or case.origin(key) in OriginKind.unset():
         return
@@ -213,6 +260,7 @@ def weights(case: Case) -> None:
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    frozen_head(case, target, found)
     judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
         folders = list(judged.get("class_counts") or ())

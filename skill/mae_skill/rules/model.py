@@ -41,6 +41,7 @@ def dice(case: Case) -> None:
             "train.loss",
             "the Dice loss is for segmentation alone",
             "cross_entropy or focal for a classifier",
+            "set train.loss=cross_entropy",
         )
 
 
@@ -83,6 +84,7 @@ def weights(case: Case) -> None:
                 key,
                 f"{depth} blocks of width {width} have {count:.1e} weights",
                 f"a model of at most {MOST_WEIGHTS:.0e}",
+                "lower model.embed_dim or model.depth",
             )
 
 
@@ -107,7 +109,7 @@ def frozen(case: Case) -> None:
         )
         return
 
-    left = {one for one in known if not any(_holds(name, one) for name in names)}
+    left = {one for one in known if not any(holds(name, one) for name in names)}
     if not left - {"encoder"}:
         case.error(
             "train.freeze",
@@ -121,7 +123,7 @@ def _bare(name: str) -> str:
     return name.removeprefix("encoder.")
 
 
-def _holds(frozen_name: str, name: str) -> bool:
+def holds(frozen_name: str, name: str) -> bool:
     """Whether freezing ``frozen_name`` freezes ``name``; ``encoder`` spares the head inside it."""
     if frozen_name == "encoder":
         return name.startswith("encoder.") and not name.startswith("encoder.head")
@@ -244,6 +246,7 @@ def auto_augmentation(case: Case) -> None:
         f"no such policy: {wrong[0][:40]!r} of it is not known" if words else "no such policy",
         "rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, v0r, 3a, "
         "or none",
+        "leave it out, or take rand-m9-mstd0.5-inc1",
     )
 
 
@@ -269,7 +272,10 @@ def tiny(case: Case) -> None:
         value = case(f"dataset.augmentation.{name}")
         if value is not None and 0 < value < least:
             case.error(
-                f"dataset.augmentation.{name}", "too small to have a meaning", f"at least {least}"
+                f"dataset.augmentation.{name}",
+                "too small to have a meaning",
+                f"at least {least}",
+                "leave it out, or set 0 to switch it off",
             )
 
 
@@ -304,7 +310,7 @@ def frozen_decoder(case: Case) -> None:
         return
     blocks = ("decoder.", "decoder_blocks.")
     parts = [one for one in _decoder(case, arch) if one.startswith(blocks)]
-    if parts and all(any(_holds(name, one) for name in names) for one in parts):
+    if parts and all(any(holds(name, one) for name in names) for one in parts):
         case.warn(
             "train.freeze",
             "the decoder stays at its random initial weights: the encoder learns to please these, "
@@ -349,6 +355,7 @@ def narrow_mlp(case: Case) -> None:
             "model.mlp_ratio",
             f"leaves no hidden unit of a width of {width}: the MLPs compute nothing",
             f"at least {1 / width:.2g}; 4 is usual",
+            "set model.mlp_ratio=4",
         )
 
 
@@ -361,7 +368,7 @@ def frozen_encoder(case: Case) -> None:
     if case("train.resume_training_checkpoint_path"):
         return
     blocks = [f"encoder.{name}" for name in _encoder(case, arch) if _IN_BLOCK.search(name)]
-    if not all(any(_holds(name, one) for name in names) for one in blocks):
+    if not all(any(holds(name, one) for name in names) for one in blocks):
         return
     pretrains = case("train.stage") == "pretrain"
     text = (
@@ -376,7 +383,7 @@ def frozen_encoder(case: Case) -> None:
         "train.freeze",
         text,
         "some blocks of the encoder left to learn, or train.pretrained_model_path",
-        None if pretrains else baseline,
+        "take the blocks out of train.freeze" if pretrains else baseline,
     )
 
 

@@ -255,6 +255,8 @@ def one_depth(case: Case) -> None:
                 f"no range can be measured: {facts['low']:g} is both the 0.1 and the 99.9 "
                 "percentile of the values",
                 "pictures whose values differ, or [low, high]",
+                f"set {RANGE} to the lowest and the highest value that the pictures can have, "
+                "such as [0,1]",
                 kind=DataError,
             )
     if len(values) < 2:
@@ -634,7 +636,7 @@ def lost_classes(case: Case) -> None:
         listed = ", ".join(empty[:FEW])
         case.warn(TRAIN, f"folders without an image are no classes: {listed}")
     broken = found.get("unreadable_classes") or []
-    if broken and learns:
+    if broken and learns and found.get("bad", 0) < found.get("read", 1):  # else said of all
         case.error(
             TRAIN,
             f"every image of a class is unreadable: {', '.join(broken[:FEW])}",
@@ -662,6 +664,7 @@ def labels(case: Case) -> None:
                 "dataset.classes",
                 f"names one class alone, {name}: every answer would be right",
                 "two classes or more of the data, or null for all",
+                "add a class, or set dataset.classes=null",
             )
             return
         case.error(
@@ -743,6 +746,7 @@ def multi_label(case: Case) -> None:
             f"{has if any(of_classes.values()) else 'no'} picture has each of the labels "
             f"({first_of(list(of_classes))}): there is nothing to learn",
             "a label that some pictures have and others have not",
+            "leave the label out of dataset.labels.columns, or correct the table",
             kind=DataError,
         )
         return
@@ -841,6 +845,7 @@ def unknown_weights(
             field=WEIGHTS,
             got=dict(given),
             expected=f"classes among {first_of(classes)}",
+            hint="write each class as the training data name it",
         )
     most = max((float(given.get(name, 1.0)) for name in classes), default=1.0)
     if 0 < most < VANISHING:
@@ -862,6 +867,7 @@ def unknown_weights(
             field=WEIGHTS,
             got=dict(given),
             expected=f"a weight above 0 of {'two classes' if least > 1 else 'a class'} or more",
+            hint="leave a class out of the mapping, and its weight is 1",
         )
     return None
 
@@ -891,7 +897,13 @@ def validation_classes(case: Case) -> None:
     if absent and known - len(absent) < 2 <= known:
         text = "the images are of one class alone: their accuracy says nothing of the others"
         if case.action == "train":
-            case.error(VAL, text, "images of every class", kind=DataError)
+            case.error(
+                VAL,
+                text,
+                "images of every class",
+                "add images of the other classes, or hold some out with dataset.val_fraction",
+                kind=DataError,
+            )
         else:
             case.warn(VAL, text)
     elif absent:
@@ -930,6 +942,7 @@ def probes(case: Case) -> None:
                 key,
                 f"{len(unknown)} classes are not among those of {BANK}: {listed}",
                 "class folders named as those of the bank",
+                "rename the folders, or add images of these classes to the bank",
                 kind=DataError,
             )
         elif loose:
@@ -969,6 +982,7 @@ def neighbors(case: Case) -> None:
             key,
             "there are not so many other images",
             f"at most {case.facts.judged - 1}, of {case.facts.judged} images; 0 = none",
+            f"set {key}={max(0, case.facts.judged - 1)} or less",
         )
 
 
@@ -992,7 +1006,13 @@ def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
         if twins["count"] < twins["compared"]:
             case.warn(QUERIES, f"{text}; the scores flatter")
         else:
-            case.error(QUERIES, text, "images that are not in the bank", kind=DataError)
+            case.error(
+                QUERIES,
+                text,
+                "images that are not in the bank",
+                "take these images out of one of the two",
+                kind=DataError,
+            )
     copies = bank.get("repeated")
     if copies and copies["count"] and not queries:
         pair = " = ".join(copies["pair"])
@@ -1063,12 +1083,21 @@ def _torn(case: Case, key: str) -> None:
     torn = (found.get("repeated") or {}).get("torn")
     if not torn or segments(case) or not _classifies(case, found):
         return
+    same = found.get("constant", {}).get("count", 0) + found.get("bad", 0)
+    if same >= found.get("read", 1):  # all are alike, or cannot be read: said of each
+        return
     pair = " = ".join(torn["pair"])
     if torn["images"] < found["images"]:
         case.warn(key, f"{torn['count']} images are in several classes at once: {pair}")
     else:
         text = f"every image is in several classes at once, so none can be learned: {pair}"
-        case.error(key, text, "a picture in the folder of its own class", kind=DataError)
+        case.error(
+            key,
+            text,
+            "a picture in the folder of its own class",
+            "see in which of its folders each picture belongs, and delete the other copies",
+            kind=DataError,
+        )
 
 
 def _classifies(case: Case, found: Seen) -> bool:
@@ -1093,7 +1122,9 @@ def held_out(case: Case) -> None:
         return
     if held >= trained_on:
         text = f"all of the {trained_on} images are held out, so that none is left to train on"
-        case.error(field, text, "a smaller share, 0.2 say", kind=DataError)
+        case.error(
+            field, text, "a smaller share, 0.2 say", "lower dataset.val_fraction", kind=DataError
+        )
         return
     if case("train.stage") != "finetune" or segments(case):
         return
@@ -1101,7 +1132,13 @@ def held_out(case: Case) -> None:
         return
     if names := found.get("untaught"):
         text = f"no image is left to train on of {first_of(names)}"
-        case.error(field, text, "a smaller share, 0.2 say, or more images", kind=DataError)
+        case.error(
+            field,
+            text,
+            "a smaller share, 0.2 say, or more images",
+            "lower dataset.val_fraction, or name validation images",
+            kind=DataError,
+        )
     if names := found.get("unjudged"):
         case.warn(
             field,
@@ -1112,7 +1149,8 @@ def held_out(case: Case) -> None:
 
 def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
     """Refuse images without labels."""
-    case.error(key, message, "one folder of images per class", hint, kind=DataError)
+    mend = "name the folder that holds the class folders, or a table of labels in dataset.labels"
+    case.error(key, message, "one folder of images per class", hint or mend, kind=DataError)
 
 
 INSPECTED = [

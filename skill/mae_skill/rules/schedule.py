@@ -88,7 +88,7 @@ def still(case: Case) -> None:
     if rate is not None and steps and rate * steps < HARDLY_MOVED:
         text = f"{steps} steps of at most {rate:.1e} move no weight by more than {rate * steps:.1e}"
         if rate * steps < STILL:
-            case.error(key, f"{text}: nothing is learned", "1e-5 to 1e-3, say")
+            case.error(key, f"{text}: nothing is learned", "1e-5 to 1e-3, say", f"set {key}=1e-4")
         else:
             case.warn(
                 key,
@@ -101,6 +101,7 @@ def still(case: Case) -> None:
             "train.clip_grad_norm",
             "gradients so small vanish in the optimizer: nothing is learned",
             f"at least {NO_CLIP:g}; 1 is usual",
+            "set train.clip_grad_norm=1, or null for none",
         )
 
 
@@ -118,7 +119,9 @@ def wild(case: Case) -> None:
         "and weights are some hundredths large"
     )
     if rate >= WILD:
-        case.error(key, f"{text}: nothing that is learned stays", "1e-5 to 1e-3, say")
+        case.error(
+            key, f"{text}: nothing that is learned stays", "1e-5 to 1e-3, say", f"set {key}=1e-4"
+        )
     else:
         case.warn(key, f"{text}: the loss may rise or never fall; 1e-5 to 1e-3 is usual")
 
@@ -160,7 +163,10 @@ def idle_stopping(case: Case) -> None:
     if delta >= IDLE * start:
         usual = "0 to 0.01, say"
         case.error(
-            key, f"{text}: the run ends after {patience + 1} epochs whatever it learns", usual
+            key,
+            f"{text}: the run ends after {patience + 1} epochs whatever it learns",
+            usual,
+            "raise the patience, or lower the least change that counts",
         )
     elif delta > start / IDLE:
         case.warn(key, f"{text}: it may end while it learns; 0 to 0.01 is usual")
@@ -178,7 +184,12 @@ def shrinking(case: Case) -> None:
         case.warn(key, f"{text} at each step: they grow until the run ends with an error")
     elif part >= SHRINK_MUCH:
         usual = "1e-5 to 1e-3, say" if decay <= 1 else "0.05, say; 0 is none"
-        case.error(key, f"{text} at each step: nothing that is learned stays", usual)
+        case.error(
+            key,
+            f"{text} at each step: nothing that is learned stays",
+            usual,
+            f"lower {key}, or set 0",
+        )
     else:
         case.warn(key, f"{text} at each step; the papers' recipes take less than 0.001")
 
@@ -240,6 +251,7 @@ def warmup(case: Case) -> None:
             f"{warm} epochs of warm-up in a run of {epochs}: the rate stays below a thousandth of "
             "its peak, and nothing is learned",
             f"fewer than the {epochs} epochs of the run",
+            "lower train.optim.warmup_epochs, or train for more epochs",
         )
     elif warm and warm >= epochs:
         case.warn(
@@ -276,6 +288,7 @@ def lowest_rate(case: Case) -> None:
             "train.optim.min_lr",
             f"is above train.optim.lr={case('train.optim.lr')}",
             "at most train.optim.lr",
+            "lower train.optim.min_lr: 0 lets the rate fall to nothing",
         )
 
 

@@ -141,12 +141,14 @@ def decoder_shape(case: Case) -> None:
             "model.decoder_num_heads",
             f"does not divide model.decoder_embed_dim={width}",
             "a divisor of the decoder's width",
+            "set model.decoder_num_heads to 8, say, and the width to a multiple of it",
         )
     if arch.family == "vit" and width % 4:
         case.error(
             "model.decoder_embed_dim",
             "sin-cos position embeddings need a multiple of 4",
             "a multiple of 4",
+            f"set model.decoder_embed_dim={max(4, width // 4 * 4)}",
         )
 
 
@@ -163,12 +165,14 @@ def encoder_shape(case: Case) -> None:
             "model.num_heads" if case("model.num_heads") else "model.embed_dim",
             f"width {width} is not a multiple of {heads} heads",
             "a width that the heads divide",
+            f"set the width to {max(1, width // heads) * heads}, or other heads",
         )
     elif width % 4:
         case.error(
             "model.embed_dim",
             "sin-cos position embeddings need a multiple of 4",
             "a multiple of 4",
+            f"set model.embed_dim={max(4, width // 4 * 4)}",
         )
 
 

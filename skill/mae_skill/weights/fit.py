@@ -6,6 +6,7 @@ Torch-free: names and shapes are enough, so the plan and the runner decide by th
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -643,7 +644,8 @@ class _Fitter:
         if short:
             faults.append(f"without {_brief(short)} ({len(short)} entries)")
         patch = self._other_patch()
-        got = guess or "an architecture that is not ours"
+        ours = "" if raw or problems else self._our_own(short)
+        got = guess or ours or "an architecture that is not ours"
         if guess is None and alike is not None and patch:
             got = f"{alike} with patches of {patch} pixels"
         if marks or looks:
@@ -655,8 +657,44 @@ class _Fitter:
             field=self.field,
             got=got,
             expected=f"weights of {arch}: every entry of the backbone in its place",
-            hint=self._hint(guess if not (marks or looks) else None, alike),
+            hint=_INCOMPLETE
+            if ours and short and not (guess or marks or looks)
+            else self._hint(guess if not (marks or looks) else None, alike),
         )
+
+    def _our_own(self, short: Sequence[str]) -> str:
+        """What a file of this architecture differs by, where that is the channels of its pictures
+        or entries that it lacks; else empty."""
+        arch, parts = self.target.arch, []
+        others = [text for text in self.clashes if not text.startswith(_PATCHES)]
+        if self.clashes:
+            channels = self._other_channels()
+            if others or channels is None:
+                return ""
+            parts.append(f"for pictures of {channels} channels")
+        if short:
+            parts.append(f"without {_brief(self._blocks_of(short))}")
+        return f"{arch} {' and '.join(parts)}" if parts else ""
+
+    def _blocks_of(self, lacking: Sequence[str]) -> list[str]:
+        """Missing entries; a block of which nothing is there by its own name."""
+        found = []
+        for name in lacking:
+            block = match[0] if (match := _BLOCK.match(name)) else ""
+            there = any(entry.startswith(f"{block}.") for entry in self.found.entries)
+            found.append(name if not block or there else block)
+        return list(dict.fromkeys(found))
+
+    def _other_channels(self) -> int | None:
+        """Channels of the file's pictures, where its stem differs from the model's in them
+        alone."""
+        for place in _PATCHES:
+            kernel = self.found.entries.get(self._short(place))
+            wanted = self.target.shapes.get(place)
+            if kernel and wanted and len(kernel.shape) == len(wanted) == 4:
+                alike = (kernel.shape[0], *kernel.shape[2:]) == (wanted[0], *wanted[2:])
+                return kernel.shape[1] if alike and kernel.shape[1] != wanted[1] else None
+        return None
 
     def _matched(self) -> list[str]:
         """The share of the backbone that a refused file would fill, where it is not all of it."""
@@ -682,7 +720,8 @@ class _Fitter:
             kernel = self.found.entries.get(self._short(place))
             wanted = self.target.shapes.get(place)
             if kernel and wanted and len(kernel.shape) == 4 and kernel.shape[1] != wanted[1]:
-                return f"set dataset.channels to {kernel.shape[1]}, or choose weights of three"
+                channels = kernel.shape[1]
+                return f"set dataset.channels to {channels}, or choose weights of three channels"
             if kernel and wanted and _other_patch(kernel.shape, wanted):
                 own = self.target.row.patch
                 return (
@@ -692,6 +731,8 @@ class _Fitter:
         return "choose weights of the same architecture"
 
 
+_INCOMPLETE = "the file is incomplete: fetch it again, or save the whole state dict of its model"
+_BLOCK = re.compile(r"(?:stages\.\d+\.)?blocks\.\d+|stages\.\d+\.downsample")
 _NO_TOKEN = "no class token's"
 _RGB = 3  # channels of a stem that is adapted to others, as timm does
 _PATCHES = ("encoder.patch_embed.proj.weight", "encoder.stem.0.weight")

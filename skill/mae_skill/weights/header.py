@@ -209,6 +209,7 @@ def look_at(file: Path) -> dict[str, Any] | None:
             f"{file.name} holds no weights",
             got=what,
             expected="a file that torch.save or safetensors wrote",
+            hint="fetch the weights again, from the link to the file itself",
         )
     try:
         found = read_zip(file) if zipfile.is_zipfile(file) else read_old(file)
