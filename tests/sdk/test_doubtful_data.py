@@ -252,6 +252,76 @@ def test_a_range_of_one_value_is_refused_before_the_run(tmp_path: Path) -> None:
         measured(open_source(tmp_path), reading)
 
 
+def test_no_data_beyond_a_range_that_was_set_is_said(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            values = RNG.normal(300, 60, (32, 32)).astype(np.float32).clip(1, 599)
+            values[:4] = -9999
+            np.save(tmp_path / name / f"{number}.npy", values)
+    one = {**FINETUNE, "dataset.channels": 1}
+    told = said(plan(tmp_path, **one, **{"dataset.value_range": [0, 600]}))
+    assert "-9999 stands for no data in 12.5% of the values of the 6 pictures of float32" in told
+    assert "reads as 0 in dataset.value_range 0 … 600" in told
+    within = said(plan(tmp_path, **one, **{"dataset.value_range": [-10000, 600]}))
+    assert "stands for no data" not in within
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "far"),
+    [
+        ([0.9, 0.9, 0.9], [0.05, 0.05, 0.05], True),
+        ([0.5], [0.01], True),
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], False),
+        ([0.13], [0.31], False),
+    ],
+)
+def test_statistics_far_from_those_of_the_pictures_are_doubted(
+    tmp_path: Path, mean: list[float], std: list[float], far: bool
+) -> None:
+    source = classes(tmp_path, "ant", "bee")
+    statistics = {"dataset.augmentation.mean": mean, "dataset.augmentation.std": std}
+    made = plan(source, **FINETUNE, **statistics)
+    told = [str(one) for one in made.warnings if "are not those of the pictures" in str(one)]
+    assert bool(told) == far
+    assert not far or told[0].startswith("dataset.augmentation.mean: mean ")
+    assert not [one for one in plan(source, **FINETUNE).warnings if "are not those" in str(one)]
+
+
+@pytest.mark.parametrize(("alpha", "channels"), [(0, None), (1, None), (255, None), (0, 4)])
+def test_pictures_that_no_viewer_shows_are_named(
+    tmp_path: Path, alpha: int, channels: int | None
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            values = RNG.integers(0, 255, (16, 16, 4), dtype=np.uint8)
+            values[..., 3] = 0
+            values[0, 0, 3] = alpha
+            Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    more = {"dataset.augmentation.auto_aug": None} if channels else {}
+    told = said(plan(tmp_path, **FINETUNE, **more, **{"dataset.channels": channels}))
+    hidden = alpha == 0 and channels is None
+    assert ("6 of 6 pictures are transparent all over" in told) == hidden
+
+
+def test_a_table_that_contradicts_the_folders_is_said_with_an_example(tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    paths = [f"{name}/{number}.png" for name in ("ant", "bee") for number in range(3)]
+
+    def told(label: Any) -> str:
+        table = tmp_path / "t.csv"
+        table.write_text("path,label\n" + "".join(f"{one},{label(one)}\n" for one in paths))
+        return said(plan(source, **FINETUNE, **{"dataset.labels.train": str(table)}))
+
+    other = {"ant": "bee", "bee": "ant"}
+    swapped = told(lambda one: other[one[:3]] if one == "ant/1.png" else one[:3])
+    assert "1 of 6 pictures lie in the folder of another class than their row says" in swapped
+    assert "(ant/1.png: bee)" in swapped
+    assert "another class" not in told(lambda one: one[:3])
+    assert "another class" not in told(lambda one: {"ant": "big", "bee": "small"}[one[:3]])
+
+
 def test_one_class_that_is_chosen_is_an_error_of_the_choice(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="names one class alone, bee") as caught:
         plan(classes(tmp_path, "ant", "bee"), **{**FINETUNE, "dataset.classes": ["bee"]})

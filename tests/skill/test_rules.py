@@ -448,6 +448,72 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
     ),
 ]
 
+EARLY = {**TUNE, "train.early_stopping.patience": 3}
+MONITOR = "train.optim.monitor_name"
+LABELS = "dataset.labels."
+UNEQUAL = {
+    "dataset.train_data_sources": {"images": 209, "class_counts": {"a": 203, "b": 3, "c": 3}}
+}
+WARNINGS += [
+    (EARLY, {}, MONITOR, "goes on falling while a model overfits"),
+    ({**EARLY, "train.validation_interval": 2}, {}, MONITOR, f"{MONITOR}=val_loss"),
+    (
+        {**BASE, "dataset.val_data_sources": "/v", "train.early_stopping.patience": 3},
+        {},
+        MONITOR,
+        "v",
+    ),
+    ({**TUNE, MONITOR: "val_loss"}, {}, MONITOR, "has no effect: the accuracy"),
+    (
+        {**EARLY, MONITOR: "val_loss", "train.validation_interval": 4},
+        {},
+        "train.early_stopping.patience",
+        "3 validations without a better one do not come in a run of 10 epochs, with one every 4",
+    ),
+    (
+        {**TUNE, "dataset.val_data_sources": None, LABELS + "val": "/t.csv"},
+        {},
+        LABELS + "val",
+        "name dataset.val_data_sources, or leave it out",
+    ),
+    (
+        {
+            **TUNE,
+            "dataset.val_data_sources": None,
+            "dataset.val_fraction": 0.2,
+            LABELS + "val": "/t.csv",
+        },
+        {},
+        LABELS + "val",
+        "a held-out share has those of the training images",
+    ),
+    (
+        {
+            **SEGMENT,
+            "dataset.val_data_sources": None,
+            "dataset.segmentation.val_mask_sources": "/m",
+        },
+        {},
+        "dataset.segmentation.val_mask_sources",
+        "has no effect",
+    ),
+    (
+        {**TUNE, "dataset.augmentation.re_prob": 1.0},
+        {},
+        "dataset.augmentation.re_prob",
+        "none is seen whole",
+    ),
+    (
+        {**TUNE, "model.num_classes": 3},
+        {"data": UNEQUAL},
+        "dataset.train_data_sources",
+        (
+            "a (203) has 20 times as many images as b (3), c (3) or more (up to 68 times), so that "
+            "always answering a gives an accuracy of 97%: judge by balanced_accuracy"
+        ),
+    ),
+]
+
 
 @pytest.mark.parametrize(
     ("settings", "facts", "field", "says"),
@@ -465,6 +531,51 @@ def test_a_doubtful_setting_is_a_warning_and_no_error(
     errors, warnings = run("train", settings, **facts)
     assert errors == {}
     assert says in str(warnings[field])
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        ({**EARLY, MONITOR: "val_loss"}, {}),
+        ({**EARLY, MONITOR: "train_loss"}, {}),  # somebody says so
+        ({**EARLY, "dataset.val_data_sources": None}, {}),
+        ({**BASE, "dataset.val_data_sources": "/v", MONITOR: "val_loss"}, {}),  # of the best one
+        ({**TUNE, LABELS + "val": "/t.csv", LABELS + "train": "/t.csv"}, {}),
+        ({**TUNE, "dataset.augmentation.re_prob": 0.5}, {}),
+        ({**TUNE, "dataset.augmentation.min_scale": 1.0}, {}),
+        ({**TUNE, "train.class_weights": "balanced"}, UNEQUAL),
+        ({**TUNE, "dataset.balanced_sampling": True}, UNEQUAL),
+        (BASE, UNEQUAL),
+        (TUNE, {"dataset.train_data_sources": {"images": 22, "class_counts": {"a": 19, "b": 1}}}),
+    ],
+)
+def test_a_setting_that_is_meant_is_not_doubted(
+    settings: dict[str, Any], data: dict[str, Any]
+) -> None:
+    errors, warnings = run("train", settings, data=data)
+    fields = (MONITOR, LABELS + "val", "dataset.augmentation.re_prob")
+    assert errors == {} and not {*fields} & {*warnings}
+    assert "unequal" not in str(warnings)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "says"),
+    [
+        ({"max_scale": 0.01}, "max_scale", "is below min_scale=0.1"),
+        ({"max_scale": 0.01, "min_scale": 0.1}, "min_scale", "is above max_scale=0.01"),
+        ({"max_ratio": 0.5}, "max_ratio", "is below min_ratio=0.75"),
+        ({"min_ratio": 2.0}, "min_ratio", "is above max_ratio"),
+        ({"min_scale": 2.0}, "min_scale", "no crop is larger than its picture"),
+        ({"min_scale": 2.0, "max_scale": 3.0}, "min_scale", "no crop is larger than its picture"),
+    ],
+)
+def test_of_two_bounds_the_one_that_somebody_set_is_named(
+    given: dict[str, float], field: str, says: str
+) -> None:
+    of = "dataset.augmentation."
+    errors, _ = run("train", {**TUNE, **{of + name: value for name, value in given.items()}})
+    assert list(errors) == [of + field]
+    assert says in str(errors[of + field])
 
 
 VAIN = [

@@ -85,7 +85,7 @@ class LabeledSource(Source):
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
             whose split is none that is known. ``by_name``: `_Elsewhere.by_name`. ``beside``:
-            `Table.beside`. With ``several``,
+            `Table.beside`. ``against_folders``: `_against_folders`. With ``several``,
             ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
             ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`.
         row_paths: the paths of the rows whose picture is there.
@@ -183,6 +183,8 @@ class LabeledSource(Source):
         self._given = [found.get(i, ()) for i in chosen]
         self.known = np.array([i in found for i in chosen], dtype=bool)
         self.digest = _digest(self.digest, self.members, map(BETWEEN.join, self._given))
+        if not several and (against := _against_folders(source, found)):
+            self.table["against_folders"] = against
         if several:
             counts = [len(labels) for labels in found.values()]
             self.table["labels"] = {"min": min(counts, default=0), "max": max(counts, default=0)}
@@ -248,6 +250,28 @@ class LabeledSource(Source):
     def wrapper(self) -> str:
         """Folders are no classes here."""
         return ""
+
+
+def _against_folders(source: Source, found: Mapping[int, tuple[str, ...]]) -> dict[str, Any]:
+    """How many pictures lie in the folder of another class than their row says, where the classes
+    of the rows are those of the folders; empty where none does."""
+    try:
+        folders, places = source.classes, source.labels
+    except DataError:  # folders that give no classes contradict nothing
+        return {}
+    names = {same(name) for name in folders}
+    if len(folders) < 2 or not {same(labels[0]) for labels in found.values() if labels} <= names:
+        return {}
+    others = [
+        (place, labels[0])
+        for place, labels in found.items()
+        if labels and places[place] >= 0 and same(folders[places[place]]) != same(labels[0])
+    ]
+    if not others:
+        return {}
+    place, label = others[0]
+    first = f"{source.members[place]}: {label}"
+    return {"count": len(others), "of": len(found), "first": first}
 
 
 class _Chosen:

@@ -14,7 +14,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mae_skill.errors import DataError
 
@@ -272,19 +272,19 @@ def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
         return 1
 
 
-def shows_alpha(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether a picture has alpha that differs from pixel to pixel.
+def alpha_of(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """The lowest and the highest alpha of a picture, 0 … 255; None: it has none.
 
     What another library has read (NumPy, DICOM, some TIFF) has none that it would know of.
     """
     try:
         with open_picture(data, name, max_pixels) as picture:
             if "A" not in picture.getbands() and "transparency" not in picture.info:
-                return False
-            low, high = picture.convert("RGBA").getchannel("A").getextrema()
+                return None
+            ends = picture.convert("RGBA").getchannel("A").getextrema()
     except DataError:
-        return False
-    return bool(low != high)
+        return None
+    return cast("tuple[int, int]", ends)
 
 
 def turned(picture: Picture) -> int:

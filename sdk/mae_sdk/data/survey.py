@@ -22,7 +22,7 @@ from mae_skill.spelling import spelled
 from mae_sdk import files
 from mae_sdk.data.decode import DEFAULT, finish, load, range_of
 from mae_sdk.data.left_out import FEW
-from mae_sdk.data.pictures import shows_alpha
+from mae_sdk.data.pictures import alpha_of
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import VALUE_RANGE, Reading
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 8
+FORMAT = 9
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -99,6 +99,7 @@ class Glance:
         has_more: it has further frames or pages, which are not read.
         lost: the share of its values that are NaN or infinite.
         no_data: the value that stands for no data, where the file names one.
+        is_transparent: its alpha, which is dropped, is 0 everywhere: nobody sees its colors.
         pixels: as a model sees it, where asked for.
     """
 
@@ -116,6 +117,7 @@ class Glance:
     lost: float
     no_data: float | None = None
     shows_alpha: bool = False
+    is_transparent: bool = False
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -134,6 +136,8 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
     single = _is_constant(values)
     if single and values.shape[:2] != (found.height, found.width):
         single = _is_constant(load(data, name, reading).values)  # a fine pattern is one color there
+    drops_alpha = reading.bands in (1, 3) and (single or "A" in found.mode)
+    alpha = alpha_of(data, name, reading.max_pixels) if drops_alpha else None
     measured = reading.value_range == "auto"
     return Glance(
         format=found.format,
@@ -149,7 +153,8 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         has_more=found.has_more,
         lost=_lost(values),
         no_data=found.no_data,
-        shows_alpha=single and shows_alpha(data, name, reading.max_pixels),
+        shows_alpha=single and alpha is not None and alpha[0] != alpha[1],
+        is_transparent=alpha is not None and alpha[1] == 0,
         pixels=finish(found, name, reading) if pixels else None,
     )
 
@@ -189,6 +194,7 @@ class Findings:
         frames: places of pictures with further frames or pages.
         kinds: type of the values → how many pictures have it.
         dropped: places of pictures of which a band is left out.
+        transparent: places of pictures whose alpha, which is dropped, is 0 everywhere.
         lost: [place, share] of pictures with values that are NaN or infinite.
         sides: the shorter side of small pictures → [pictures, place of the first].
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
@@ -205,6 +211,7 @@ class Findings:
     frames: list[int] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
+    transparent: list[int] = field(default_factory=list)
     lost: list[list[Any]] = field(default_factory=list)
     sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
@@ -230,6 +237,8 @@ class Findings:
         self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
         if seen.drops:
             self.dropped.append(place)
+        if seen.is_transparent:
+            self.transparent.append(place)
         if seen.lost:
             self.lost.append([place, seen.lost])
         side = min(seen.width, seen.height)
@@ -315,6 +324,10 @@ class Findings:
                 "levels": int(inside.sum()),
                 "clipped": round(1 - float(kept.sum()) / max(1, int(inside.sum())), 4),
             }
+            if ends[0] < ends[1]:  # as a model sees them, but for what no file of few values says
+                shades = (np.clip(values, ends[0], ends[1]) - ends[0]) / (ends[1] - ends[0])
+                self.values[kind]["mean"] = round(float(shades.mean()), 4)
+                self.values[kind]["deviation"] = round(float(shades.std()), 4)
             one = _apart(levels.astype(np.float64))
             if one is not None and levels[one] in (low, high):
                 share = float(counts[~apart][one] / counts.sum())
@@ -333,7 +346,7 @@ class Findings:
         self, path: Callable[[int], str], labels: Sequence[int] | np.ndarray[Any, Any] = ()
     ) -> dict[str, Any]:
         """As JSON types, a few files named by reason: ``read, unreadable, constant, frames,
-        values, dropped, lost, small``.
+        values, dropped, transparent, lost, small``.
 
         Args:
             path: the name of a place.
@@ -371,6 +384,8 @@ class Findings:
             }
         if self.dropped:
             found["dropped"] = some_of(self.dropped, path)
+        if self.transparent:
+            found["transparent"] = some_of(self.transparent, path)
         if self.lost:
             share = sum(share for _, share in self.lost) / len(self.lost)
             places = some_of([place for place, _ in self.lost], path)

@@ -17,6 +17,7 @@ from mae_skill.rules.base import Case, Rule
 
 PICTURES = "dataset.augmentation"
 RANGE = "dataset.value_range"
+CROP = f"{PICTURES}.center_crop"
 REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
 
 _DECODER = (
@@ -120,6 +121,30 @@ def other_masks(reduces: bool) -> str:
     )
 
 
+def _otherwise(case: Case, said: Mapping[str, Any]) -> None:
+    """Warn where a model is to see pictures otherwise than those that it was validated with."""
+    own, asked = said.get("center_crop"), case(CROP)
+    classifies = said.get("task") != "segmentation"
+    judges = case.action in ("evaluate", "inference") and classifies
+    if judges and own and asked and is_explicit(case.provenance, CROP) and asked != own:
+        case.warn(
+            CROP,
+            f"{asked:g} here, and {own:g} in the validation of the model: it sees another part of "
+            "each picture, and its figures are others; leave it out for the model's own",
+        )
+    size = said.get("input_size")
+    if case.action != "export" or not size:
+        return
+    for side, trained in zip(("height", "width"), hw(size), strict=True):
+        key = f"export.input_{side}"
+        if case(key) and case(key) != trained:
+            case.warn(
+                key,
+                f"{case(key)} pixels, and {trained} in the training of the model: its figures are "
+                f"of {trained}, and may fall at another size; leave it out for the model's own",
+            )
+
+
 def _of(shape: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: shape[name] for name in names if shape.get(name) is not None}
 
@@ -137,6 +162,7 @@ def agrees(case: Case) -> None:
     known = said.get("reduce_zero_label") in (True, False) and case.action == "evaluate"
     if known and reduces != said["reduce_zero_label"] and is_explicit(case.provenance, REDUCE_ZERO):
         case.warn(REDUCE_ZERO, other_masks(reduces))
+    _otherwise(case, said)
     name, asked, channels = "export.input_channel", case("export.input_channel"), channels_of(said)
     if case.action == "export" and asked != channels and is_explicit(case.provenance, name):
         case.error(

@@ -20,6 +20,7 @@ SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
 CHOSEN, COLUMNS = "dataset.classes", "dataset.labels.columns"
 IGNORE = "dataset.segmentation.ignore_index"
+VAL_MASKS = "dataset.segmentation.val_mask_sources"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
 MAGNIFIED = 4
 """Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
@@ -32,17 +33,20 @@ FAR = 50.0
 
 
 def crops(case: Case) -> None:
-    """The bounds of a random crop are in order."""
+    """The bounds of a random crop are in order, and a crop is a part of its picture."""
+    smallest = "dataset.augmentation.min_scale"
+    beyond = float(case(smallest, 0.1)) > 1 and not _segments(case)
+    if beyond:
+        case.error(
+            smallest,
+            "no crop is larger than its picture: every one would be the middle of it",
+            "a share of the picture's area, at most 1",
+            "1 with max_scale=1 crops as little as the ratios allow; 0.2 to 0.8 is usual",
+        )
     for low, high in (("min_scale", "max_scale"), ("min_ratio", "max_ratio")):
         low, high = f"dataset.augmentation.{low}", f"dataset.augmentation.{high}"
         if case(low, 0) > case(high, 1):
-            name = high.rpartition(".")[2]
-            case.error(
-                low,
-                f"is above {name}={case(high)}",
-                f"at most {name}",
-                f"swap the two, or lower {low}",
-            )
+            _crossed(case, low, high)
     key = "dataset.augmentation.max_scale"
     share = float(case(key, 1.0))
     if share < SMALL_CROP:
@@ -50,6 +54,29 @@ def crops(case: Case) -> None:
             key,
             f"a crop sees {share:.2g} of a picture's area at most, and validation all of it; 1 is "
             "usual",
+        )
+
+
+def _crossed(case: Case, low: str, high: str) -> None:
+    """Refuse the bound that somebody set; where that is both or neither, the low one."""
+    low_name, high_name = (key.rpartition(".")[2] for key in (low, high))
+    if case.given(high) and not case.given(low):
+        mend = f"set {low_name} too, or raise {high}"
+        case.error(high, f"is below {low_name}={case(low)}", f"at least {low_name}", mend)
+    else:
+        mend = f"swap the two, or lower {low}"
+        case.error(low, f"is above {high_name}={case(high)}", f"at most {high_name}", mend)
+
+
+def erased(case: Case) -> None:
+    """Some training pictures are whole, as those are that the model is judged by."""
+    key = "dataset.augmentation.re_prob"
+    labels = case("train.stage") == "finetune" and not _segments(case)
+    if labels and float(case(key, 0.0)) >= 1:
+        case.warn(
+            key,
+            "a part of every training picture is erased, and none is seen whole, as in validation; "
+            "0.25 is usual",
         )
 
 
@@ -209,6 +236,19 @@ def monitor(case: Case) -> None:
         )
 
 
+def without_data(case: Case) -> None:
+    """Labels and masks of validation images that are not there."""
+    if case("dataset.val_data_sources"):
+        return
+    mend = "name dataset.val_data_sources, or leave it out"
+    if case("dataset.val_fraction"):
+        mend = "a held-out share has those of the training images"
+    fields = {"dataset.labels.val": not _segments(case), VAL_MASKS: _segments(case)}
+    for key, acts in fields.items():
+        if acts and case(key) and case.given(key):
+            case.warn(key, f"has no effect: there are no validation data of their own; {mend}")
+
+
 def pyramid(case: Case) -> None:
     """UperNet's coarsest level halves the patches of a ViT."""
     arch, size = arch_of(case.spec), case("dataset.augmentation.input_size")
@@ -315,6 +355,7 @@ def _validates(case: Case) -> bool:
 
 RULES = [
     Rule(crops, ("train",)),
+    Rule(erased, ("train",)),
     Rule(center, ("train", "evaluate", "inference")),
     Rule(value_range),
     Rule(statistics, ("train",)),
@@ -323,6 +364,7 @@ RULES = [
     Rule(labels_to_compare, ("evaluate",)),
     Rule(validation, ("train",)),
     Rule(monitor, ("train",)),
+    Rule(without_data, ("train",)),
     Rule(pyramid, ("train",)),
     Rule(class_list, ("train",)),
     Rule(named_classes, ("train", "evaluate")),

@@ -47,6 +47,10 @@ VANISHING = 1e-6
 """A loss scaled to less than this vanishes beside the ε of Adam."""
 SCALED = 100
 """A loss scaled to more than this many times itself, or to less than this part, was not meant."""
+FAR_SHIFT, FAR_SPREAD = 3.0, 5.0
+"""A normalized mean so far from 0, and a deviation so many times 1 or so small a part of it."""
+UNEQUAL = 20
+"""Times as many images as another class has, from which on the larger one drowns it."""
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -222,24 +226,79 @@ def _ends(kind: str, low: float, high: float) -> str:
 
 
 def no_data(case: Case) -> None:
-    """Values that stand for no data, where a range is measured."""
-    for key, found in sources(case) if case(RANGE) == "auto" else ():
+    """Values that stand for no data, where a range is measured or set."""
+    for key, found in sources(case):
         for kind, facts in (found.get("values") or {}).items():
-            if left := facts.get("no_data"):
-                values = ", ".join(f"{value:g}" for value in left["values"])
-                case.warn(
-                    key,
-                    f"{values} stands for no data in {left['share']:.1%} of the values of the "
-                    f"{facts['count']} pictures of {kind}: it is left out of the measured range; "
-                    "beyond its ends it reads as the nearer one",
-                )
-            if alone := facts.get("alone"):
-                case.warn(
-                    key,
-                    f"{alone['share']:.1%} of the values of the {facts['count']} pictures of "
-                    f"{kind} are {alone['value']:g}, far from all others, and it counts as an end "
-                    f"of the measured range: where it stands for no data, set {RANGE}=[low, high]",
-                )
+            if isinstance(case(RANGE), list):
+                _no_data_outside(case, key, kind, facts)
+            elif case(RANGE) == "auto":
+                _no_data_measured(case, key, kind, facts)
+
+
+def _no_data_outside(case: Case, key: str, kind: str, facts: Seen) -> None:
+    """Such values beyond the ends of a range that was set read as one of the ends."""
+    low, high = case(RANGE)
+    left = facts.get("no_data")
+    beyond = [value for value in (left or {"values": ()})["values"] if not low <= value <= high]
+    if not left or not beyond:
+        return
+    values = ", ".join(f"{value:g}" for value in beyond)
+    ends = " and ".join(
+        f"{end:g}" for end, there in ((low, min(beyond) < low), (high, max(beyond) > high)) if there
+    )
+    case.warn(
+        key,
+        f"{values} stands for no data in {left['share']:.1%} of the values of the "
+        f"{facts['count']} pictures of {kind}, and reads as {ends} in {RANGE} {low:g} … {high:g}, "
+        "as such pixels do: fill it before, where that matters",
+    )
+
+
+def _no_data_measured(case: Case, key: str, kind: str, facts: Seen) -> None:
+    if left := facts.get("no_data"):
+        values = ", ".join(f"{value:g}" for value in left["values"])
+        case.warn(
+            key,
+            f"{values} stands for no data in {left['share']:.1%} of the values of the "
+            f"{facts['count']} pictures of {kind}: it is left out of the measured range; "
+            "beyond its ends it reads as the nearer one",
+        )
+    if alone := facts.get("alone"):
+        case.warn(
+            key,
+            f"{alone['share']:.1%} of the values of the {facts['count']} pictures of "
+            f"{kind} are {alone['value']:g}, far from all others, and it counts as an end "
+            f"of the measured range: where it stands for no data, set {RANGE}=[low, high]",
+        )
+
+
+def strange_statistics(case: Case) -> None:
+    """A mean and a deviation that somebody set are about those of the pictures.
+
+    What a network is made for has a mean near 0 and a deviation near 1. Those of ImageNet on
+    darker or flatter pictures are usual, so only what is far from it is said.
+    """
+    fields = [f"dataset.augmentation.{name}" for name in ("mean", "std")]
+    values = (case.facts.data.get(TRAIN) or {}).get("values") or {}
+    none: Seen = {}
+    seen = max(values.values(), key=lambda facts: facts["count"], default=none)
+    means, deviations = (case(field) or [] for field in fields)
+    if not any(map(case.given, fields)) or not means or not deviations or "mean" not in seen:
+        return
+    mean, deviation = sum(means) / len(means), sum(deviations) / len(deviations)
+    if deviation <= 0 or not seen["deviation"]:
+        return
+    shift, spread = (seen["mean"] - mean) / deviation, seen["deviation"] / deviation
+    if abs(shift) < FAR_SHIFT and 1 / FAR_SPREAD < spread < FAR_SPREAD:
+        return
+    field = next(field for field in fields if case.given(field))
+    case.warn(
+        field,
+        f"mean {mean:g} and deviation {deviation:g} are not those of the pictures (about "
+        f"{seen['mean']:.2g} and {seen['deviation']:.2g}): normalized, they have a mean of "
+        f"{shift:.1f} and a deviation of {spread:.2g} in place of 0 and 1; mae inspect SOURCE "
+        "prints those of the data",
+    )
 
 
 def one_depth(case: Case) -> None:
@@ -331,6 +390,18 @@ def constant(case: Case) -> None:
         else:
             text = f"{count} of {read} pictures are of one color alone: {files_of(flat)}"
             case.warn(key, f"{text}; {mend}" if alpha else text)
+
+
+def transparent(case: Case) -> None:
+    """Pictures of which a viewer shows nothing, and training the colors behind that."""
+    for key, found in sources(case):
+        if hidden := found.get("transparent"):
+            case.warn(
+                key,
+                f"{hidden['count']} of {found['read']} pictures are transparent all over, and are "
+                f"learned by the colors that no viewer shows: {files_of(hidden)}; leave them out, "
+                f"or draw them on a background, or set {CHANNELS}=4",
+            )
 
 
 def lost_values(case: Case) -> None:
@@ -433,6 +504,13 @@ def label_file(case: Case) -> None:
                 key,
                 f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
                 f"{values}",
+            )
+        if other := table.get("against_folders"):
+            case.warn(
+                key,
+                f"{table['file']}: {other['count']} of {other['of']} pictures lie in the folder of "
+                f"another class than their row says ({other['first']}): the table counts; where "
+                "the folders are right, leave it out",
             )
         if folders := table.get("by_name"):
             listed = first_of([f"{name} ({count})" for name, count in folders.items()])
@@ -596,6 +674,32 @@ def odd_classes(case: Case) -> None:
         if lone:
             text = f"one training image each of {first_of(lone)}: too few to learn a class by"
             case.warn(TRAIN, text)
+
+
+def imbalance(case: Case) -> None:
+    """Classes of very unequal size, and nothing that makes up for it."""
+    found = case.facts.data.get(TRAIN) or {}
+    learns = case("train.stage") == "finetune" and not segments(case) and not case(MULTI)
+    of_classes = {name: count for name, count in (found.get("class_counts") or {}).items() if count}
+    if not learns or len(of_classes) < 2 or no_classes(found):
+        return
+    if case(WEIGHTS) is not None or case(SAMPLING):
+        return
+    ordered = sorted(of_classes, key=lambda name: (of_classes[name], name))
+    least, most = of_classes[ordered[0]], of_classes[ordered[-1]]
+    if most < UNEQUAL * least:
+        return
+    rare = [
+        f"{name} ({of_classes[name]})" for name in ordered if most >= UNEQUAL * of_classes[name]
+    ]
+    case.warn(
+        TRAIN,
+        f"classes of very unequal size: {ordered[-1]} ({most}) has {UNEQUAL} times as many images "
+        f"as {first_of(rare)} or more (up to {most / least:.0f} times), so that always answering "
+        f"{ordered[-1]} gives an accuracy of {most / sum(of_classes.values()):.0%}: judge by "
+        f"balanced_accuracy or f1_macro; {WEIGHTS}=balanced or {SAMPLING}=true makes small "
+        "classes count",
+    )
 
 
 def thin_share(case: Case) -> None:
@@ -1180,6 +1284,8 @@ RULES = [
     Rule(unreadable),
     Rule(depth),
     Rule(no_data),
+    Rule(transparent),
+    Rule(strange_statistics, ("train",)),
     Rule(bands),
     Rule(one_depth, ("train",)),
     Rule(policy, ("train",)),
@@ -1193,6 +1299,7 @@ RULES = [
     Rule(masks_as_images, ("train",)),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
+    Rule(imbalance, ("train",)),
     Rule(thin_share, ("train",)),
     Rule(lost_classes, ("train",)),
     *(Rule(check, ("train",)) for check in class_names.INSPECTED),

@@ -28,6 +28,8 @@ below 0.001. Of more than twice itself a weight grows, until the run ends by its
 MOST_REACH, USUAL_MOMENTUM = 1000, 0.99
 """Gradients that momentum averages over at most in any run, and a momentum that is in use."""
 
+MONITOR = "train.optim.monitor_name"
+
 IDLE = 10
 """Times the loss at its start, which no run improves by; of a tenth of it, few."""
 
@@ -140,16 +142,41 @@ def slow_momentum(case: Case) -> None:
         )
 
 
+def watched_loss(case: Case) -> None:
+    """Early stopping watches what it is there for, and a loss that is named is watched."""
+    watched, patience = case(MONITOR), case("train.early_stopping.patience")
+    if not case("dataset.val_data_sources") and not case("dataset.val_fraction"):
+        return
+    if watched == "train_loss" and patience is not None and not case.given(MONITOR):
+        case.warn(
+            MONITOR,
+            "early stopping watches train_loss, which goes on falling while a model overfits, "
+            f"though there are validation data: {MONITOR}=val_loss",
+        )
+    finetunes = case("train.stage") == "finetune"  # whose accuracy chooses the best checkpoint
+    if watched == "val_loss" and patience is None and finetunes and case.given(MONITOR):
+        case.warn(
+            MONITOR,
+            "has no effect: the accuracy of the validation chooses the best checkpoint, and "
+            "nothing stops early; train.early_stopping.patience=N does",
+        )
+
+
 def idle_stopping(case: Case) -> None:
     """An improvement that early stopping asks for can happen."""
     key, patience = "train.early_stopping.min_delta", case("train.early_stopping.patience")
     delta, epochs = float(case(key, 0.0)), case("train.num_epochs")
-    if patience is not None and patience >= epochs:
-        case.warn(
-            "train.early_stopping.patience",
-            f"{patience} epochs without a better one do not come in a run of {epochs}: it never "
-            "stops early",
-        )
+    watched = case(MONITOR)
+    every = int(case("train.validation_interval", 1)) if watched == "val_loss" else 1
+    validations = -(-epochs // every)  # the last epoch is validated in any case
+    if patience is not None and patience >= validations:
+        text = f"{patience} epochs without a better one do not come in a run of {epochs}"
+        if every > 1:
+            text = (
+                f"{patience} validations without a better one do not come in a run of {epochs} "
+                f"epochs, with one every {every} (train.validation_interval)"
+            )
+        case.warn("train.early_stopping.patience", f"{text}: it never stops early")
     if patience is None or not delta:
         return
     classes = case("model.num_classes") or 2
@@ -370,6 +397,7 @@ RULES = [
     Rule(still, ("train",)),
     Rule(wild, ("train",)),
     Rule(slow_momentum, ("train",)),
+    Rule(watched_loss, ("train",)),
     Rule(idle_stopping, ("train",)),
     Rule(shrinking, ("train",)),
     Rule(rising, ("train",)),
