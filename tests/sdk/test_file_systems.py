@@ -124,7 +124,7 @@ def test_on_a_full_disk_the_true_reason_is_written_as_soon_as_there_is_room(
     )
     folder = write(tmp_path, command)
     disk = FullDisk(monkeypatch, folder, seconds=0.5)
-    assert supervisor.supervise(folder) == 5
+    assert supervisor.supervise(folder) == 8
     attempt = records.last_attempt(records.read_record(folder))
     assert disk.refused and attempt["state"] == "ERROR"
     assert attempt["failure"] is not None and attempt["failure"]["category"] == "storage"
@@ -142,7 +142,7 @@ def test_a_log_on_a_full_disk_ends_no_run_and_its_last_words_are_the_reason(
 
     monkeypatch.setattr(process_group, "_Log", Log)
     folder = write(tmp_path, "echo first; sleep 0.3; echo No space left on device; exit 1")
-    assert supervisor.supervise(folder) == 5
+    assert supervisor.supervise(folder) == 1
     problem = records.last_attempt(records.read_record(folder))["failure"]
     assert problem is not None and problem["category"] == "storage"
     assert (folder / "log.txt").read_text() == "first\nNo space left on device\n"
