@@ -35,6 +35,7 @@ from mae_skill.placeholders import (
     NOT_GIVEN,
     OpenReferenceError,
     absent_items,
+    follow,
     given_only,
     has_reference,
     opened,
@@ -117,10 +118,12 @@ class Layers:
 class Resolution(Resolved):
     """A merged spec and the verdict on it. ``errors`` is empty when it can run.
 
-    ``references``: dotted key → what was written, of fields that refer to others.
+    ``references``: dotted key → what was written, of fields that refer to others;
+    ``open_references``: of those whose field has no value yet.
     """
 
     references: dict[str, Any] = field(default_factory=dict)
+    open_references: dict[str, Any] = field(default_factory=dict)
     errors: list[MaeError] = field(default_factory=list)
     warnings: list[Any] = field(default_factory=list)
 
@@ -308,7 +311,11 @@ def resolve(
     unresolved = [one for one in unresolved if one.field not in open_]
     merged.absent |= open_
     if settle is not None:
+        before = copy.deepcopy(found.spec)
         settle(found)
+        if found.references and found.spec != before:
+            aliases = layers.schema.get("x_aliases")
+            found.spec = follow(before, found.spec, found.references, aliases=aliases)
     found.absent = _needed(bundle, action, merged.absent, layers.optional)
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
     _carry_what_is_open(bundle, action, found, merged.absent, layers.optional)
@@ -428,6 +435,7 @@ def _take_references(
     for problem in problems:
         key, instead = str(problem.field), get_dotted(schema, f"default.{problem.field}")
         if isinstance(problem, OpenReferenceError):
+            found.open_references[key] = get_dotted(found.spec, key)
             instead = opened(get_dotted(found.spec, key))
         set_dotted(found.spec, key, instead)
     return problems

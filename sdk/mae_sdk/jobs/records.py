@@ -93,6 +93,7 @@ class Attempt(_AttemptFields, total=False):
     handle: dict[str, Any]
     checkpoints: list[list[Any]]
     told_to_stop: bool
+    anew: str
 
 
 class Warm(TypedDict):
@@ -207,6 +208,8 @@ class JobRecord(_JobFields, total=False):
     versions: dict[str, str]
     resume_keys: list[str]
     ptm_keys: list[str]
+    references: dict[str, Any]
+    aliases: dict[str, str]
     claim: str
     claimed: Claimed
 

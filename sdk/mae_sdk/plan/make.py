@@ -687,6 +687,8 @@ def plan_of(draft: Draft) -> Plan:
         warnings=found.warnings,
         notices=[*found.notices, *filter(None, said)],
         stage=_stage(bundle.info, found.spec),
+        references={**found.references, **found.open_references},
+        aliases=dict(layers.schema.get("x_aliases") or {}),
         secrets=draft.secrets,
     )
     plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
