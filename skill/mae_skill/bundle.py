@@ -108,7 +108,7 @@ class Bundle:
             above = root.parents[1] if root.parent.name == "references" else root.parent
             return cls._of(root, above, partial=root.name != INFO)
         file = next(
-            (item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None
+            (item for item in (root / "references" / INFO, root / INFO) if _is_file(item)), None
         )
         if file is None:
             raise NotFoundError(
@@ -199,8 +199,8 @@ class Bundle:
         return found
 
     def _read_otherwise(self, action: str) -> list[str]:
-        """Notices of the words of a foreign template, and of the tables of skill_info.yaml that
-        reach a spec, that its runner may read otherwise."""
+        """Notices of the words of a template, and of the tables of skill_info.yaml that reach a
+        spec, that its runner may read otherwise."""
         found: list[str] = []
         with contextlib.suppress(MaeError, OSError):
             words = read_otherwise(bundle_text(self.root, self.template_path(action)))
@@ -214,7 +214,7 @@ class Bundle:
                 if one.path[0] in own and (one.path[0] not in _BY_ACTION or one.path[1] == action)
             ]
             found += _said_otherwise(words, INFO)
-        return found if found and self.is_foreign else []
+        return found
 
     def _named_and_not_there(self, action: str) -> list[str]:
         """The unknown fields of an action, each with its table and what is meant; the misspelled

@@ -47,7 +47,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dialect import is_slip
+from mae_skill.dialect import is_slip, slips
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import accepted_types
@@ -109,6 +109,9 @@ _CREATED = (
 )
 _USUAL = ("create_onnx_file", "create_engine_file", "create_pth_file", "create_json_file")
 """Words of `_CREATED` that a misspelled one is compared with."""
+
+_OF_FIELDS = {"key": "key", "ptm": "ptm|pretrain|weights|checkpoint", "verbose": "verbos"}
+"""Short functions, and what the fields are called like that they fill."""
 
 _SUFFIXES = {"weights_tlt": "tlt", "trt": "engine"}
 _LIKE_A_FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|framework")
@@ -684,7 +687,7 @@ def _refuse_misspelled(name: str, row: tuple[str, Any], context: InferenceContex
     function, word = row
     if function not in (CONSTANT, UNKNOWN) or not isinstance(word, str):
         return
-    near = meant(word)
+    near = meant(word, name)
     if near is None or word in (context.fields.get(name, {}).get("enum") or ()):
         return
     raise SpecError(
@@ -696,16 +699,21 @@ def _refuse_misspelled(name: str, row: tuple[str, Any], context: InferenceContex
     )
 
 
-def meant(word: str) -> str | None:
+def meant(word: str, field: str = "") -> str | None:
     """The inference function that a word means, which is none itself; None where it is like none.
 
-    A word in capitals, with other marks between its parts or none, or with a letter or two wrong.
+    A word in capitals, with other marks between its parts or none, or with a letter or two wrong. A
+    word of three letters is like many: it means what its field is called like.
     """
     if not re.fullmatch(r"[A-Za-z][\w-]*", word):
         return None
     plain = re.sub(r"[\W_]+", "_", word.lower())
     if plain != word and _created(plain) is not None:
         return plain
+    last = field.rpartition(".")[2].lower()
+    for function, called in _OF_FIELDS.items():
+        if word != function and slips(plain, function) <= 1 and re.search(called, last):
+            return function
     known = [one for one in (*FUNCTIONS, *_SAME, *_FILES, *_USUAL) if "_" in one]
     joined = plain.replace("_", "")
     same = (one for one in known if one.replace("_", "") == joined)
