@@ -136,6 +136,54 @@ def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
     return found
 
 
+_CONVERTED = re.compile(r"\{([A-Za-z_][\w.\[\]]*)(?:![a-z]|:[^{}\s]*)\}")
+_UNCLOSED = re.compile(r"\{(\w+)(?![\w.\[\]]*[}!:(\s;])")
+_NUMBERED = re.compile(r"(?<!\$)\{\d+\}")
+
+
+def _refuse_nul(words: Sequence[str], where: str) -> None:
+    """Refuse a word that no program can be given.
+
+    Raises:
+        SpecError: it holds the character NUL.
+    """
+    for word in words:
+        if "\0" in word:
+            raise SpecError(
+                "the command holds the character NUL, which no word can",
+                field=f"{where}.command",
+                got=word.replace("\0", "\\0"),
+                expected="words of text",
+            )
+
+
+def braces_left(bundle: Bundle, action: str) -> list[str]:
+    """A notice of the numbered braces in a command, which are no placeholders.
+
+    Raises:
+        SpecError: one is a place of the job but for its end, or what follows its name.
+    """
+    entry = bundle.action(action)
+    lines = {"command": entry.get("command")}
+    if isinstance(execution := entry.get("execution"), Mapping):
+        lines = {"execution.args": execution.get("args", execution.get("script_args"))}
+    found: list[str] = []
+    for name, line in lines.items():
+        for word in line if isinstance(line, list) else [line or ""]:
+            text = str(word)
+            for match in (*_CONVERTED.finditer(text), *_UNCLOSED.finditer(text)):
+                if match[1] in (*PLACES, "results_dir"):
+                    raise SpecError(
+                        "the command has a placeholder that is not written as one",
+                        field=f"actions.{action}.{name}",
+                        got=match[0],
+                        expected=f"{{{match[1]}}}",
+                    )
+            found += _NUMBERED.findall(text)
+    said = f"braces in the command of {action} that are no placeholders stay as they are: "
+    return [said + ", ".join(dict.fromkeys(found))] if found else []
+
+
 def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
     """Refuse a placeholder that is one of a job's places but for a letter or two, or a field that
     a closed schema has not: nothing that is given fills it.
@@ -252,6 +300,7 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
         if "results_dir" in plain:
             plain["job_dir"] = plain.pop("results_dir")
     made["command"] = words
+    _refuse_nul(words, where)
     if mode == "args":
         made = made | _options(bundle, action, spec)
     return made, cwd, config

@@ -256,6 +256,7 @@ def _refuse_other_weights(rows: Mapping[str, tuple[str, Any]], context: Inferenc
         )
 
 
+_NUMBERS = {"integer", "number", "boolean", "null"}
 _NO_PATH = ("key", "verbose", "resume_model_bool", "from_csv", "assign_const_value")
 
 
@@ -274,17 +275,30 @@ def misplaced(
         for name, row in (bundle.spec_params.get(action) or {}).items()
         if _parse(name, row)[0] in {*FUNCTIONS, CREATE, LINK} - {*_NO_PATH}
     }
-    outputs = bundle.action(action).get("outputs")
-    for name in outputs if isinstance(outputs, Mapping) else ():
-        paths[f"actions.{action}.outputs.{name}"] = str(name)
+    entry = bundle.action(action)
+    for table in ("inputs", "outputs"):
+        files_ = entry.get(table)
+        for name in files_ if isinstance(files_, Mapping) else ():
+            paths[f"actions.{action}.{table}.{name}"] = str(name)
     data = {f"data_sources.{action}.{name}": name for name in bundle.data_rows(action)}
     found: list[MaeError] = []
     for where, name in {**paths, **data}.items():
         here = get_dotted(own, name)
         is_section = isinstance(here, Mapping) and bool(here) and where in paths
-        if accepted_types(fields.get(name, {})) or not (
-            is_section or isinstance(here, (int, float))
-        ):
+        types = accepted_types(fields.get(name, {}))
+        is_input = where.startswith(f"actions.{action}.inputs.")
+        if is_input and (types or is_section):  # what is open in a section must be given
+            if name not in bundle.data_rows(action) and types and {*types} <= _NUMBERS:
+                found.append(
+                    SpecError(
+                        "an input is a file or a folder, and this field holds a number or a flag",
+                        field=where,
+                        got=here,
+                        expected="the key of a field that holds a path",
+                    )
+                )
+            continue
+        if types or not (is_section or isinstance(here, (int, float))):
             continue
         kind = "true or false" if isinstance(here, bool) else "a number"
         kind = "a section" if is_section else kind

@@ -27,6 +27,7 @@ from mae_skill.resolve import (
     nested,
     optional_fields,
     raise_all,
+    require_functions,
     resolve,
 )
 from mae_skill.rules import Facts, Notice
@@ -47,7 +48,7 @@ from mae_sdk.plan.automl_policy import (
     require_optuna,
     stated_metric,
 )
-from mae_sdk.plan.command import fields_named, fields_told
+from mae_sdk.plan.command import braces_left, fields_named, fields_told
 from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
@@ -241,6 +242,7 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
+    require_functions(draft.bundle, draft.action)
     if draft.request.on is not None:
         describe_machine(draft, draft.request.on)
         return
@@ -692,6 +694,7 @@ def plan_of(draft: Draft) -> Plan:
         secrets=draft.secrets,
     )
     plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
+    plan.notices += braces_left(bundle, draft.action)
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
