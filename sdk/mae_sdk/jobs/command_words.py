@@ -97,7 +97,7 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
             # Another text is a person's, or a trial's: its braces are its own.
             held = fields_of_options.get(option)
             is_section = isinstance(get_dotted(spec, option), Mapping)
-            if is_section or (isinstance(held, str) and PLACE.search(held)):
+            if is_section or held is None or (isinstance(held, str) and PLACE.search(held)):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
         options = _options(words, fields_of_options)
     for one in options if OPTIONS in plain else ():

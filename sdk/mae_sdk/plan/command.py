@@ -512,8 +512,9 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     known = {*fields, *(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
     with contextlib.suppress(MaeError):
         known |= set(field_nodes(bundle.schema(action)))
-    texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
     words = words_of_args(entry.get("args"))
+    held = {key: fields.get(key, words.get(key)) for key in options}
+    texts = {key: text for key, text in held.items() if isinstance(text, str)}
     sections = {key for key in words if isinstance(get_dotted(spec, key), Mapping)}
     texts |= {key: words[key] for key in sections}
     names = {key: name for key, name in texts.items() if name != key and name in known}
