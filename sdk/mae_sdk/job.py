@@ -428,6 +428,16 @@ class Job:
             return []
         return metric_file.unread(self._names(), self._bytes, name)
 
+    def _not_written(self, record: ShownRecord) -> list[str]:
+        """A warning where a complete job did not write the files that its bundle says it writes."""
+        promised = record["launch"].get("outputs") or {}
+        if not promised or records.last_attempt(record)["state"] != records.COMPLETE:
+            return []
+        there = {*self._names()}
+        lost = [f"{key} ({name})" for key, name in promised.items() if name not in there]
+        said = "files that its bundle calls outputs were not written: "
+        return [said + ", ".join(lost)] if lost else []
+
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
 
@@ -608,6 +618,7 @@ class Job:
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
+                *self._not_written(record),
             ],
         }
         return {name: value for name, value in found.items() if value}

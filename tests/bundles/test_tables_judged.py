@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
 from mae_sdk.plan.score import score
 from mae_sdk.run import warm
 from mae_skill.errors import MaeError, SpecError
@@ -174,3 +174,22 @@ def test_a_reference_that_a_plan_fills_is_not_said_to_be_left_open(
 def test_a_warm_start_whose_program_is_not_there_leaves_jobs_to_start_cold(tmp_path: Path) -> None:
     assert warm.start(["no-such-program", "{socket}"], tmp_path) is None
     assert "cannot be run" in (tmp_path / warm.LOG_NAME).read_text()
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_declared_file_that_a_complete_job_did_not_write_is_a_warning(
+    made: Made, writes: bool
+) -> None:
+    code = "import sys; open(sys.argv[1], 'w') if sys.argv[2] == 'True' else 0"
+    command = ["{python}", "-c", code, "{train.engine}", str(writes)]
+    outputs = {"train.engine": "file", "train.log": {"type": "file", "optional": True}}
+    template = {"train": {"engine": "a.engine", "log": "a.log"}}
+    skill = made({"command": command, "outputs": outputs}, template=template)
+    plan = skill.plan("train")
+    job = skill.create_job(plan).wait(30)
+    document = answers.status(job)
+    said = ["files that its bundle calls outputs were not written: train.engine (train/a.engine)"]
+    assert document["state"] == "COMPLETE"
+    assert document.get("warnings", []) == ([] if writes else said)
+    assert answers.ended(job).get("warnings", []) == ([] if writes else said)
+    assert (said[0] in job.report().path.read_text()) == (not writes)

@@ -37,7 +37,7 @@ from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
-from mae_sdk.plan.code_places import unsafe_word
+from mae_sdk.plan.code_places import leading, leading_words, unsafe_word
 from mae_sdk.plan.shell_script import positional
 
 FORMATS = ("yaml", "json", "toml")
@@ -291,6 +291,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
 
     bundle_dir = str(bundle.root.resolve())
     made: Words = {"command": words, "keys": bundle.shorthand, "where": where, "plain": plain}
+    if begun := _leading(entry, words if execution is not None else None, more):
+        made["leading"] = begun
     if execution is not None:
         made["line"] = f"{where}.execution.args"
     plain_only(made, {"bundle_dir": bundle_dir})
@@ -315,6 +317,31 @@ def _unsafe(words: list[str], start: int = 0) -> dict[str, str]:
         if names and (reason := unsafe_word(words, index)):
             found |= dict.fromkeys(names, reason)
     return found
+
+
+def _leading(entry: Mapping[str, Any], script: list[str] | None, more: list[str]) -> list[str]:
+    """The placeholders of a command that begin an argument of a program.
+
+    Args:
+        script: the words of ``execution``; None: the command counts.
+    """
+    command = entry.get("command")
+    if script is not None:
+        found = leading_words([*script, *more])
+    elif entry.get("shell") is True:
+        found = leading(str(command))
+    else:
+        words = (
+            shlex.split(command)
+            if isinstance(command, str)
+            else [str(one) for one in command or ()]
+        )
+        at = next((at for at, one in enumerate(words) if re.fullmatch(r"-\w*c", one)), 0)
+        if at and Path(words[0]).name in _SHELLS and at + 1 < len(words):
+            found = leading(words[at + 1])
+        else:
+            found = leading_words([*words, *more])
+    return list(dict.fromkeys(found))
 
 
 def _one_of(value: Any, known: Sequence[str], key: str) -> str:
