@@ -251,10 +251,11 @@ def _files(job: Job) -> Document:
 
 def status(job: Job) -> Document:
     """``id, action, state, attempt, progress, error``, the ``best`` figures, those of a ``study``,
-    and the ``files`` that a result names."""
+    the ``warnings`` of the run, and the ``files`` that a result names."""
     document = {"id": job.id, "action": job.record["action"], **job.status()}
     figures = job.figures()
-    document |= {name: figures[name] for name in ("best", "study") if name in figures}
+    told = ("best", "study", "warnings")
+    document |= {name: figures[name] for name in told if name in figures}
     return {**document, **_files(job)}
 
 

@@ -37,7 +37,7 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs import metrics as job_metrics
-from mae_sdk.jobs.checkpoint_names import made_by_runner, newest_in, results_of
+from mae_sdk.jobs.checkpoint_names import made_by_runner, results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.config_file import SPEC
 from mae_sdk.jobs.failure import explain_loss, failure
@@ -428,6 +428,16 @@ class Job:
             return []
         return metric_file.unread(self._names(), self._bytes, name)
 
+    def _not_written(self, record: ShownRecord) -> list[str]:
+        """A warning where a complete job did not write the files that its bundle says it writes."""
+        promised = record["launch"].get("outputs") or {}
+        if not promised or records.last_attempt(record)["state"] != records.COMPLETE:
+            return []
+        there = {*self._names()}
+        lost = [f"{key} ({name})" for key, name in promised.items() if name not in there]
+        said = "files that its bundle calls outputs were not written: "
+        return [said + ", ".join(lost)] if lost else []
+
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
 
@@ -608,6 +618,7 @@ class Job:
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
+                *self._not_written(record),
             ],
         }
         return {name: value for name, value in found.items() if value}
@@ -948,7 +959,7 @@ class Job:
 
         self._know_places(record)
         try:
-            checkpoint = prepare(self.folder)
+            prepare(self.folder)
         except MaeError as error:
             problem = failure("data", error.message, error=error.to_dict())
             records.update_record(
@@ -958,12 +969,8 @@ class Job:
                 ),
             )
             raise
-        newest = None if checkpoint else newest_in(self.folder, record["action"])
-        if newest is not None:
-            self.notices.append(
-                f"it starts anew: its command has no place for a checkpoint, and {newest.name} is "
-                "there"
-            )
+        if why := records.last_attempt(records.read_record(self.folder)).get("anew"):
+            self.notices.append(f"it starts anew: {why}")
         submit(self.folder, env)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import sys
@@ -16,6 +17,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.dialect import is_nested
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, NotFoundError, StorageError, UsageError
+from mae_skill.placeholders import follow
 from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
@@ -228,13 +230,19 @@ def _local(uri: str, unpacked: bool) -> str:
 
 
 def _set(plan: Plan, key: str, value: Any) -> None:
-    """Set a field of the plan's spec, and of its trials' spec."""
-    set_dotted(plan.spec, key, value)
+    """Set a field of the plan's spec, and of its trials' spec; what refers to it follows."""
+    specs = [plan.spec]
     if plan.study is not None:
         from mae_sdk.automl.setup import specs_of
 
-        for spec in specs_of(plan.study):
-            set_dotted(spec, key, value)
+        specs += specs_of(plan.study)
+    for spec in specs:
+        before = copy.deepcopy(spec)
+        set_dotted(spec, key, value)
+        if plan.references:
+            made = follow(before, spec, plan.references, aliases=plan.aliases, fixed={key})
+            spec.clear()
+            spec.update(made)
 
 
 def _follow_spec(plan: Plan) -> None:
@@ -281,6 +289,9 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
+    if plan.references:
+        record["references"] = redact_tree(plan.references, known())
+        record["aliases"] = plan.aliases
     if plan.request.skill_dir:
         record["skill_dir"] = str(Path(plan.request.skill_dir).resolve())
     if plan.parent is not None and plan.parent.best_child_of:

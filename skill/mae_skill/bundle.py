@@ -108,7 +108,7 @@ class Bundle:
             above = root.parents[1] if root.parent.name == "references" else root.parent
             return cls._of(root, above, partial=root.name != INFO)
         file = next(
-            (item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None
+            (item for item in (root / "references" / INFO, root / INFO) if _is_file(item)), None
         )
         if file is None:
             raise NotFoundError(
@@ -190,6 +190,23 @@ class Bundle:
                 f"defaults of fields that neither the template nor the schema of {action} has: "
                 f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
             )
+        inputs = self._entry(action).get("inputs")
+        above = [
+            str(key)
+            for key in (inputs if isinstance(inputs, Mapping) else ())
+            if get_dotted(template, str(key)) and _is_section(str(key), template, ())
+        ]
+        if above:
+            found.append(
+                f"inputs of {action} that are sections and no files: "
+                f"{', '.join(above[:MAX_NAMED])}; only what is ??? in them must be given"
+            )
+        if beaten := self._beaten(action):
+            more = f" and {len(beaten) - MAX_NAMED} more" if len(beaten) > MAX_NAMED else ""
+            found.append(
+                f"defaults that go before the value of the template: "
+                f"{', '.join(beaten[:MAX_NAMED])}{more}"
+            )
         if lost := self._named_and_not_there(action):
             more = f" and {len(lost) - MAX_NAMED} more" if len(lost) > MAX_NAMED else ""
             found.append(
@@ -199,8 +216,8 @@ class Bundle:
         return found
 
     def _read_otherwise(self, action: str) -> list[str]:
-        """Notices of the words of a foreign template, and of the tables of skill_info.yaml that
-        reach a spec, that its runner may read otherwise."""
+        """Notices of the words of a template, and of the tables of skill_info.yaml that reach a
+        spec, that its runner may read otherwise."""
         found: list[str] = []
         with contextlib.suppress(MaeError, OSError):
             words = read_otherwise(bundle_text(self.root, self.template_path(action)))
@@ -214,7 +231,7 @@ class Bundle:
                 if one.path[0] in own and (one.path[0] not in _BY_ACTION or one.path[1] == action)
             ]
             found += _said_otherwise(words, INFO)
-        return found if found and self.is_foreign else []
+        return found
 
     def _named_and_not_there(self, action: str) -> list[str]:
         """The unknown fields of an action, each with its table and what is meant; the misspelled
@@ -266,6 +283,23 @@ class Bundle:
             if near[one] or one.startswith("key_defaults.")
         ]
 
+    def _beaten(self, action: str) -> list[str]:
+        """The ``defaults`` of an entry that take the place of another value of its template."""
+        path = self.template_path(action)
+        defaults = _action_defaults({"defaults": self.action(action).get("defaults")})
+        if not defaults or not _is_file(path):
+            return []
+        changed = path.stat()
+        listed: Mapping[str, Any] = {}
+        with contextlib.suppress(MaeError):
+            listed = _read(path, changed.st_mtime_ns, changed.st_size)
+        own = {key: get_dotted(listed, key) for key in defaults}
+        return [
+            f"{key}: {value} ({own[key]} there)"
+            for key, value in defaults.items()
+            if own[key] not in (None, "", NOT_GIVEN, value) and not isinstance(own[key], Mapping)
+        ]
+
     def _by_action(self, listed: Mapping[str, Any], unused: Collection[str]) -> Iterator[str]:
         """The ``key_defaults`` below an action's name that are meant for a field of a template:
         the table is one for all actions."""
@@ -280,7 +314,9 @@ class Bundle:
     def unread(self) -> list[str]:
         """The keys of its ``skill_info.yaml`` that act nowhere, each with the reason where it has
         one."""
-        return sorted([*unread_info(self.info), *self.empty, *self._lead_nowhere()])
+        return sorted(
+            [*unread_info(self.info), *self.empty, *self._lead_nowhere(), *self._are_sections()]
+        )
 
     def _lead_nowhere(self) -> Iterator[str]:
         """The shorthands, and the key of the number of GPUs, that name a field of no action."""
@@ -300,6 +336,17 @@ class Bundle:
             has_field = self._fields(action)
             words = {word: key for word, key in words.items() if not has_field(key)}
         yield from (f"{word}: {key} (no action has this field)" for word, key in words.items())
+
+    def _are_sections(self) -> Iterator[str]:
+        """The shorthands that stand for a section: a value for one would take its fields away."""
+        for word, key in self.shorthand.items():
+            for action in self.actions:
+                template: Mapping[str, Any] = {}
+                with contextlib.suppress(MaeError):
+                    template = self.template(action)
+                if get_dotted(template, key) and _is_section(key, template, ()):
+                    yield f"spec_shorthand_keys.{word}: {key} (a section and no field)"
+                    break
 
     def _tables(self, action: str) -> dict[str, Collection[str]]:
         """The fields that the tables of an action name, by the key of the table."""

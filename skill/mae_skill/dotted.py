@@ -166,6 +166,17 @@ def set_dotted(document: dict[str, Any], key: str, value: Any) -> None:
     holder[at] = value
 
 
+def remove_dotted(document: dict[str, Any], key: str) -> None:
+    """Takes a dotted key out in place, and the sections that are empty without it."""
+    section, _, last = key.rpartition(".")
+    holder = get_dotted(document, section) if section else document
+    if not isinstance(holder, dict) or last not in holder:
+        return
+    del holder[last]
+    if not holder and section:
+        remove_dotted(document, section)
+
+
 def _place(section: dict[str, Any], part: str, key: str) -> tuple[Any, Any]:
     """The mapping or list that holds a part of a key, and its name or position there.
 

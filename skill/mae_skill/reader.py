@@ -56,7 +56,20 @@ _MAX_DIGITS = 400  # the largest float has 309
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's composer with the plain words of YAML 1.2."""
+    """PyYAML's composer with the plain words of YAML 1.2.
+
+    It stops where a document is nested too deeply: PyYAML's time grows with the square of that.
+    """
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        if len(self.indents) > MAX_DEPTH:
+            raise RecursionError
+        return bool(super().add_indent(column))
 
 
 _Loader.yaml_implicit_resolvers = {}

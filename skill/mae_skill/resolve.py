@@ -35,6 +35,7 @@ from mae_skill.placeholders import (
     NOT_GIVEN,
     OpenReferenceError,
     absent_items,
+    follow,
     given_only,
     has_reference,
     opened,
@@ -48,6 +49,11 @@ from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
 """The entry points of functions that bundles may name: ``validator``, ``estimator``."""
+
+LEFT_OPEN = "left open (???)"
+"""How a notice of fields begins that reach the runner without a value."""
+
+ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 
 WHOLE = 0.9
 """A spec that sets this share of the template's fields is taken to be a template that was written
@@ -117,10 +123,12 @@ class Layers:
 class Resolution(Resolved):
     """A merged spec and the verdict on it. ``errors`` is empty when it can run.
 
-    ``references``: dotted key → what was written, of fields that refer to others.
+    ``references``: dotted key → what was written, of fields that refer to others;
+    ``open_references``: of those whose field has no value yet.
     """
 
     references: dict[str, Any] = field(default_factory=dict)
+    open_references: dict[str, Any] = field(default_factory=dict)
     errors: list[MaeError] = field(default_factory=list)
     warnings: list[Any] = field(default_factory=list)
 
@@ -308,16 +316,39 @@ def resolve(
     unresolved = [one for one in unresolved if one.field not in open_]
     merged.absent |= open_
     if settle is not None:
+        before = copy.deepcopy(found.spec)
         settle(found)
+        if found.references and found.spec != before:
+            aliases = layers.schema.get("x_aliases")
+            found.spec = follow(before, found.spec, found.references, aliases=aliases)
     found.absent = _needed(bundle, action, merged.absent, layers.optional)
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
     _carry_what_is_open(bundle, action, found, merged.absent, layers.optional)
+    found.notices += _contradictory(bundle, action, found.spec)
     found.notices += _strange_keys(bundle, action, layers, found.errors)
     found.notices += [*_nulls(layers, found.spec), *_of_another_kind(layers)]
     for key, where in bundle.default_keys(action).items():
         if found.provenance.get(key) == Origin(OriginKind.TEMPLATE):
             found.provenance[key] = Origin(OriginKind.TEMPLATE, where)
     return found
+
+
+def _contradictory(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[str]:
+    """A notice of the fields without a value that one table of the bundle says must be given, and
+    another that they need not be."""
+    rows, inputs = bundle.data_rows(action), _inputs(bundle.info, action)
+    found = [
+        key
+        for key in rows.keys() & inputs.keys()
+        if _is_optional(rows[key])
+        and not _is_optional(inputs[key])
+        and get_dotted(spec, key) in (None, "", [], NOT_GIVEN)
+    ]
+    said = (
+        f"the inputs of {action} must be given by its entry, and are optional by data_sources: it "
+        f"starts without {', '.join(sorted(found)[:MAX_NAMED])}"
+    )
+    return [said] if found else []
 
 
 def _nulls(layers: Layers, spec: Mapping[str, Any]) -> list[str]:
@@ -428,6 +459,7 @@ def _take_references(
     for problem in problems:
         key, instead = str(problem.field), get_dotted(schema, f"default.{problem.field}")
         if isinstance(problem, OpenReferenceError):
+            found.open_references[key] = get_dotted(found.spec, key)
             instead = opened(get_dotted(found.spec, key))
         set_dotted(found.spec, key, instead)
     return problems
@@ -507,14 +539,14 @@ def _carry_what_is_open(
     if said:
         more = f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else ""
         found.notices.append(
-            f"left open (???), since the bundle names them as no input of {action}: "
+            f"{LEFT_OPEN}, since the bundle names them as no input of {action}: "
             f"{', '.join(said[:MAX_NAMED])}{more}"
         )
     # A field can be left out; one inside an item of a list cannot, without changing the list.
     in_lists = sorted(key for key in absent if "[" in key and _inside(key, optional))
     if in_lists:
         found.notices.append(
-            f"left open (???), optional and in a list: {', '.join(in_lists[:MAX_NAMED])}; its "
+            f"{LEFT_OPEN}, optional and in a list: {', '.join(in_lists[:MAX_NAMED])}; its "
             "runner gets ???, or null where a spec says so"
         )
 
@@ -675,12 +707,17 @@ def _not_given(
 ) -> list[MaeError]:
     """One error for each ``???`` that is still there."""
     nodes = field_nodes(schema)
+    functions = bundle.spec_params.get(action) or {}
+    keys = {key for key, word in functions.items() if word == "key"}
     return [
         SpecError(
             "must be given: it is still ???",
             field=key,
             expected=describe(nodes[key]) if key in nodes else "a value",
-            hint=f"{key}=VALUE, or the field in the spec file" + _or_parent(bundle, action, key),
+            # A secret has no place on a command line or in a file.
+            hint=f"set the variable {ENCRYPTION_VARIABLE}"
+            if key in keys
+            else f"{key}=VALUE, or the field in the spec file" + _or_parent(bundle, action, key),
         )
         for key in sorted(absent)
     ]
@@ -859,6 +896,26 @@ def _is_place(value: Any) -> bool:
     """Whether a value looks like a path or a URL: what is wrong with it is so for all who name
     it."""
     return isinstance(value, str) and "/" in value
+
+
+def require_functions(bundle: Bundle, action: str) -> None:
+    """Refuse functions that cannot be loaded, and a warm start that no job could reach.
+
+    Raises:
+        UsageError, SpecError: the first such one.
+    """
+    for name in ("validator", "estimator", "auto_recipe"):
+        function = bundle.info.get(name)
+        if function and isinstance(function, str) and (name != "auto_recipe" or action == "train"):
+            entry_point(function)
+    warm = bundle.info.get("warm_command")
+    if warm and isinstance(warm, str) and "{socket}" not in warm.split():
+        raise SpecError(
+            "the bundle's warm start does not say where it listens",
+            field="warm_command",
+            got=warm,
+            expected="a command line with {socket} as a word, as in {python} -m PACKAGE {socket}",
+        )
 
 
 def raise_all(problems: Sequence[MaeError], action: str) -> None:

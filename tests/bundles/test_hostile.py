@@ -282,6 +282,8 @@ def test_where_a_value_could_be_code_it_must_be_plain(script: str, tmp_path: Pat
         "bash -o pipefail -c 'echo {train.note}'",
         'ssh host "echo {train.note}"',
         ["perl", "-e", "print {train.note}"],
+        "python3 -m timeit -n1 {train.note}",
+        "{python} -u -m pdb {train.note}",
         ["sh", "-c", 'eval "$1"', "sh", "{train.note}"],
     ],
 )
@@ -292,6 +294,38 @@ def test_without_a_shell_of_ours_a_value_for_an_interpreter_must_be_plain(
     with pytest.raises(MaeError, match="could be read as code"):
         command_of(made, "train", {"train": {"note": "$(touch mark)"}})
     assert "1.5" in " ".join(command_of(made, "train", {"train": {"note": 1.5}}).words)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"command": "tar -xf {job_dir}/a.tar {train.note}"},
+        {"command": ["tar", "-c", "{train.note}"]},
+        {"command": "bash -c 'tar {train.note}'"},
+        {"command": "cd x && tar {train.note}", "shell": True},
+        {"command": "tool", "args": ["{train.note}"]},
+    ],
+    ids=str,
+)
+def test_a_value_that_would_be_an_option_of_the_program_is_refused(
+    entry: Any, tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", entry)
+    with pytest.raises(MaeError, match="would be read as an option") as caught:
+        command_of(made, "train", {"train": {"note": "--checkpoint-action=exec=touch mark"}})
+    assert getattr(caught.value, "field", None) == "train.note"
+    for harmless in ("a-b", "-", "-0.5", -3):
+        assert command_of(made, "train", {"train": {"note": harmless}})
+
+
+@pytest.mark.parametrize(
+    "command", ["tool --note={train.note}", "tool -- {train.note}", "echo {train.note}"]
+)
+def test_a_value_with_a_hyphen_may_stand_where_it_is_no_option(
+    command: str, tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", {"command": command})
+    assert "--x" in command_of(made, "train", {"train": {"note": "--x"}}).words[-1]
 
 
 def test_places_and_options_that_could_be_code_must_be_plain_too(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ leaves open stays open.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from mae_sdk import Skill
 from mae_sdk.launch import record_of
 from mae_sdk.plan.score import score
+from mae_skill.bundle import Bundle
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.reader import dump_yaml
 
@@ -462,6 +465,40 @@ def test_a_pipe_in_the_place_of_a_template_is_an_error_of_that_file(made: Made) 
     assert caught.value.field == path.name
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_in_the_place_of_skill_info_is_an_error_of_that_file(tmp_path: Path) -> None:
+    (tmp_path / "references").mkdir()
+    os.mkfifo(tmp_path / "references" / "skill_info.yaml")
+    with pytest.raises(SpecError, match="it is no regular file"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("begin", ["a: " + "[" * 20_000, "\n".join("- " * n for n in (20_000,))])
+def test_a_template_that_is_nested_without_end_is_refused_at_once(made: Made, begin: str) -> None:
+    skill = made()
+    (skill.bundle.root / "references" / "spec_template_go.yaml").write_text(begin)
+    began = time.process_time()
+    for ask in (lambda: skill.plan("go"), lambda: score(skill.bundle)):
+        with contextlib.suppress(MaeError):
+            ask()
+    assert time.process_time() - began < 2
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_words_of_a_template_are_named_where_its_schema_is_plain_json_schema_too(
+    made: Made,
+) -> None:
+    skill = made(template={"go": {"lr": 1}})
+    properties = {"go": {"type": "object", "properties": {"port": {"type": "integer"}}}}
+    (skill.bundle.root / "schemas").mkdir()
+    (skill.bundle.root / "schemas" / "go.schema.json").write_text(
+        json.dumps({"type": "object", "properties": properties})
+    )
+    (skill.bundle.root / "references" / "spec_template_go.yaml").write_text("go: {port: 010}\n")
+    again = Skill(skill.bundle.root)
+    assert any("go.port: 010 (10 here, 8 there)" in one for one in again.plan("go").notices)
+
+
 def test_a_list_in_the_place_of_a_folder_of_results_is_refused_by_its_key(made: Made) -> None:
     template = {"results_dir": "x", "go": {"results_dir": "${results_dir}/go"}}
     skill = made(template=template, spec_params={"go": {"results_dir": ["output_dir"]}})
@@ -861,6 +898,30 @@ def test_a_misspelled_function_is_refused_with_the_one_that_was_meant(
     assert caught.value.field == "spec_params.go.results_dir"
     assert f"did you mean {near}?" in str(caught.value.hint)
     assert score(skill.bundle)["works"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "near"),
+    [
+        ("encryption_key", "kye", "key"),
+        ("encryption_key", "Key", "key"),
+        ("train.key", "keys", "key"),
+        ("train.pretrained_model", "pmt", "ptm"),
+        ("verbose", "verbos", "verbose"),
+    ],
+)
+def test_a_short_function_that_is_misspelled_is_refused_in_a_field_of_its_name(
+    made: Made, field: str, word: str, near: str
+) -> None:
+    skill = made(template={field.split(".")[0]: ""}, spec_params={"go": {field: word}})
+    with pytest.raises(SpecError, match="misspelled inference function") as caught:
+        skill.plan("go")
+    assert f"did you mean {near}?" in str(caught.value.hint)
+
+
+def test_a_short_word_in_another_field_is_a_constant(made: Made) -> None:
+    skill = made(template={"train": {"mode": ""}}, spec_params={"go": {"train.mode": "ptq"}})
+    assert skill.plan("go").spec["train"]["mode"] == "ptq"
 
 
 @pytest.mark.parametrize("word", ["MonoDataset", "cosine", "outputs", "a/outputdir", "model.onnx"])

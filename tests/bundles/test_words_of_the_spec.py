@@ -161,6 +161,20 @@ def test_the_checkpoint_to_go_on_from_is_among_the_words_of_a_resumed_job(
     assert (row["metric"], row["best"]) == ("val/loss", 0.5)
 
 
+def test_the_names_of_fields_in_args_are_no_values_of_the_spec(made: Made, tmp_path: Path) -> None:
+    args = {**ARGS, "--place.note": "{train.lr}/x", "--audio": "data.audio"}
+    skill = made(args=args)
+    plan = planned(skill, tmp_path, spec_overrides={"steps": 30, "train.lr": 0.25})
+    assert plan.spec.keys() == {"results_dir", "data", "train", "steps"}
+    words = plan.launch["command"]
+    assert words[words.index("--place.note") + 1] == "0.25/x"
+    assert words[words.index("--steps") + 1] == "30"  # what a person gives an option is a value
+    assert words[words.index("--lr") + 1] == "0.25"
+
+    study = planned(skill, tmp_path, automl_policy="on", automl={"max_trials": 2}).study
+    assert study["spec"].keys() == {"results_dir", "data", "train"}
+
+
 def test_a_command_without_a_place_for_the_checkpoint_says_that_it_starts_anew(
     made: Made, tmp_path: Path
 ) -> None:

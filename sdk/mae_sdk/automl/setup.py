@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.dotted import MISSING, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
+from mae_skill.placeholders import follow
 
 from mae_sdk import files
 from mae_sdk.automl import upstream_settings
 from mae_sdk.automl.objectives import incomparable, objectives, unchanged, unreported, with_stated
-from mae_sdk.automl.references import follow
 from mae_sdk.automl.space import Judge, SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
 
@@ -204,7 +204,7 @@ def followed(
     links: Mapping[str, Any] | None,
     fixed: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`references.follow` by what a study record holds of its references."""
+    """`mae_skill.placeholders.follow` by what a study record holds of its references."""
     if not links:
         return dict(varied)
     aliases = links.get("aliases") or {}

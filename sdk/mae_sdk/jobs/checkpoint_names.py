@@ -32,6 +32,11 @@ _OTHER_MODELS = (
 )
 """Suffixes of models of other makes, which files that are none have too."""
 _CALLED_MODEL = re.compile(r"model|weights|booster|checkpoint", re.IGNORECASE)
+_MAYBE_MODEL = re.compile(r"model|weights|booster|checkpoint|ckpt|snapshot", re.IGNORECASE)
+_NO_MODEL = (
+    *(".json", ".jsonl", ".yaml", ".yml", ".toml", ".txt", ".log", ".csv", ".tsv", ".md", ".py"),
+    *(".html", ".png", ".jpg", ".svg", ".onnx", ".engine", ".plan", ".trt"),
+)
 _FOREIGN_FOLDERS = frozenset({"inputs", "ptm", "automl", "__pycache__"})
 """Folders of a job whose model files are not its results."""
 
@@ -252,15 +257,27 @@ def choose_by_name(
     return chosen, f"latest{where}, by its name"
 
 
+def models_in(job_dir: Path) -> list[str]:
+    """The files in a job's folder that may be models, by their suffix or because their name says
+    so: to be named where none of them is known as a checkpoint."""
+    return [
+        name
+        for name in made_by_runner(_files_in(job_dir))
+        if (suffix := PurePosixPath(name).suffix.lower()) in _SUFFIXES[CHECKPOINT]
+        or suffix in _OTHER_MODELS
+        or (suffix not in _NO_MODEL and _MAYBE_MODEL.search(PurePosixPath(name).name))
+    ]
+
+
+def _files_in(job_dir: Path) -> list[str]:
+    return [path.relative_to(job_dir).as_posix() for path in job_dir.rglob("*") if path.is_file()]
+
+
 def newest_in(job_dir: Path, action: str) -> Path | None:
     """The newest checkpoint in a job's folder on this machine, for it to go on from; None where
     there is none.
     """
-    names = [
-        path.relative_to(job_dir).as_posix()
-        for path in job_dir.rglob("*")
-        if artifact_kind(path.name) == CHECKPOINT and path.is_file()
-    ]
+    names = [name for name in _files_in(job_dir) if artifact_kind(name) == CHECKPOINT]
     inside = [
         name
         for name in results_of(names, action)

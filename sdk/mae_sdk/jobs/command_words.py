@@ -87,7 +87,8 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
         SpecError: one names a field that is not given.
     """
     plain = plain_places(words)
-    fields = {name: get_dotted(spec, words["keys"].get(name, name)) for name in plain}
+    asked = [*plain, *words.get("leading", ())]
+    fields = {name: get_dotted(spec, words["keys"].get(name, name)) for name in asked}
     plain_only(words, fields)
     filled = [_of_fields(word, spec, words) for word in words["command"]]
     options: list[str] = []
@@ -97,7 +98,7 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
             # Another text is a person's, or a trial's: its braces are its own.
             held = fields_of_options.get(option)
             is_section = isinstance(get_dotted(spec, option), Mapping)
-            if is_section or (isinstance(held, str) and PLACE.search(held)):
+            if is_section or held is None or (isinstance(held, str) and PLACE.search(held)):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
         options = _options(words, fields_of_options)
     for one in options if OPTIONS in plain else ():
@@ -124,6 +125,19 @@ def plain_only(words: Words, values: Mapping[str, Any]) -> None:
     for name in plain_places(words):
         if isinstance(value := values.get(name), (str, int, float)) and value != NOT_GIVEN:
             _require_plain(words, name, value)
+    for name in words.get("leading", ()):
+        value = values.get(name)
+        if not isinstance(value, str) or value == "-" or not _OPTION.match(value):
+            continue
+        raise SpecError(
+            f"the value would be read as an option: the command has {{{name}}} at the beginning "
+            "of a word",
+            field=words["keys"].get(name, name),
+            got=value,
+            expected="a value that does not begin with a hyphen there",
+            hint=f"{_line(words)} may write it as --note={{{name}}}, or after --; or its program "
+            "reads it from {config_path}",
+        )
 
 
 def _require_plain(words: Words, name: str, value: Any) -> None:

@@ -93,6 +93,7 @@ class Attempt(_AttemptFields, total=False):
     handle: dict[str, Any]
     checkpoints: list[list[Any]]
     told_to_stop: bool
+    anew: str
 
 
 class Warm(TypedDict):
@@ -109,7 +110,8 @@ class Words(TypedDict, total=False):
     entry, for errors; ``line``: the key of the words, where it is not the entry's ``command``.
     ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is written, option → the
     field whose value it has, and the options without a value. ``plain``: placeholders that may have
-    only plain values, with the reason. ``texts``: option → its text, in which the bundle names
+    only plain values, with the reason. ``leading``: those that begin a word, where a value with a
+    hyphen would be an option. ``texts``: option → its text, in which the bundle names
     fields. ``fields``: the placeholders in these that are fields.
     """
 
@@ -121,6 +123,7 @@ class Words(TypedDict, total=False):
     names: dict[str, str]
     flags: dict[str, str]
     plain: dict[str, str]
+    leading: list[str]
     texts: dict[str, str]
     fields: list[str]
 
@@ -137,7 +140,8 @@ class Launch(_LaunchFields, total=False):
     file of the runner that holds its metrics. ``best``: the ``metric`` that its bundle, or its
     study, judges it by, and the ``direction``. ``spawns``: the runner is one process that starts
     its own workers, and is told of no ranks. ``folders``: of the files that it is to
-    write, which it finds there. ``words``: the command before the values of the spec
+    write, which it finds there. ``outputs``: field → the file below the job's folder that its
+    bundle says it writes. ``words``: the command before the values of the spec
     are in it, where it follows the spec.
     """
 
@@ -147,6 +151,7 @@ class Launch(_LaunchFields, total=False):
     best: dict[str, str]
     spawns: bool
     folders: list[str]
+    outputs: dict[str, str]
     cwd: str
     grace_seconds: float
     processes: int
@@ -207,6 +212,8 @@ class JobRecord(_JobFields, total=False):
     versions: dict[str, str]
     resume_keys: list[str]
     ptm_keys: list[str]
+    references: dict[str, Any]
+    aliases: dict[str, str]
     claim: str
     claimed: Claimed
 

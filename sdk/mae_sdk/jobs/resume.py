@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from pathlib import Path
 
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError
 
 from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoint_names import newest_in
+from mae_sdk.jobs.checkpoint_names import models_in, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.command_words import follow_spec, reads
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.moved import bring_along
 
+MAX_NAMED = 5
+"""Files that one message names."""
 
-def _say_anew(job_dir: Path, why: str, newest: Path | None) -> None:
-    """Say in the log that a run with checkpoints cannot be told of them."""
-    if newest is None:
-        return
+
+def _begin_anew(job_dir: Path, why: str) -> None:
+    """Say in the attempt's record and in the log why it does not go on from a checkpoint."""
+
+    def change(record: records.JobRecord) -> None:
+        records.last_attempt(record)["anew"] = why
+
+    records.update_record(job_dir, change)
     with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
-        log.write(f"--- {why}: {newest.name} is there, and this run does not receive it ---\n")
+        log.write(f"--- it starts anew: {why} ---\n")
+
+
+def _no_checkpoint(job_dir: Path) -> str:
+    """Why no file of a job is one to go on from."""
+    there = models_in(job_dir)
+    if not there:
+        return "it left no checkpoint"
+    more = f" and {len(there) - MAX_NAMED} more" if len(there) > MAX_NAMED else ""
+    return (
+        f"no name says which file is the newest checkpoint: {', '.join(there[:MAX_NAMED])}{more}; "
+        "names such as model_epoch_001.pth, ckpt_1.pt and last.pt do"
+    )
 
 
 def _is_told(
@@ -38,8 +57,8 @@ def prepare(job_dir: Path) -> Path | None:
     """Rewrite ``spec.yaml`` for the newest attempt, and the words of the command that follow it.
 
     The record's ``resume_keys`` get the checkpoint; its ``ptm_keys`` are cleared. A folder that was
-    moved is told where it is. A run that cannot be told of its checkpoint starts anew; its log says
-    so.
+    moved is told where it is. What refers to these fields follows them. A run without a checkpoint,
+    or that cannot be told of it, starts anew; its log and its attempt say so (``anew``).
 
     Returns:
         The checkpoint that it resumes from; None where there is none.
@@ -52,26 +71,34 @@ def prepare(job_dir: Path) -> Path | None:
     keys = record.get("resume_keys") or []
     if not keys:
         newest = newest_in(job_dir, record["action"])
-        _say_anew(job_dir, "the bundle names no field to resume from", newest)
+        if newest is not None:  # else there is nothing that it could go on from
+            no_field = "the bundle names no field to resume from"
+            _begin_anew(job_dir, f"{no_field}: {newest.name} is there")
         return None
     try:
         checkpoint: Path | None = CheckpointIndex(job_dir / record["action"]).select("latest")
     except NotFoundError:
         checkpoint = newest_in(job_dir, record["action"])
     if checkpoint is None:
+        if record.get("kind") != "automl":  # a study goes on by its own records
+            _begin_anew(job_dir, _no_checkpoint(job_dir))
         return None
+    from mae_skill.placeholders import follow
     from mae_skill.reader import read_spec
 
-    spec = read_spec(job_dir / SPEC)
+    before = read_spec(job_dir / SPEC)
+    spec = copy.deepcopy(before)
     for key in keys:
         set_dotted(spec, key, str(checkpoint))
     for key in record.get("ptm_keys") or []:
         if get_dotted(spec, key):  # of some runners, an empty text stands for none
             set_dotted(spec, key, None)
+    links, aliases = record.get("references") or {}, record.get("aliases")
+    spec = follow(before, spec, links, aliases=aliases, fixed=keys)
     write_spec(job_dir, spec, record["launch"].get("config"))
     command = follow_spec(job_dir, spec)
     if not _is_told(job_dir, record, command, checkpoint):
-        why = f"the command has no place for {' or '.join(keys)}"
-        _say_anew(job_dir, why, checkpoint)
+        no_place = f"the command has no place for {' or '.join(keys)}"
+        _begin_anew(job_dir, f"{no_place}: {checkpoint.name} is there, and it does not receive it")
         return None
     return checkpoint

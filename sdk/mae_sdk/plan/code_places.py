@@ -63,6 +63,13 @@ _PREFIXES = frozenset(
 )
 """Programs that run another, which is one of their arguments."""
 
+_NO_OPTIONS = frozenset(("echo", "printf", "test", "[", "[[", "case", "for"))
+
+_RUN_MODULES = frozenset(
+    shlex.split("timeit pdb bdb code cProfile profile trace doctest IPython ipython runpy asyncio")
+)
+"""Modules of Python that take an argument for code, or run the file that it names."""
+
 _FOLDERS = ("config_path", "job_dir", "bundle_dir", "python", "socket")
 """Placeholders of whole paths, which begin with a slash."""
 
@@ -139,6 +146,26 @@ def unsafe_places(script: str, where: str) -> dict[int, str]:
                 elif reason:
                     found[at] = reason
     return found
+
+
+def leading(script: str) -> list[str]:
+    """The placeholders of a script that begin an argument of a program, where a value with a hyphen
+    would be an option of it; not those after ``--``, nor of what only prints or compares."""
+    found: list[str] = []
+    for command in _commands(script):
+        found += leading_words([word.text for word in command.words])
+    return found
+
+
+def leading_words(words: list[str]) -> list[str]:
+    """As `leading`, of the words of one program."""
+    names: list[str] = []
+    for at, word in enumerate(words):
+        if word == "--" or (at == 0 and _name(word) in _NO_OPTIONS):
+            break
+        if at and (match := PLACE.match(word)) and match[1] not in _FOLDERS:
+            names.append(match[1])
+    return names
 
 
 def _runs_text(words: list[Word]) -> str:
@@ -218,14 +245,18 @@ def _of_program(words: list[Word], index: int) -> str:
 def _after_file(words: list[Word], options: str, assigns: bool = False) -> bool:
     """Whether the last of the words after a program's name is the file that it runs, or comes
     after it."""
+    is_module = False
     for word in words:
         text = word.text
+        if is_module and text in _RUN_MODULES:
+            return False
         if text == "--" or (assigns and re.match(r"\w+=", text)):
             continue
         if not text.startswith("-"):
             literal = not PLACE.match(text) or _is_path(text)
             return literal and ("$" not in text or word.raw == "'") and "`" not in text
         if text == "-m" and "u" in options and "B" in options:
+            is_module = True
             continue
         if not re.fullmatch(rf"-[{options or '-'}]+", text):
             return False

@@ -37,7 +37,7 @@ from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
-from mae_sdk.plan.code_places import unsafe_word
+from mae_sdk.plan.code_places import leading, leading_words, unsafe_word
 from mae_sdk.plan.shell_script import positional
 
 FORMATS = ("yaml", "json", "toml")
@@ -134,6 +134,54 @@ def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
 
     walk(template, "")
     return found
+
+
+_CONVERTED = re.compile(r"\{([A-Za-z_][\w.\[\]]*)(?:![a-z]|:[^{}\s]*)\}")
+_UNCLOSED = re.compile(r"\{(\w+)(?![\w.\[\]]*[}!:(\s;])")
+_NUMBERED = re.compile(r"(?<!\$)\{\d+\}")
+
+
+def _refuse_nul(words: Sequence[str], where: str) -> None:
+    """Refuse a word that no program can be given.
+
+    Raises:
+        SpecError: it holds the character NUL.
+    """
+    for word in words:
+        if "\0" in word:
+            raise SpecError(
+                "the command holds the character NUL, which no word can",
+                field=f"{where}.command",
+                got=word.replace("\0", "\\0"),
+                expected="words of text",
+            )
+
+
+def braces_left(bundle: Bundle, action: str) -> list[str]:
+    """A notice of the numbered braces in a command, which are no placeholders.
+
+    Raises:
+        SpecError: one is a place of the job but for its end, or what follows its name.
+    """
+    entry = bundle.action(action)
+    lines = {"command": entry.get("command")}
+    if isinstance(execution := entry.get("execution"), Mapping):
+        lines = {"execution.args": execution.get("args", execution.get("script_args"))}
+    found: list[str] = []
+    for name, line in lines.items():
+        for word in line if isinstance(line, list) else [line or ""]:
+            text = str(word)
+            for match in (*_CONVERTED.finditer(text), *_UNCLOSED.finditer(text)):
+                if match[1] in (*PLACES, "results_dir"):
+                    raise SpecError(
+                        "the command has a placeholder that is not written as one",
+                        field=f"actions.{action}.{name}",
+                        got=match[0],
+                        expected=f"{{{match[1]}}}",
+                    )
+            found += _NUMBERED.findall(text)
+    said = f"braces in the command of {action} that are no placeholders stay as they are: "
+    return [said + ", ".join(dict.fromkeys(found))] if found else []
 
 
 def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
@@ -243,6 +291,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
 
     bundle_dir = str(bundle.root.resolve())
     made: Words = {"command": words, "keys": bundle.shorthand, "where": where, "plain": plain}
+    if begun := _leading(entry, words if execution is not None else None, more):
+        made["leading"] = begun
     if execution is not None:
         made["line"] = f"{where}.execution.args"
     plain_only(made, {"bundle_dir": bundle_dir})
@@ -252,6 +302,7 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
         if "results_dir" in plain:
             plain["job_dir"] = plain.pop("results_dir")
     made["command"] = words
+    _refuse_nul(words, where)
     if mode == "args":
         made = made | _options(bundle, action, spec)
     return made, cwd, config
@@ -266,6 +317,31 @@ def _unsafe(words: list[str], start: int = 0) -> dict[str, str]:
         if names and (reason := unsafe_word(words, index)):
             found |= dict.fromkeys(names, reason)
     return found
+
+
+def _leading(entry: Mapping[str, Any], script: list[str] | None, more: list[str]) -> list[str]:
+    """The placeholders of a command that begin an argument of a program.
+
+    Args:
+        script: the words of ``execution``; None: the command counts.
+    """
+    command = entry.get("command")
+    if script is not None:
+        found = leading_words([*script, *more])
+    elif entry.get("shell") is True:
+        found = leading(str(command))
+    else:
+        words = (
+            shlex.split(command)
+            if isinstance(command, str)
+            else [str(one) for one in command or ()]
+        )
+        at = next((at for at, one in enumerate(words) if re.fullmatch(r"-\w*c", one)), 0)
+        if at and Path(words[0]).name in _SHELLS and at + 1 < len(words):
+            found = leading(words[at + 1])
+        else:
+            found = leading_words([*words, *more])
+    return list(dict.fromkeys(found))
 
 
 def _one_of(value: Any, known: Sequence[str], key: str) -> str:
@@ -463,8 +539,9 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     known = {*fields, *(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
     with contextlib.suppress(MaeError):
         known |= set(field_nodes(bundle.schema(action)))
-    texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
     words = words_of_args(entry.get("args"))
+    held = {key: fields.get(key, words.get(key)) for key in options}
+    texts = {key: text for key, text in held.items() if isinstance(text, str)}
     sections = {key for key in words if isinstance(get_dotted(spec, key), Mapping)}
     texts |= {key: words[key] for key in sections}
     names = {key: name for key, name in texts.items() if name != key and name in known}

@@ -29,7 +29,7 @@ from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.split import held_out, share_of
 from mae_sdk.data.survey import repeated_images, shared_images, survey_images
 from mae_sdk.data.survey_masks import survey_masks
-from mae_sdk.plan.inferred_fields import OF_PTM
+from mae_sdk.plan.inferred_fields import OF_PTM, own_folders
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.plan.sources import carried, is_images
 from mae_sdk.run.platform import Resources
@@ -498,7 +498,8 @@ class Survey:
         rows = (self.bundle.info.get("data_sources") or {}).get(self.action) or {}
         share = held_share(self.schema, spec)
         stated = self._stated(rows, spec, share)
-        rows = {key: row for key, row in rows.items() if key not in stated}
+        own = own_folders(self.action, self.bundle)  # what nobody gave, the run writes there
+        rows = {key: row for key, row in rows.items() if key not in stated and key not in own}
         seen = look_at_all(
             self.action,
             rows,

@@ -47,7 +47,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dialect import is_slip
+from mae_skill.dialect import is_slip, slips
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import accepted_types
@@ -109,6 +109,9 @@ _CREATED = (
 )
 _USUAL = ("create_onnx_file", "create_engine_file", "create_pth_file", "create_json_file")
 """Words of `_CREATED` that a misspelled one is compared with."""
+
+_OF_FIELDS = {"key": "key", "ptm": "ptm|pretrain|weights|checkpoint", "verbose": "verbos"}
+"""Short functions, and what the fields are called like that they fill."""
 
 _SUFFIXES = {"weights_tlt": "tlt", "trt": "engine"}
 _LIKE_A_FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|framework")
@@ -253,6 +256,7 @@ def _refuse_other_weights(rows: Mapping[str, tuple[str, Any]], context: Inferenc
         )
 
 
+_NUMBERS = {"integer", "number", "boolean", "null"}
 _NO_PATH = ("key", "verbose", "resume_model_bool", "from_csv", "assign_const_value")
 
 
@@ -271,17 +275,30 @@ def misplaced(
         for name, row in (bundle.spec_params.get(action) or {}).items()
         if _parse(name, row)[0] in {*FUNCTIONS, CREATE, LINK} - {*_NO_PATH}
     }
-    outputs = bundle.action(action).get("outputs")
-    for name in outputs if isinstance(outputs, Mapping) else ():
-        paths[f"actions.{action}.outputs.{name}"] = str(name)
+    entry = bundle.action(action)
+    for table in ("inputs", "outputs"):
+        files_ = entry.get(table)
+        for name in files_ if isinstance(files_, Mapping) else ():
+            paths[f"actions.{action}.{table}.{name}"] = str(name)
     data = {f"data_sources.{action}.{name}": name for name in bundle.data_rows(action)}
     found: list[MaeError] = []
     for where, name in {**paths, **data}.items():
         here = get_dotted(own, name)
         is_section = isinstance(here, Mapping) and bool(here) and where in paths
-        if accepted_types(fields.get(name, {})) or not (
-            is_section or isinstance(here, (int, float))
-        ):
+        types = accepted_types(fields.get(name, {}))
+        is_input = where.startswith(f"actions.{action}.inputs.")
+        if is_input and (types or is_section):  # what is open in a section must be given
+            if name not in bundle.data_rows(action) and types and {*types} <= _NUMBERS:
+                found.append(
+                    SpecError(
+                        "an input is a file or a folder, and this field holds a number or a flag",
+                        field=where,
+                        got=here,
+                        expected="the key of a field that holds a path",
+                    )
+                )
+            continue
+        if types or not (is_section or isinstance(here, (int, float))):
             continue
         kind = "true or false" if isinstance(here, bool) else "a number"
         kind = "a section" if is_section else kind
@@ -693,7 +710,7 @@ def _refuse_misspelled(name: str, row: tuple[str, Any], context: InferenceContex
     function, word = row
     if function not in (CONSTANT, UNKNOWN) or not isinstance(word, str):
         return
-    near = meant(word)
+    near = meant(word, name)
     if near is None or word in (context.fields.get(name, {}).get("enum") or ()):
         return
     raise SpecError(
@@ -705,16 +722,21 @@ def _refuse_misspelled(name: str, row: tuple[str, Any], context: InferenceContex
     )
 
 
-def meant(word: str) -> str | None:
+def meant(word: str, field: str = "") -> str | None:
     """The inference function that a word means, which is none itself; None where it is like none.
 
-    A word in capitals, with other marks between its parts or none, or with a letter or two wrong.
+    A word in capitals, with other marks between its parts or none, or with a letter or two wrong. A
+    word of three letters is like many: it means what its field is called like.
     """
     if not re.fullmatch(r"[A-Za-z][\w-]*", word):
         return None
     plain = re.sub(r"[\W_]+", "_", word.lower())
     if plain != word and _created(plain) is not None:
         return plain
+    last = field.rpartition(".")[2].lower()
+    for function, called in _OF_FIELDS.items():
+        if word != function and slips(plain, function) <= 1 and re.search(called, last):
+            return function
     known = [one for one in (*FUNCTIONS, *_SAME, *_FILES, *_USUAL) if "_" in one]
     joined = plain.replace("_", "")
     same = (one for one in known if one.replace("_", "") == joined)

@@ -262,6 +262,8 @@ def launch_record(
         record["spawns"] = True
         if folders := _folders_of_files(spec, job_dir):
             record["folders"] = folders
+    if promised := _files_promised(entry, spec, job_dir):
+        record["outputs"] = promised
     record["processes"], record["devices"], record["device_count"] = shape(
         bundle.info, action, spec, resources
     )
@@ -269,6 +271,23 @@ def launch_record(
         record["remote"] = root.job_url(job_id)
         record["upload_excludes"] = list(entry.get("upload_excludes") or [])
     return record
+
+
+def _files_promised(
+    entry: Mapping[str, Any], spec: Mapping[str, Any], job_dir: Path
+) -> dict[str, str]:
+    """The files in the job's folder that an entry says are outputs, and not optional ones."""
+    outputs = entry.get("outputs")
+    found: dict[str, str] = {}
+    for key, row in outputs.items() if isinstance(outputs, Mapping) else ():
+        value = get_dotted(spec, str(key))
+        is_file = isinstance(row, Mapping) and row.get("type") == "file"
+        if not is_file or row.get("optional") is True or not isinstance(value, str):
+            continue
+        path = Path(value)
+        if path != job_dir and path.is_relative_to(job_dir):
+            found[str(key)] = path.relative_to(job_dir).as_posix()
+    return found
 
 
 def _below(name: Any, field: str) -> Any:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle
+from mae_skill.bundle import Bundle, words_of_args
 from mae_skill.conditions import acts
-from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
+from mae_skill.dotted import field_nodes, flatten, get_dotted, remove_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.origin import Origin, OriginKind
@@ -27,6 +27,7 @@ from mae_skill.resolve import (
     nested,
     optional_fields,
     raise_all,
+    require_functions,
     resolve,
 )
 from mae_skill.rules import Facts, Notice
@@ -47,7 +48,7 @@ from mae_sdk.plan.automl_policy import (
     require_optuna,
     stated_metric,
 )
-from mae_sdk.plan.command import fields_named, fields_told
+from mae_sdk.plan.command import braces_left, fields_named, fields_told
 from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
@@ -241,6 +242,7 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
+    require_functions(draft.bundle, draft.action)
     if draft.request.on is not None:
         describe_machine(draft, draft.request.on)
         return
@@ -687,9 +689,12 @@ def plan_of(draft: Draft) -> Plan:
         warnings=found.warnings,
         notices=[*found.notices, *filter(None, said)],
         stage=_stage(bundle.info, found.spec),
+        references={**found.references, **found.open_references},
+        aliases=dict(layers.schema.get("x_aliases") or {}),
         secrets=draft.secrets,
     )
     plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
+    plan.notices += braces_left(bundle, draft.action)
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
@@ -709,7 +714,27 @@ def plan_of(draft: Draft) -> Plan:
     plan.warnings += too_little_time(plan)
     if there is not None:
         estimate_machine(plan, there, exchanged)
+    _take_options_out(bundle, plan, layers.schema)
     return plan
+
+
+def _take_options_out(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> None:
+    """Take what the bundle's ``args`` say of their options out of the spec: the name of the field
+    whose value an option has is no value of the runner's own spec."""
+    words = plan.launch.get("words") or {}
+    own = {*(words.get("names") or {}), *(words.get("texts") or {})} - field_nodes(schema).keys()
+    said = words_of_args(bundle.action(plan.action).get("args"))
+    own = {key for key in own if get_dotted(plan.spec, key) == said.get(key)}
+    if not own:
+        return
+    from mae_sdk.automl.setup import specs_of
+
+    for spec in [plan.spec, *(specs_of(plan.study) if plan.study is not None else [])]:
+        for key in own:
+            if isinstance(get_dotted(spec, key), str):
+                remove_dotted(spec, key)
+    for key in own:
+        plan.provenance.pop(key, None)
 
 
 def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:

@@ -72,6 +72,8 @@ class Plan:
         estimates: of the bundle's estimator, with their basis.
         seconds: what the estimator says of time, from which ``estimates["time"]`` is made.
         warnings, notices: for the user.
+        references: dotted key → what was written, of fields that refer to others.
+        aliases: other names of fields, which references may use.
         no_launch: why it is not launched from here, though it can be planned.
     """
 
@@ -97,6 +99,8 @@ class Plan:
     notices: list[str] = field(default_factory=list)
     no_launch: MaeError | None = None
     stage: str | None = None
+    references: dict[str, Any] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property

@@ -16,12 +16,21 @@ from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
 from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
-from mae_skill.resolve import Resolution, entry_point, layers_of, nested, optional_fields, resolve
+from mae_skill.resolve import (
+    LEFT_OPEN,
+    Resolution,
+    layers_of,
+    nested,
+    optional_fields,
+    require_functions,
+    resolve,
+)
 from mae_skill.schema_check import UNKNOWN, check_schema
 
+from mae_sdk.jobs.secrets import ENCRYPTION_VARIABLE
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
-from mae_sdk.plan.command import fields_named, unknown_places
+from mae_sdk.plan.command import braces_left, fields_named, unknown_places
 from mae_sdk.plan.inferred_fields import InferenceContext
 from mae_sdk.plan.launch_record import device_key, prepared, shape
 from mae_sdk.run.platform import Resources
@@ -88,9 +97,11 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         problems += inferred_fields.read_and_written(action, bundle, folders, ())
         found = resolve(bundle, action, layers)
         _take_errors(bundle, action, found, filled, needs, problems)
-        notices += found.notices
         spec = found.spec or spec
-        problems += _of_what_is_filled(bundle, action, filled, optional)
+        wrong, left_open = _of_what_is_filled(bundle, action, filled, optional)
+        problems += wrong
+        # What refers to a field that a plan fills is filled too.
+        notices += [one for one in found.notices if not one.startswith(LEFT_OPEN)] + left_open
         problems += _unknown_to(layers.schema, [key for key in needs if "→" not in key])
     except MaeError as error:
         problems += getattr(error, "problems", None) or [error]
@@ -98,9 +109,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     try:
         stated_metric(bundle, action)
         _judge_launch(bundle, action, spec, filled, needs, notices)
-        for name in ("validator", "estimator"):
-            if bundle.info.get(name):
-                entry_point(bundle.info[name])
+        notices += braces_left(bundle, action)
+        require_functions(bundle, action)
         decision = decide(bundle, action)
         searched = decision.reason
     except MaeError as error:
@@ -157,12 +167,20 @@ def _take_errors(
         if isinstance(one, OpenReferenceError):
             if not _is_told(bundle, action, one.target, filled, optional):
                 needs.add(f"{one.target} → {key}")
+        elif given and _is_key(bundle, action, key):
+            needs.add(f"{ENCRYPTION_VARIABLE} → {key}")
         elif given and key not in filled:
             needs.add(key)
         elif not given and not (key in filled and get_dotted(found.spec, key) is None):
             problems.append(one)
         elif not given and not _is_told(bundle, action, key, filled, optional):
             needs.add(key)
+
+
+def _is_key(bundle: Bundle, action: str, field: str) -> bool:
+    """Whether a field is filled by the encryption key, which the environment has."""
+    row = (bundle.spec_params.get(action) or {}).get(field)
+    return row is not None and inferred_fields.function_of(row) == "key"
 
 
 def _has(bundle: Bundle, action: str, key: str) -> bool:
@@ -177,9 +195,10 @@ def _has(bundle: Bundle, action: str, key: str) -> bool:
 
 def _of_what_is_filled(
     bundle: Bundle, action: str, filled: Mapping[str, Any], optional: Collection[str]
-) -> list[MaeError]:
+) -> tuple[list[MaeError], list[str]]:
     """What a plan refuses of the values that mappings, outputs and data fill: their fields are of
-    another type, in no list, or unknown to a closed schema.
+    another type, in no list, or unknown to a closed schema. And what it says of fields that are
+    left open beside them.
 
     Raises:
         SpecError: they cannot be merged with the bundle's own spec.
@@ -189,9 +208,10 @@ def _of_what_is_filled(
     values = {key: one for key, one in filled.items() if one is not None and key not in optional}
     layers.data = nested({key: one for key, one in values.items() if key in rows})
     layers.inferred = nested({key: one for key, one in values.items() if key not in rows})
-    return [
+    found = resolve(bundle, action, layers)
+    wrong = [
         one
-        for one in resolve(bundle, action, layers).errors
+        for one in found.errors
         if not isinstance(one, (DataError, OpenReferenceError))
         and not one.message.startswith(MUST_BE_GIVEN)
         and (
@@ -199,6 +219,7 @@ def _of_what_is_filled(
             or any(_leads(str(one.field), key) or _leads(key, str(one.field)) for key in values)
         )
     ]
+    return wrong, [one for one in found.notices if one.startswith(LEFT_OPEN)]
 
 
 def _unknown_to(schema: Mapping[str, Any], keys: Collection[str]) -> list[MaeError]:

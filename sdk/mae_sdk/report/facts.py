@@ -202,7 +202,7 @@ class Facts:
     def warnings(self) -> list[str]:
         """What the plan, the data and the run warned of, each once."""
         said: list[str] = []
-        of_run = self.result.get("warnings")
+        of_run = self.figures.get("warnings")
         planned = self.record.get("warnings")
         for part in (planned, of_run, self._data_warnings()):
             if isinstance(part, list):

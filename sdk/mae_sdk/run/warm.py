@@ -51,16 +51,20 @@ def start(command: Sequence[str], folder: Path) -> Path | None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_NAME).open("ab") as log:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            # OpenMP reads this when it is loaded, once for all forks: a thread that waits for its
-            # team must sleep, or it takes the core that a neighbor's thread needs.
-            env={"OMP_WAIT_POLICY": "PASSIVE", **inherited},
-        )
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # OpenMP reads this when it is loaded, once for all forks: a thread that waits for
+                # its team must sleep, or it takes the core that a neighbor's thread needs.
+                env={"OMP_WAIT_POLICY": "PASSIVE", **inherited},
+            )
+        except OSError as error:  # no such program: jobs start cold
+            log.write(f"the warm start cannot be run: {error}\n".encode())
+            return None
 
     deadline = time.monotonic() + _LOADING_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

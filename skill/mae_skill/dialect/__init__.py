@@ -2,7 +2,7 @@
 read.
 """
 
-from mae_skill.dialect.fields import is_slip, misspelled, unknown
+from mae_skill.dialect.fields import is_slip, misspelled, slips, unknown
 from mae_skill.dialect.keys import MEANT, unread_info, unread_schema
 from mae_skill.dialect.kinds import is_nested, misread
 from mae_skill.dialect.schema import is_foreign, normalize
@@ -15,6 +15,7 @@ __all__ = [
     "misread",
     "misspelled",
     "normalize",
+    "slips",
     "unknown",
     "unread_info",
     "unread_schema",

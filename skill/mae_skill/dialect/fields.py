@@ -30,14 +30,14 @@ def is_slip(word: str, meant: str) -> bool:
         return False
     if min(len(word), len(meant)) < SHORT:  # lr and lrr, but not lr and l2
         return _without_doubles(word) == _without_doubles(meant)
-    return _slips(word.lower(), meant.lower()) <= (SLIPS if len(meant) >= LONG else 1)
+    return slips(word.lower(), meant.lower()) <= (SLIPS if len(meant) >= LONG else 1)
 
 
 def _without_doubles(word: str) -> str:
     return re.sub(r"(.)\1+", r"\1", word.lower())
 
 
-def _slips(word: str, meant: str) -> int:
+def slips(word: str, meant: str) -> int:
     """The changes that make one word of another: a letter put in, left out, replaced, or swapped
     with the next; `SLIPS` + 1 where the lengths alone say that there are more."""
     if abs(len(word) - len(meant)) > SLIPS:

@@ -17,6 +17,9 @@ from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
 MEANT = "did you mean"
 """Before the near key that acts, where a key acts nowhere."""
 
+SEARCHED_WORDS = {"accumulate", "batch", "epochs", "keep"}
+"""What a study changes by itself: the words of ``automl_keys``."""
+
 RUNTIMES = {"extracted_folder", "indexed_archive"}
 DATA_KINDS = {"images", "file", "folder", "archive"}
 FILE_TYPES = {"file", "folder", "local_glob"}
@@ -172,8 +175,10 @@ def unread_info(info: Mapping[str, Any]) -> list[str]:
 def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
     yield from _strange(info, TOP, "")
     yield from (f"{key} (not {expected})" for key, _, expected in passed_over(info))
+    words = info.get("automl_keys")
+    yield from _strange(words if isinstance(words, Mapping) else {}, SEARCHED_WORDS, "automl_keys.")
     actions = info.get("actions")
-    for table in ("data_sources", "spec_params", "spec_templates"):
+    for table in ("data_sources", "spec_params", "spec_templates", "cost_keys", "inherit"):
         named, there = info.get(table), actions if isinstance(actions, Mapping) else {}
         for action in named if isinstance(named, Mapping) else ():
             if action not in there:
@@ -201,6 +206,8 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             for key, row in _sections(entry.get(table)):
                 yield from _strange(row, FILE, f"{where}{table}.{key}.")
                 yield from _odd(row, "type", FILE_TYPES, f"{where}{table}.{key}.")
+                if table == "outputs" and row.get("type") == "file" and _is_folder(key):
+                    yield f"{where}outputs.{key}.type: file (by its name, a folder of results)"
     for action, rows in _sections(info.get("data_sources")):
         for key, row in _sections(rows):
             where = f"data_sources.{action}.{key}."
@@ -213,6 +220,10 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             if near:
                 yield f"{where}source: {word} ({MEANT} {near[0]}?)"
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
+
+
+def _is_folder(key: str) -> bool:
+    return key.rpartition(".")[2] in ("results_dir", "output_dir")
 
 
 def _mapped(table: Any, where: str) -> Iterator[str]:

@@ -75,6 +75,11 @@ PLACE_TABLE = _Kind(
     "a mapping of paths", lambda value: _is_table(value) and all(map(PATH.holds, value.values()))
 )
 
+LISTS_OF_FIELDS = _Kind(
+    "a mapping of actions, each with a list of fields",
+    lambda value: _is_table(value) and all(map(_are_texts, value.values())),
+)
+
 TOP: dict[str, _Kind] = {
     **dict.fromkeys(
         (
@@ -85,11 +90,14 @@ TOP: dict[str, _Kind] = {
     ),
     "automl_enabled": FLAG,
     "auto_recipe_parameters": TEXTS,
+    "automl_keys": TEXT_TABLE,
+    **dict.fromkeys(("cost_keys", "inherit"), LISTS_OF_FIELDS),
 }
 TOP_NOTED = {
     "container_image": TEXT,
     "data_format": TEXT,
-    "name": TEXT,
+    **dict.fromkeys(("dataset_intents", "dataset_type"), PATH),
+    **dict.fromkeys(("description", "name", "title"), TEXT),
     "required_credentials": TEXTS,
     "spec_shorthand_keys": TEXT_TABLE,
 }
