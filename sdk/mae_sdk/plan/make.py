@@ -1021,7 +1021,7 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
 
 def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
     """Take what an estimator says of time out of its answer: `cost.time_of` makes one of it."""
-    for name in ("seconds_per_step", "seconds_basis", "seconds"):
+    for name in ("seconds_per_step", "step_parts", "seconds_basis", "seconds"):
         if name in estimates:
             plan.seconds[name] = estimates.pop(name)
 
