@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.cli.common import size
 from mae_sdk.plan.machine import Machine, count_of, exchange_seconds, price_of, step_seconds
+from mae_sdk.report.markup import size as size_of_report
 from mae_skill.errors import UsageError
 from mae_skill.estimate import estimate
 from mae_skill.gpus import GPUS, gpu_of
@@ -151,7 +153,16 @@ def test_the_disk_of_this_machine_does_not_judge_a_plan_for_another() -> None:
     made = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="mae_vit_large_pretrain")
     assert "results_root" not in [getattr(w, "field", None) for w in made.warnings]
     (said,) = [text for text in made.notices if "checkpoints take" in text]
-    assert said.startswith("800 checkpoints take 2,944 GB: train.keep_checkpoints=1")
+    assert said.startswith("800 checkpoints take 3,161 GB: train.keep_checkpoints=1")
+    disk = made.estimates["disk_mb"]["total"] * 2**20 / 1e9
+    assert made.estimates["machine"]["checkpoints_gb"] == pytest.approx(disk, abs=0.1)
+    assert float(said.split()[3].replace(",", "")) == pytest.approx(disk, abs=1)
+
+
+def test_the_command_line_and_a_report_count_bytes_in_one_unit() -> None:
+    for count in (0, 999, 1e3, 1.5e6, 2**30, 3e12):
+        assert size(count) == size_of_report(count)
+    assert size(2**30) == "1.1 GB"
 
 
 def base(batch: int, workers: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ NETWORK_GB = 25.0
 """Between nodes, GB per second and direction, where it is not given: 200 Gbit/s."""
 FRAMEWORK_MB = 600.0
 """What CUDA and the framework take of a GPU beside the run."""
-LARGE_DISK_MB = 500 * 1024.0
+LARGE_DISK_GB = 500.0
 SLOWED = 1.25
 """A step with its exchange, to one without, from which on a plan says so."""
 FRAGMENTED = 1.15
@@ -121,7 +121,7 @@ def count_of(text: str) -> int:
     Raises:
         UsageError: it is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBG]?)", str(text).strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:E\+?\d{1,2})?)([KMBG]?)", str(text).strip().upper())
     exact = Decimal(found[1]) * _SCALES[found[2]] if found else Decimal(0)
     number = int(exact)
     if number < 1 or number != exact:
@@ -261,12 +261,13 @@ def describe(
 def notice_of_disk(made: Any) -> list[str]:
     """What the checkpoints take, where that is much; the disk of this machine does not matter."""
     disk = made.estimates.get("disk_mb") or {}
-    if disk.get("total", 0) < LARGE_DISK_MB:
+    whole, each = (disk.get(key, 0) * _MIB / 1e9 for key in ("total", "checkpoint"))
+    if whole < LARGE_DISK_GB:
         return []
     count = disk["checkpoints"] * disk.get("trials", 1)
     text = (
-        f"{count:,} checkpoints take {disk['total'] / 1024:,.0f} GB: train.keep_checkpoints=1 "
-        f"keeps the newest and the best one, {disk['checkpoint'] / 1024:,.1f} GB each"
+        f"{count:,} checkpoints take {whole:,.0f} GB: train.keep_checkpoints=1 "
+        f"keeps the newest and the best one, {each:,.1f} GB each"
     )
     return [text]
 

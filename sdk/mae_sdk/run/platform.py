@@ -195,6 +195,11 @@ class Platform(ABC):
         """
         return []
 
+    def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
+        """Whether a job can be planned and shown though `resources` raised this error: the engine
+        is out of reach, and nothing else is wrong. Such a plan is not launched."""
+        return False
+
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         """What keeps jobs with these settings from running; empty where nothing does."""
         return []
