@@ -268,6 +268,8 @@ def _memory(
         how = "fsdp divides weights, gradients and moments among" if shards else "ddp: each of"
         basis += f"; {how} {processes * nodes} processes"
         basis += "" if shards else " holds all weights"
+    if processes > 1 and nodes > 1:
+        basis += f"; all_processes: the {processes} of one node"
     return {"memory_mb": found, "basis": basis}
 
 

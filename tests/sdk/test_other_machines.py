@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
 from mae_sdk.cli.common import size
+from mae_sdk.cli.plan_run import plan_text
 from mae_sdk.plan.machine import Machine, count_of, exchange_seconds, price_of, step_seconds
 from mae_sdk.report.markup import size as size_of_report
 from mae_skill.errors import UsageError
@@ -90,6 +91,29 @@ def test_a_run_that_does_not_fit_is_a_warning_of_the_plan() -> None:
     made = plan(on="1xT4", images="10K", spec=spec)
     assert made.estimates["machine"]["fits"] is False
     assert "dataset.batch_size" in [getattr(w, "field", None) for w in made.warnings]
+
+
+@pytest.mark.parametrize(
+    ("on", "precision", "advised", "useless"),
+    [
+        ("1xT4", "fp32", "train.precision=fp16", "fsdp"),
+        ("1xA100", "bf16", "train.gradient_checkpointing=true", "precision"),
+        ("8xA100", "fp32", "train.distributed_strategy=fsdp", "fp16"),
+    ],
+)
+def test_what_helps_a_run_to_fit_is_what_can_help_it(
+    on: str, precision: str, advised: str, useless: str
+) -> None:
+    spec = {"dataset": {"batch_size": 8192}, "model": {"arch": "vit_huge_patch14"}}
+    made = plan(on=on, images="100K", spec=spec | {"train": {"precision": precision}})
+    (hint,) = [w.hint for w in made.warnings if getattr(w, "got", "") and "GB" in str(w.got)]
+    assert advised in hint and useless not in hint
+
+
+def test_processes_of_a_node_and_of_all_are_told_apart() -> None:
+    made = plan(on="8xH100,nodes=4", images="1M", spec=base(64, 12))
+    text = plan_text(answers.plan(made))
+    assert "8 a node, 32 in all" in text and "all_processes: the 8 of one node" in text
 
 
 def test_such_a_plan_is_not_launched(tmp_path: Path) -> None:

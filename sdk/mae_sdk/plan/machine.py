@@ -106,13 +106,23 @@ class Machine:
         return GPUS[self.name]
 
     @property
+    def has_bf16(self) -> bool:
+        return float(self.gpu.capability) >= 8
+
+    @property
     def world(self) -> int:
         """GPUs of all nodes."""
         return self.gpus * self.nodes
 
     def resources(self) -> Resources:
         """As a platform would tell them."""
-        return Resources(gpus=self.gpus, device=self.name, cores=self.cores, nodes=self.nodes)
+        return Resources(
+            gpus=self.gpus,
+            device=self.name,
+            cores=self.cores,
+            nodes=self.nodes,
+            where=f"a node of {self.gpus}x{self.name}",
+        )
 
 
 def count_of(text: str) -> int:
@@ -211,7 +221,7 @@ def notes_of(machine: Machine, made: Any) -> list[str]:
             f"train.num_gpus={machine.gpus} train.num_nodes={machine.nodes} uses them"
         )
     precision = get_dotted(made.spec, "train.precision")
-    if precision == "bf16" and float(machine.gpu.capability) < 8:
+    if precision == "bf16" and not machine.has_bf16:
         notes.append(
             f"{machine.name} computes no bf16 (compute capability {machine.gpu.capability}, from "
             "8.0 on): PyTorch emulates it slowly; train.precision=fp16 is its half precision"

@@ -798,7 +798,7 @@ def estimate_machine(plan: Plan, machine: Machine, exchanged: dict[str, Any]) ->
     plan.estimates["machine"] = describe(machine, plan, exchanged, plan.request.price)
     plan.warnings += notes_of(machine, plan)
     if plan.estimates["machine"].get("fits") is False:
-        plan.warnings.append(too_large(machine, plan.estimates["machine"]))
+        plan.warnings.append(too_large(machine, plan.estimates["machine"], plan))
 
 
 def not_told(draft: Draft, plan: Plan) -> list[str]:
@@ -950,20 +950,28 @@ def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, 
     if not on_cpu or not there or not needed or needed <= there:
         return None
     return (
-        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of this machine, "
+        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of "
+        f"{plan.resources.machine}, "
         f"which has {there / 1024:,.0f} GiB"
     )
 
 
-def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
-    """The warning that a run does not fit the memory of the machine's GPUs."""
+def too_large(machine: Machine, found: Mapping[str, Any], plan: Plan) -> UsageError:
+    """The warning that a run does not fit the memory of the machine's GPUs, with what would help of
+    what the spec does not do yet."""
+    ways = ["a smaller batch with train.accum_grad_batches"]
+    if not get_dotted(plan.spec, "train.gradient_checkpointing"):
+        ways.append("train.gradient_checkpointing=true")
+    if get_dotted(plan.spec, "train.precision") == "fp32":
+        ways.append("train.precision=" + ("bf16" if machine.has_bf16 else "fp16"))
+    if get_dotted(plan.spec, "train.distributed_strategy") != "fsdp" and machine.world > 1:
+        ways.append("train.distributed_strategy=fsdp")
     return UsageError(
         "the run may not fit the memory of the GPU",
         field="dataset.batch_size",
         got=f"{found['memory_gb_per_gpu']} GB",
         expected=f"less than {machine.memory_gb} GB",
-        hint="a smaller batch with train.accum_grad_batches, train.gradient_checkpointing=true, "
-        "train.precision=bf16, or train.distributed_strategy=fsdp",
+        hint=", or ".join(filter(None, (", ".join(ways[:-1]), ways[-1]))),
     )
 
 

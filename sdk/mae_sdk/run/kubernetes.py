@@ -200,7 +200,9 @@ class KubernetesPlatform(Polled):
         most = max(nodes, key=lambda node: int(node.status.allocatable.get(key, 0)))
         gpus, labels = int(most.status.allocatable.get(key, 0)), most.metadata.labels or {}
         name = labels.get("nvidia.com/gpu.product", "gpu")
-        return Resources(gpus=gpus, device=name if gpus else "cpu", nodes=len(nodes))
+        where = "the largest node of the cluster that fits"
+        device = name if gpus else "cpu"
+        return Resources(gpus=gpus, device=device, nodes=len(nodes), where=where)
 
     def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
         """Manifests need no cluster; one that was named by its context should be there."""
