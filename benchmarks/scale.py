@@ -1,12 +1,14 @@
 """What a pretraining takes from one GPU to 512 and to a billion images, and what breaks first.
 
-    python benchmarks/scale.py            the tables of references/scale.md
-    python benchmarks/scale.py --measure  one process against two on this machine first
+    python benchmarks/scale.py                  every table
+    python benchmarks/scale.py --network 25     with so many GB/s between nodes
+    python benchmarks/scale.py --page           the table of references/scale.md
+    python benchmarks/scale.py --measure        one process against two on this machine first
 
-Nothing of the tables is measured on a GPU: a step is what the estimator says of one GPU, and
-everything else follows from sizes and bandwidths, which stand below with their reasons. `--measure`
-trains a small model here, the same images per step on one process and on two, which share its
-cores.
+Nothing of the tables is measured on a GPU: a step is what the estimator says of one GPU whose
+loader keeps up, and everything else follows from sizes and bandwidths, which stand below with
+their reasons. `--measure` trains a small model here, the same images per step on one process and on
+two, which share its cores.
 """
 
 from __future__ import annotations
@@ -16,19 +18,22 @@ import json
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae_sdk import Skill
 from mae_sdk.plan.machine import Machine, exchange_seconds, step_seconds
 
-ARCHS = ("vit_base_patch16", "vit_large_patch16", "vit_huge_patch14")
+ARCHS = {"vit_base_patch16": "ViT-B", "vit_large_patch16": "ViT-L", "vit_huge_patch14": "ViT-H"}
+BATCH = 64  # per GPU
+PORTS = {50.0: "1 port", 400.0: "8 ports"}  # GB/s of a node, of ports of 400 Gbit/s
+CORES = 96  # of a node
 IMAGE_BYTES = 110e3  # of ImageNet-1k: 138 GB of 1.28 million JPEGs
 SHARD_BYTES = 1e9  # a tar that is read in one sequential stream
 RANGE_BYTES = 8e6  # of a request: what the reader asks for at a time
 S3_REQUESTS = 5500.0  # GET a second and prefix, by the documentation of Amazon S3
 NODE_GB = 12.5  # of the front network of a node: 100 Gbit/s
-CORE_IMAGES = 330.0  # decoded a second by one core: 3 ms of the estimator
 CHECKPOINT_MINUTES = 15.0  # lost at most to a failure
 NODE_HOURS = 6_300.0  # between failures of a node: Llama 3 (2024), 419 in 54 days of 2,048 nodes
 WRITE_BYTES = 300e6  # a checkpoint a second, by one rank
@@ -51,27 +56,38 @@ class Row(NamedTuple):
     checkpoint_share: float
 
 
-def machine_of(gpus: int) -> Machine:
-    return Machine.of(f"{min(8, gpus)}xH100-80G,nodes={max(1, gpus // 8)},network=50")
+def machine_of(gpus: int, network: float) -> Machine:
+    nodes = max(1, gpus // 8)
+    return Machine.of(f"{min(8, gpus)}xH100-80G,nodes={nodes},cores={CORES},network={network:g}")
 
 
-def rows(arch: str, batch: int, counts: tuple[int, ...]) -> tuple[dict[str, Any], list[Row]]:
-    """The parameters and checkpoint of an architecture, and a row for each number of GPUs."""
+@cache
+def one_gpu(arch: str) -> Any:
+    """The plan of one GPU."""
     spec = {
         "model": {"arch": arch},
-        "dataset": {"batch_size": batch, "num_workers_per_gpu": 12},
+        "dataset": {"batch_size": BATCH, "num_workers_per_gpu": 12},
         "train": {"precision": "bf16"},
     }
-    plan = Skill().plan("train", spec=spec, on="1xH100", images="1.28M", automl_policy="off")
-    compute = plan.estimates["time"]["seconds_per_step"]
+    return Skill().plan("train", spec=spec, on="1xH100", images="1.28M", automl_policy="off")
+
+
+def rows(arch: str, network: float, counts: tuple[int, ...]) -> tuple[dict[str, Any], list[Row]]:
+    """The parameters and checkpoint of an architecture, and a row for each number of GPUs.
+
+    A step is that of a GPU which never waits for its images; the row says the cores that takes.
+    """
+    plan = one_gpu(arch)
+    parts = plan.seconds["step_parts"]
+    compute = parts["work"] + parts["beside"]
     parameters = plan.estimates["parameters"]["total"]
     checkpoint = plan.estimates["disk_mb"]["checkpoint"] * 2**20
     found = []
     for gpus in counts:
-        machine = machine_of(gpus)
+        machine = machine_of(gpus, network)
         exchange = exchange_seconds(parameters * 4, machine) if gpus > 1 else 0.0
-        step = step_seconds(compute, exchange)
-        images = gpus * batch / step
+        step = step_seconds(parts["work"], exchange, parts["beside"])
+        images = gpus * BATCH / step
         read = images * IMAGE_BYTES
         found.append(
             Row(
@@ -82,7 +98,7 @@ def rows(arch: str, batch: int, counts: tuple[int, ...]) -> tuple[dict[str, Any]
                 efficiency=compute / step,
                 read_gb=read / 1e9,
                 requests=read / RANGE_BYTES,
-                cores=images / CORE_IMAGES / machine.nodes,
+                cores=images * parts["load"] / machine.nodes,
                 epoch_1k_minutes=1.28e6 / images / 60,
                 epoch_billion_hours=1e9 / images / 3600,
                 failure_hours=NODE_HOURS / machine.nodes,
@@ -92,7 +108,8 @@ def rows(arch: str, batch: int, counts: tuple[int, ...]) -> tuple[dict[str, Any]
     facts = {
         "parameters": parameters,
         "checkpoint_gb": checkpoint / 1e9,
-        "step": compute,
+        "work": parts["work"],
+        "beside": parts["beside"],
         "memory_gb": plan.estimates["machine"]["memory_gb_per_gpu"],
     }
     return facts, found
@@ -102,7 +119,7 @@ def breaks_first(row: Row) -> str:
     """What a run on so many GPUs is short of."""
     short = []
     nodes = max(1, row.gpus // 8)
-    if row.cores > 96:
+    if row.cores > CORES:
         short.append("cores to decode")
     if row.read_gb / nodes > NODE_GB:
         short.append("the node's network")
@@ -115,12 +132,45 @@ def breaks_first(row: Row) -> str:
     return ", ".join(short) or "nothing"
 
 
-def tables(counts: tuple[int, ...]) -> None:
+def table_of_page() -> list[str]:
+    """The table of references/scale.md, in Markdown."""
+    titles = (
+        *("model", "GPUs", "between nodes", "step", "exchange", "images/s", "efficiency"),
+        *("cores a node", "read", "S3 requests/s", "epoch of 1.28 M", "epoch of 1 B", "short of"),
+    )
+    found = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for arch, name in ARCHS.items():
+        for network, ports in PORTS.items():
+            facts, made = rows(arch, network, (8, 64, 512))
+            for row in made:
+                if row.gpus == 8 and network != min(PORTS):
+                    continue
+                model = f"{name}, {facts['parameters'] / 1e6:.0f} M" if row.gpus == 8 else ""
+                found.append(
+                    f"| {model or '↑'} | {row.gpus} | {ports if row.gpus > 8 else '–'} | "
+                    f"{row.step * 1e3:.0f} ms | {row.exchange * 1e3:.0f} ms | {row.images:,.0f} | "
+                    f"{row.efficiency * 100:.0f} % | {row.cores:.0f} | {row.read_gb:.1f} GB/s | "
+                    f"{row.requests:,.0f} | {_time(row.epoch_1k_minutes * 60)} | "
+                    f"{_time(row.epoch_billion_hours * 3600)} | {breaks_first(row)} |"
+                )
+    return found
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def tables(network: float, counts: tuple[int, ...]) -> None:
+    print(f"\n{network:g} GB/s between nodes")
     for arch in ARCHS:
-        facts, found = rows(arch, 64, counts)
+        facts, found = rows(arch, network, counts)
         print(
-            f"\n{arch}: {facts['parameters'] / 1e6:.0f} M parameters, batch 64 per GPU, "
-            f"{facts['memory_gb']:g} GB of a GPU, checkpoint {facts['checkpoint_gb']:.2f} GB"
+            f"\n{arch}: {facts['parameters'] / 1e6:.0f} M parameters, batch {BATCH} per GPU, "
+            f"{facts['work'] * 1e3:.1f} ms of passes and {facts['beside'] * 1e3:.1f} ms beside "
+            f"them a step, {facts['memory_gb']:g} GB of a GPU, "
+            f"checkpoint {facts['checkpoint_gb']:.2f} GB"
         )
         print(
             "GPUs | step ms | exchange ms | images/s | efficiency | read GB/s | requests/s | "
@@ -133,12 +183,16 @@ def tables(counts: tuple[int, ...]) -> None:
                 f"{row.requests:.0f} | {row.cores:.0f} | {row.epoch_1k_minutes:.1f} | "
                 f"{row.epoch_billion_hours:.1f} | {row.failure_hours:.0f} | {breaks_first(row)}"
             )
+
+
+def sizes() -> None:
+    """What does not depend on the network."""
     shards = 1e9 * IMAGE_BYTES / SHARD_BYTES
     print(
         f"\na billion images: {1e9 * IMAGE_BYTES / 1e12:.0f} TB in {shards:,.0f} shards of 1 GB; "
         f"{1e9 * IMAGE_BYTES / RANGE_BYTES / 1e6:.1f} million requests an epoch"
     )
-    facts, _ = rows("vit_large_patch16", 64, (1,))
+    facts, _ = rows("vit_large_patch16", min(PORTS), (1,))
     each = facts["checkpoint_gb"]
     print(
         "a sweep of 100 trials of vit_large_patch16 that keep 3 checkpoints: "
@@ -177,12 +231,19 @@ def measure() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--network", type=float, nargs="+", default=list(PORTS))
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 16, 64, 128, 256, 512])
     options = parser.parse_args()
     started = time.monotonic()
+    if options.page:
+        print("\n".join(table_of_page()))
+        return
     if options.measure:
         measure()
-    tables(tuple(options.gpus))
+    for network in options.network:
+        tables(network, tuple(options.gpus))
+    sizes()
     print(f"\n{time.monotonic() - started:.1f} s")
 
 

@@ -905,17 +905,21 @@ def inspect_splits(
 
 
 def cache() -> Document:
-    """Where the archive cache is and what it holds."""
+    """Where the archive cache is and what it holds; ``working_copies_bytes`` of the jobs whose
+    results root is behind a URL."""
     from mae_sdk.data.cache import cache_info
+    from mae_sdk.jobs.working_copies import used_bytes
 
-    return cache_info()
+    return {**cache_info(), "working_copies_bytes": used_bytes()}
 
 
 def clear_cache() -> Document:
-    """Remove every cached archive that no process is using; ``freed_bytes``."""
+    """Remove every cached archive that no process is using, and the working copies of complete
+    jobs that are whole behind their URL; ``freed_bytes``."""
     from mae_sdk.data.cache import clear_cache as clear
+    from mae_sdk.jobs import working_copies
 
-    return {"freed_bytes": clear()}
+    return {"freed_bytes": clear() + working_copies.clear()}
 
 
 def platforms(name: str | None = None) -> Document:

@@ -896,7 +896,8 @@ class Job:
             return state
 
         (self.folder / records.CANCEL_NAME).touch()
-        platform_of(record).cancel(self.folder, record)
+        with _asked():
+            platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline and not self._is_over(record):
             time.sleep(0.02)
@@ -1017,6 +1018,20 @@ class Job:
             from mae_sdk.jobs.other_sdk import no_attribute
 
             raise no_attribute(self, name)
+
+
+@contextlib.contextmanager
+def _asked() -> Iterator[None]:
+    """Where an engine cannot be told to cancel a job, say that its folder holds the request."""
+    try:
+        yield
+    except MaeError as error:
+        error.message = f"the job's folder holds the request to cancel, but {error.message}"
+        error.hint = (
+            "its supervisor follows the request by itself: look with `mae jobs status`. A job that "
+            "still waits in a queue ends when it starts; cancel it again once the engine answers"
+        )
+        raise
 
 
 class RemoteJob(Job):
@@ -1258,7 +1273,8 @@ class RemoteJob(Job):
 
         url = self.root.job_url(self.id)
         transfer.write_bytes(urls.join(url, records.CANCEL_NAME), b"")
-        platform_of(record).cancel(self.folder, record)
+        with _asked():
+            platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             record = self._read()

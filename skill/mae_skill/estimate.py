@@ -41,6 +41,8 @@ _START_SECONDS, _START_GPU_SECONDS = 6.0, 10.0
 # Decoding a photograph of half a megapixel and bringing it to 224 pixels, on one core; a policy of
 # augmentation; both grow with the area. Larger photographs take up to ten times as long.
 _LOAD_SECONDS, _POLICY_SECONDS = 0.003, 0.0015
+WAITS = "the GPU waits for its images"
+"""How the note of a slow loader begins."""
 _WRITE_BYTES = 300e6  # of a checkpoint per second: serialize, write, SHA-256
 _PICTURES_SECONDS = 0.4  # of a validation in pretraining
 # After the images: tables and figures; several batch sizes timed, where the speed is measured.
@@ -65,7 +67,9 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         is written or read, attention too); ``memory_of`` is ``host`` where it is that of the
         machine whatever the device. Where the device is known, ``seconds_per_step`` of a train run,
         and of it and of other actions ``seconds`` beside the steps of the whole run: ``start,
-        validation, checkpoints, rest``; with ``seconds_basis``. ``exchange_mb`` of several
+        validation, checkpoints, rest``; with ``seconds_basis``. Of a step on a GPU ``step_parts``:
+        ``work`` of the passes and what comes ``beside`` them, ``images`` by which its loader is
+        busy meanwhile, and ``load``, one core's seconds for an image. ``exchange_mb`` of several
         processes. ``notes`` for people.
 
     Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
@@ -264,6 +268,8 @@ def _memory(
         how = "fsdp divides weights, gradients and moments among" if shards else "ddp: each of"
         basis += f"; {how} {processes * nodes} processes"
         basis += "" if shards else " holds all weights"
+    if processes > 1 and nodes > 1:
+        basis += f"; all_processes: the {processes} of one node"
     return {"memory_mb": found, "basis": basis}
 
 
@@ -271,7 +277,9 @@ def _exchange(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[st
     """``exchange_mb``: what several processes add up in a step, as if it were gradients alone.
 
     Under fsdp weights are gathered for the forward and for the backward pass, and gradients
-    scattered: half as much again.
+    scattered: half as much again (ZeRO stage 3, arXiv:1910.02054). That would be less where weights
+    are gathered in bf16; the runner keeps and gathers them in fp32, as ddp does, and computes in
+    half precision by autocast.
     """
     if (facts.processes or 1) * facts.nodes == 1:
         return {}
@@ -355,8 +363,9 @@ def _seconds(
         return {}
     rate, words = found
     on_cpu = facts.device == "cpu"
-    processes, cores = facts.processes or 1, max(1, int(facts.cores or 1))
-    crowd = max(1.0, processes / cores)
+    processes = facts.processes or 1
+    cores = facts.cores / processes if facts.cores else None  # of one process
+    crowd = max(1.0, 1 / cores) if cores else 1.0
     load = _load(spec, trains=action == "train") * crowd
 
     judging = 0.0
@@ -367,28 +376,55 @@ def _seconds(
         "start": (_START_SECONDS if on_cpu else _START_GPU_SECONDS) * crowd,
         "rest": _REST_SECONDS.get(action, 0.5) + (0.0 if action == "train" else judging),
     }
+    of_step: dict[str, Any] = {}
     if action == "train":
-        seconds |= _training(spec, operations / rate, load, judging, on_cpu=on_cpu)
         each = _CPU_PARAMETER_SECONDS * processes if on_cpu else _GPU_PARAMETER_SECONDS
-        seconds["step"] += each * parameters + _muon_operations(spec) / rate
+        beside = _OVERHEAD_SECONDS + each * parameters + _muon_operations(spec) / rate
+        work = 3 * operations / rate * _images_of_step(spec)
+        workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
+        # Loader processes work beside a GPU, as many as have a core, and on a CPU take their share
+        # of its cores.
+        at_work = min(workers, max(1.0, cores)) if cores and not on_cpu else workers
+        reading = load * _images_of_step(spec) / max(1.0, at_work)
+        in_turn = on_cpu or workers == 0
+        step = work + beside + reading if in_turn else max(work + beside, reading)
+        seconds["validation"] = _validations(spec, judging)
         seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
-        words = f"3 forward passes' work, {words}"
-    notes = _notes(spec, operations / rate, load) if action == "train" and not on_cpu else {}
+        words = f"3 forward passes' work, {words}, and {beside * 1e3:.1f} ms beside it"
+        if not in_turn and reading > work + beside:
+            words += f"; its loader takes {reading * 1e3:.0f} ms"
+        of_step["seconds_per_step"] = round(step, 5)
+        if not on_cpu:
+            parts = {"work": work, "beside": beside, "images": reading, "load": load}
+            if in_turn:  # no process reads beside the step
+                parts |= {"beside": beside + reading, "images": 0.0}
+            of_step["step_parts"] = parts
+            of_step |= _notes(spec, work + beside, load, facts)
     rounded = {name: round(value, 5) for name, value in seconds.items()}
-    step = {"seconds_per_step": rounded.pop("step")} if "step" in rounded else {}
-    return {**step, "seconds": rounded, "seconds_basis": f"analytic: {words}", **notes}
+    return {**of_step, "seconds": rounded, "seconds_basis": f"analytic: {words}"}
 
 
-def _notes(spec: Mapping[str, Any], forward: float, load: float) -> dict[str, list[str]]:
-    """Whether the loader of a GPU is slower than the GPU; seconds of an image."""
+def _notes(spec: Mapping[str, Any], step: float, load: float, facts: Facts) -> dict[str, list[str]]:
+    """Whether the loader of a GPU is slower than the GPU.
+
+    Args:
+        step: seconds of a step without its loader.  load: of one core for an image.
+    """
     workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
-    need = math.ceil(load / (3 * forward))
-    if workers >= need:
+    need = math.ceil(load * _images_of_step(spec) / step)
+    processes = facts.processes or 1
+    most = facts.cores // processes if facts.cores else need
+    if min(workers, most) >= need:
         return {}
-    text = (
-        f"the GPU waits for its images: dataset.num_workers_per_gpu={workers} load more slowly "
-        f"than it trains, and {need} would keep up where it has as many cores"
-    )
+    text = f"{WAITS}: dataset.num_workers_per_gpu={workers} load more slowly than it trains, "
+    text += f"and {need} would keep up"
+    if need > most:
+        text += (
+            f", which takes {need * processes} cores of a node that has {facts.cores}: pictures "
+            "stored at the size they are used decode faster, and a larger model needs fewer"
+        )
+    else:
+        text += "" if facts.cores else " where it has as many cores"
     return {"notes": [text]}
 
 
@@ -401,33 +437,17 @@ def _load(spec: Mapping[str, Any], *, trains: bool) -> float:
     return _LOAD_SECONDS * (0.2 + 0.8 * area) + (_POLICY_SECONDS * area if acts else 0.0)
 
 
-def _training(
-    spec: Mapping[str, Any],
-    forward: float,
-    load: float,
-    judging: float,
-    *,
-    on_cpu: bool,
-) -> dict[str, float]:
-    """Seconds of a step, and of all validations of a run.
-
-    Args:
-        forward, load: seconds of an image.  judging: of a validation.
-    """
+def _images_of_step(spec: Mapping[str, Any]) -> int:
+    """That one process trains on."""
     images = int(get_dotted(spec, "dataset.batch_size", 1))
-    images *= int(get_dotted(spec, "train.accum_grad_batches", 1) or 1)
-    epochs = int(get_dotted(spec, "train.num_epochs", 1))
-    workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
-    compute, reading = 3 * forward * images, load * images / max(1, workers)
-    # Loader processes work beside a GPU, and on a CPU take their share of its cores.
-    step = max(compute, reading) if workers and not on_cpu else compute + reading
+    return images * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1)
 
-    validations = -(-epochs // int(get_dotted(spec, "train.validation_interval", 1) or 1))
-    pictures = _PICTURES_SECONDS if is_pretraining(spec) else 0.0
-    return {
-        "step": step + _OVERHEAD_SECONDS,
-        "validation": validations * (judging + pictures),
-    }
+
+def _validations(spec: Mapping[str, Any], judging: float) -> float:
+    """Seconds of all validations of a run, of which one takes ``judging`` beside its pictures."""
+    epochs = int(get_dotted(spec, "train.num_epochs", 1))
+    number = -(-epochs // int(get_dotted(spec, "train.validation_interval", 1) or 1))
+    return number * (judging + (_PICTURES_SECONDS if is_pretraining(spec) else 0.0))
 
 
 def is_pretraining(spec: Mapping[str, Any]) -> bool:

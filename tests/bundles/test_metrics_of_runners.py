@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -704,3 +705,15 @@ def test_a_run_of_very_many_steps_tells_the_pruner_a_few_hundred() -> None:
     told = list(spread([(step, 0.0) for step in range(100_000)]))
     assert len(told) < 400
     assert told[:3] == [(0, 0.0), (1, 0.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "crashed"), [("SIGSEGV", True), ("SIGABRT", True), ("SIGTERM", False)]
+)
+def test_a_crash_in_native_code_is_not_called_a_kill(
+    tmp_path: Path, name: str, crashed: bool
+) -> None:
+    found = analyze(tmp_path, -getattr(signal, name))
+    assert found["category"] == "signal" and name in found["message"]
+    assert ("nobody killed" in found["hint"]) == crashed
+    assert ("killed" in found["message"]) != crashed

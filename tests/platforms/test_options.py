@@ -19,7 +19,7 @@ from mae_skill.errors import MaeError, UsageError
 from tests.support.images import write_imagefolder
 from tests.support.jobs import write
 
-KNOWN = {"partition": Option(""), "cpus": Option("", int, 4), "setup": Option("", list)}
+KNOWN = {"partition": Option(""), "cpus": Option("", int, 4, least=1), "setup": Option("", list)}
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_a_caller_goes_before_the_site_and_the_site_before_the_default(site: Pat
     [
         ({"partitoin": "gpu"}, "did you mean partition"),
         ({"cpus": "many"}, "type int"),
+        ({"cpus": 0}, "at least 1"),
         ({"partition": ["a", "b"]}, "type str"),
         ({"partition": "a\nb"}, "type str"),
         ({"partition": "http://user:secret@host"}, "credentials"),
@@ -67,6 +68,80 @@ def test_a_file_of_settings_that_is_none_is_named(site: Path, text: str) -> None
     site.unlink()
     with pytest.raises(UsageError, match="missing"):
         settle("slurm", KNOWN, {})
+
+
+@pytest.mark.parametrize("text", ["{partitoin: gpu}", "{cpus: many}", "{cpus: -1}"])
+def test_a_wrong_setting_of_the_site_names_its_file(site: Path, text: str) -> None:
+    site.write_text(f"slurm: {text}")
+    with pytest.raises(UsageError, match=str(site)):
+        settle("slurm", KNOWN, {})
+    site.write_text("slurm: {}")
+    with pytest.raises(UsageError) as error:
+        settle("slurm", KNOWN, {"cpus": -1})
+    assert str(site) not in str(error.value)
+
+
+@pytest.mark.parametrize("grace", [-5, 0])
+def test_a_warning_that_never_comes_is_refused_by_the_name_of_its_setting(grace: int) -> None:
+    with pytest.raises(UsageError, match="at least 1") as error:
+        platform("slurm").settings({"grace": grace})
+    assert error.value.field == "platform_options.grace"
+
+
+def test_errors_of_gpus_say_whose_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    rows = "cpu*|1|4|1000|(null)\ngpu|2|64|500000|gpu:a100:8\n"
+    (bin_ / "sinfo").write_text(
+        f"#!/bin/sh\nprintf '{rows}' | grep \"^${{3#--partition=}}[*|]\" || printf '{rows}'\n"
+    )
+    (bin_ / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    data = str(write_imagefolder(tmp_path / "data", classes=2, per_class=2))
+
+    def refused(partition: str | None, **more: Any) -> str:
+        options = {"partition": partition} if partition else {}
+        with pytest.raises(MaeError) as error:
+            Skill().plan(
+                "train",
+                train_datasets=data,
+                platform="slurm",
+                platform_options=options,
+                automl_policy="off",
+                results_root=str(tmp_path / "r"),
+                spec_overrides=more,
+            )
+        return str(error.value)
+
+    said = refused(None, **{"train.accelerator": "gpu"})
+    assert "a node of SLURM's partition cpu has no GPU" in said and "this machine" not in said
+    said = refused("gpu", **{"train.num_gpus": 9})
+    assert "a node of SLURM's partition gpu has 8 GPU(s)" in said and "this machine" not in said
+    with pytest.raises(MaeError, match="a node of 4xA100 has 4 GPU") as error:
+        spec = {"train.num_gpus": 5}
+        Skill().plan("train", on="4xA100", images="1K", automl_policy="off", spec_overrides=spec)
+    assert "this machine" not in str(error.value)
+
+
+def test_a_cancel_that_the_engine_cannot_be_told_says_that_the_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("squeue", "scancel"):
+        (tmp_path / name).write_text(
+            "#!/bin/sh\necho 'error: Unable to contact slurm controller' >&2; exit 1\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    root = tmp_path / "r"
+    folder = write(root, "true", platform="slurm")
+    records.update_record(
+        folder, lambda record: records.last_attempt(record).update(handle={"job": "7"})
+    )
+    with pytest.raises(MaeError) as error:
+        Skill().job(folder.name, str(root)).cancel()
+    assert error.value.exit_code == 8 and "submitted twice" not in str(error.value)
+    assert "holds the request to cancel" in str(error.value) and error.value.retryable
+    assert (folder / records.CANCEL_NAME).exists()
 
 
 def test_a_plan_refuses_settings_that_its_platform_does_not_have(tmp_path: Path) -> None:

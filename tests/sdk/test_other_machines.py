@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
+from mae_sdk.cli.common import size
+from mae_sdk.cli.plan_run import plan_text
 from mae_sdk.plan.machine import Machine, count_of, exchange_seconds, price_of, step_seconds
+from mae_sdk.report.markup import size as size_of_report
 from mae_skill.errors import UsageError
 from mae_skill.estimate import estimate
 from mae_skill.gpus import GPUS, gpu_of
@@ -89,6 +93,29 @@ def test_a_run_that_does_not_fit_is_a_warning_of_the_plan() -> None:
     assert "dataset.batch_size" in [getattr(w, "field", None) for w in made.warnings]
 
 
+@pytest.mark.parametrize(
+    ("on", "precision", "advised", "useless"),
+    [
+        ("1xT4", "fp32", "train.precision=fp16", "fsdp"),
+        ("1xA100", "bf16", "train.gradient_checkpointing=true", "precision"),
+        ("8xA100", "fp32", "train.distributed_strategy=fsdp", "fp16"),
+    ],
+)
+def test_what_helps_a_run_to_fit_is_what_can_help_it(
+    on: str, precision: str, advised: str, useless: str
+) -> None:
+    spec = {"dataset": {"batch_size": 8192}, "model": {"arch": "vit_huge_patch14"}}
+    made = plan(on=on, images="100K", spec=spec | {"train": {"precision": precision}})
+    (hint,) = [w.hint for w in made.warnings if getattr(w, "got", "") and "GB" in str(w.got)]
+    assert advised in hint and useless not in hint
+
+
+def test_processes_of_a_node_and_of_all_are_told_apart() -> None:
+    made = plan(on="8xH100,nodes=4", images="1M", spec=base(64, 12))
+    text = plan_text(answers.plan(made))
+    assert "8 a node, 32 in all" in text and "all_processes: the 8 of one node" in text
+
+
 def test_such_a_plan_is_not_launched(tmp_path: Path) -> None:
     for options in ({"on": "1xT4", "images": "10K"}, {"images": "10K"}):
         made = plan(results_root=str(tmp_path / "r"), **options)
@@ -103,6 +130,7 @@ def test_the_exchange_of_gradients_hides_behind_the_backward_pass_as_far_as_it_l
     whole = exchange_seconds(4e8, machine)
     assert whole == pytest.approx(2 * 7 / 8 * 4e8 / 300e9 + 2 * 63 / 64 * 4e8 / 25e9)
     assert step_seconds(0.3, 0.1) == 0.3 and step_seconds(0.3, 0.4) == pytest.approx(0.5)
+    assert step_seconds(0.3, 0.4, beside=0.2) == pytest.approx(0.7)
 
 
 def test_there_is_one_time_of_a_run_and_it_holds_the_exchange_of_gradients() -> None:
@@ -116,7 +144,8 @@ def test_there_is_one_time_of_a_run_and_it_holds_the_exchange_of_gradients() -> 
     (said,) = [text for text in made.notices if "waits for the exchange of gradients" in text]
     assert "raise dataset.batch_size" in said and "network=25" in said
 
-    large = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="mae_vit_large_pretrain")
+    wide = "8xA100-80G,nodes=4,network=200"
+    large = plan(on=wide, images="1.28M", recipe="mae_vit_large_pretrain")
     assert not [text for text in large.notices if "exchange of gradients" in text]
 
 
@@ -134,7 +163,7 @@ def test_fsdp_exchanges_half_as_much_again_as_ddp() -> None:
 def test_a_plan_says_where_the_loader_is_slower_than_the_gpu_and_how_many_processes_keep_up() -> (
     None
 ):
-    asked: dict[str, Any] = {"on": "8xA100-80G,nodes=4", "images": "1.28M"}
+    asked: dict[str, Any] = {"on": "8xA100-80G,nodes=4,network=200", "images": "1.28M"}
     asked["recipe"] = "mae_vit_large_pretrain"
     slow = plan(**asked)
     (said,) = [text for text in slow.notices if "waits for its images" in text]
@@ -148,4 +177,69 @@ def test_the_disk_of_this_machine_does_not_judge_a_plan_for_another() -> None:
     made = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="mae_vit_large_pretrain")
     assert "results_root" not in [getattr(w, "field", None) for w in made.warnings]
     (said,) = [text for text in made.notices if "checkpoints take" in text]
-    assert said.startswith("800 checkpoints take 2,944 GB: train.keep_checkpoints=1")
+    assert said.startswith("800 checkpoints take 3,161 GB: train.keep_checkpoints=1")
+    disk = made.estimates["disk_mb"]["total"] * 2**20 / 1e9
+    assert made.estimates["machine"]["checkpoints_gb"] == pytest.approx(disk, abs=0.1)
+    assert float(said.split()[3].replace(",", "")) == pytest.approx(disk, abs=1)
+
+
+def test_the_command_line_and_a_report_count_bytes_in_one_unit() -> None:
+    for count in (0, 999, 1e3, 1.5e6, 2**30, 3e12):
+        assert size(count) == size_of_report(count)
+    assert size(2**30) == "1.1 GB"
+
+
+def base(batch: int, workers: int) -> dict[str, Any]:
+    dataset = {"batch_size": batch, "num_workers_per_gpu": workers}
+    return {"model": {"arch": "vit_base_patch16"}, "dataset": dataset}
+
+
+def test_what_the_loader_must_give_does_not_depend_on_what_it_gives() -> None:
+    needed = []
+    for workers in (1, 2, 64):
+        made = plan(on="8xA100-80G,cores=512", images="1.28M", spec=base(256, workers))
+        there = made.estimates["machine"]
+        needed.append(there["loader_images_per_second"])
+        limited = made.effective_batch / there["seconds_per_step"]
+        assert limited == pytest.approx(min(needed[-1], 8 * workers * 1000 / 3), rel=0.01)
+    assert needed[0] == needed[1] == needed[2] > 8 * 2 * 1000 / 3
+
+
+def test_a_plan_says_the_cores_that_the_gpus_need_and_what_those_of_a_node_give() -> None:
+    made = plan(on="8xH100,cores=24", images="1.28M", spec=base(256, 64))
+    there = made.estimates["machine"]
+    assert there["cores_images_per_second_per_node"] == 8000
+    needed = there["loader_images_per_second_per_node"]
+    assert there["loader_cores_per_node"] == pytest.approx(needed * 0.003, abs=1)
+    # More loader processes than cores read no faster than the cores do.
+    assert made.effective_batch / there["seconds_per_step"] == pytest.approx(8000, rel=0.01)
+    (said,) = [text for text in made.notices if "waits for its images" in text]
+    assert "cores of a node that has 24" in said
+
+
+def test_a_loader_that_is_ready_before_the_gradients_are_exchanged_is_not_said_to_be_slow() -> None:
+    spec = base(64, 12) | {"train": {"precision": "bf16"}}
+    made = plan(on="8xH100,nodes=8,network=50", images="1.28M", spec=spec)
+    assert [text for text in made.notices if "waits for the exchange" in text]
+    assert not [text for text in made.notices if "waits for its images" in text]
+
+
+def test_the_basis_of_a_step_gives_the_step() -> None:
+    made = plan(on="1xH100,cores=256", images="1.28M", spec=base(512, 64))
+    basis = made.estimates["time"]["basis"]
+    peak, beside = (
+        float(part) for part in re.findall(r"([\d.]+) TFLOP/s, and ([\d.]+) ms beside it", basis)[0]
+    )
+    work = 3 * made.estimates["forward_gflops"] * 512 / (0.35 * peak * 1e3)
+    said = made.estimates["time"]["seconds_per_step"]
+    assert said == pytest.approx(work + beside / 1e3, rel=0.01)
+
+    waiting = plan(on="1xH100,cores=4", images="1.28M", spec=base(512, 64))
+    reading = re.findall(r"its loader takes (\d+) ms", waiting.estimates["time"]["basis"])
+    assert [int(one) / 1e3 for one in reading] == [waiting.estimates["time"]["seconds_per_step"]]
+
+
+def test_the_basis_names_what_fsdp_exchanges() -> None:
+    spec = base(64, 12) | {"train": {"distributed_strategy": "fsdp"}}
+    made = plan(on="8xH100", images="1.28M", spec=spec)
+    assert "weights gathered twice and gradients scattered" in made.estimates["machine"]["basis"]

@@ -188,7 +188,7 @@ def _item_lines(name: str, item: Any) -> list[str]:
 @json_option
 @click.pass_context
 def cache(ctx: click.Context, as_json: bool) -> None:
-    """The archive cache: where it is and what it holds."""
+    """The archive cache, and the working copies of jobs behind a URL: where, and how much."""
     if ctx.invoked_subcommand is not None:
         return
     document = answers.cache()
@@ -201,6 +201,6 @@ def cache(ctx: click.Context, as_json: bool) -> None:
 @cache.command()
 @json_option
 def clear(as_json: bool) -> None:
-    """Remove every cached archive that no process is using."""
+    """Remove cached archives that no process is using, and working copies that are spare."""
     document = answers.clear_cache()
     emit(document, as_json=as_json, text=f"freed {size(document['freed_bytes'])}")

@@ -387,6 +387,9 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
 def _brief(document: dict[str, Any]) -> dict[str, Any]:
     """The plan without what a person reads elsewhere on the page."""
     brief = dict(document)
+    if document["nodes"] > 1:
+        each = document["processes"]
+        brief["processes"] = f"{each} a node, {each * document['nodes']} in all"
     if document["automl"]:
         study = {key: value for key, value in document["automl"].items() if key != "options"}
         searched = study.pop("knobs")

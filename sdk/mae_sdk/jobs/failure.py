@@ -95,6 +95,17 @@ _NOT_FOUND = 127
 _BROKEN_PIPE = 128 + 13
 """What a shell says of a command that SIGPIPE ended; with `pipefail` the pipeline says it too."""
 
+_OWN_SIGNALS = frozenset(
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+    if hasattr(signal, name)
+)
+"""Signals by which a process ends itself: nobody sent them."""
+_CRASHED = (
+    "a library crashed, nobody killed the runner: --env PYTHONFAULTHANDLER=1 shows where in the "
+    "log; --env OMP_NUM_THREADS=1 mends crashes of several threads; resume the job to go on from "
+    "its last checkpoint"
+)
 _WHOLE_PIPE = "read all of it in the bundle's command, as `sed -n 1,10p` does, or write to a file"
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|no room for", re.IGNORECASE)
 _RAISED = re.compile(r"(?:\[rank \d+\] )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)(?::|$)")
@@ -199,7 +210,11 @@ def _analyzed(
             )
 
     if exit_code < 0:
-        message = f"{who} was killed by {_signal_name(-exit_code)}"
+        name = _signal_name(-exit_code)
+        if -exit_code in _OWN_SIGNALS:
+            message = f"{who} crashed in native code: {name}"
+            return failure("signal", message, lines=_last(tail), hint=_CRASHED)
+        message = f"{who} was killed by {name}"
         if -exit_code == signal.SIGKILL:
             message += "; on Linux the kernel also ends a process so when memory runs out"
         return failure("signal", message, lines=_last(tail))

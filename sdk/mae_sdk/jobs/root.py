@@ -17,6 +17,11 @@ DEFAULT_ROOT = "mae-results"
 _MAX_BYTES = 1 << 30
 
 
+def working_copies() -> Path:
+    """The folder that holds the scratch folders of this machine, by results root."""
+    return Path(os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch").resolve()
+
+
 class Root:
     """A results root.
 
@@ -61,8 +66,7 @@ class Root:
         """The local folder in which a job runs; of a remote root, its scratch folder."""
         if not self.remote:
             return Path(self.url) / job_id
-        base = os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch"
-        return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
+        return working_copies() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
 
     def holds(self, job_id: str) -> bool:
         """Whether the folder on this machine is the job's, and no copy that the job has left.

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -288,27 +288,48 @@ class FolderSync:
         self._done.update(marks)
 
     def _scan(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-        """Relative path → (bytes, time of change), and link inside the folder → its target."""
-        marks: dict[str, tuple[int, int]] = {}
-        links: dict[str, str] = {}
-        for base, folders, names in os.walk(self.job_dir):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                path = Path(base) / name
-                relative = str(path.relative_to(self.job_dir))
-                if name.startswith(".") or relative in _OWN:
-                    continue
-                if any(fnmatch.fnmatch(relative, pattern) for pattern in self._excludes):
-                    continue
-                if path.is_symlink() and path.resolve().is_relative_to(self.job_dir.resolve()):
-                    links[relative] = str(path.readlink())
-                    continue
-                try:
-                    stat = path.stat()
-                except FileNotFoundError:
-                    continue
-                marks[relative] = (stat.st_size, stat.st_mtime_ns)
-        return marks, links
+        return _scan(self.job_dir, self._excludes)
+
+
+def _scan(
+    job_dir: Path, excludes: Sequence[str] = ()
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Relative path → (bytes, time of change), and link inside the folder → its target."""
+    marks: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
+    for base, folders, names in os.walk(job_dir):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(base) / name
+            relative = str(path.relative_to(job_dir))
+            if name.startswith(".") or relative in _OWN:
+                continue
+            if any(fnmatch.fnmatch(relative, pattern) for pattern in excludes):
+                continue
+            if path.is_symlink() and path.resolve().is_relative_to(job_dir.resolve()):
+                links[relative] = str(path.readlink())
+                continue
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            marks[relative] = (stat.st_size, stat.st_mtime_ns)
+    return marks, links
+
+
+def is_whole(job_dir: Path, url: str) -> bool:
+    """Whether a job is COMPLETE behind its URL, with every file that its folder here has.
+
+    Raises:
+        StorageError, NotFoundError, DataError: the store does not say.
+    """
+    text = transfer.read_bytes(urls.join(url, records.RECORD_NAME)).decode(errors="replace")
+    there = records.parse_record(text, job_dir.name, urls.redact(url))
+    if records.last_attempt(there)["state"] != records.COMPLETE:
+        return False
+    listed = transfer.list_details(url)
+    marks, _ = _scan(job_dir)
+    return all(listed.get(name, {}).get("size") == size for name, (size, _) in marks.items())
 
 
 def _grows(name: str) -> bool:

@@ -533,6 +533,7 @@ class Survey:
             processes=processes,
             nodes=self._nodes(spec) if well_formed else 1,
             judged=self._judged(rows),
+            machine=self.resources.machine,
             local_files=self.resources.here,
             variables=frozenset(self.environment),
             data=self.seen,

@@ -6,6 +6,7 @@ caller. Time is what the estimator says of one GPU, and what the gradients take 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
+from mae_skill.estimate import WAITS
 from mae_skill.gpus import GPUS, Gpu
 
 from mae_sdk.run.platform import Resources
@@ -23,7 +25,7 @@ NETWORK_GB = 25.0
 """Between nodes, GB per second and direction, where it is not given: 200 Gbit/s."""
 FRAMEWORK_MB = 600.0
 """What CUDA and the framework take of a GPU beside the run."""
-LARGE_DISK_MB = 500 * 1024.0
+LARGE_DISK_GB = 500.0
 SLOWED = 1.25
 """A step with its exchange, to one without, from which on a plan says so."""
 FRAGMENTED = 1.15
@@ -104,13 +106,23 @@ class Machine:
         return GPUS[self.name]
 
     @property
+    def has_bf16(self) -> bool:
+        return float(self.gpu.capability) >= 8
+
+    @property
     def world(self) -> int:
         """GPUs of all nodes."""
         return self.gpus * self.nodes
 
     def resources(self) -> Resources:
         """As a platform would tell them."""
-        return Resources(gpus=self.gpus, device=self.name, cores=self.cores, nodes=self.nodes)
+        return Resources(
+            gpus=self.gpus,
+            device=self.name,
+            cores=self.cores,
+            nodes=self.nodes,
+            where=f"a node of {self.gpus}x{self.name}",
+        )
 
 
 def count_of(text: str) -> int:
@@ -119,7 +131,7 @@ def count_of(text: str) -> int:
     Raises:
         UsageError: it is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBG]?)", str(text).strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:E\+?\d{1,2})?)([KMBG]?)", str(text).strip().upper())
     exact = Decimal(found[1]) * _SCALES[found[2]] if found else Decimal(0)
     number = int(exact)
     if number < 1 or number != exact:
@@ -154,28 +166,49 @@ def exchange_seconds(gradient_bytes: float, machine: Machine) -> float:
     return within + between
 
 
-def step_seconds(compute: float, exchange: float) -> float:
-    """A step with its exchange, which hides behind the backward pass: two thirds of the work."""
-    return max(compute, compute / 3 + exchange)
+def step_seconds(work: float, exchange: float, beside: float = 0.0) -> float:
+    """A step with its exchange, which hides behind the backward pass: two thirds of the work.
+
+    Args:
+        work: of the passes.  beside: what is done beside them, behind which nothing hides.
+    """
+    return max(work, work / 3 + exchange) + beside
 
 
 def exchange(machine: Machine, made: Any) -> dict[str, Any]:
-    """Make the exchange of gradients part of a plan's step; what it takes, where that is known."""
-    compute = made.seconds.get("seconds_per_step")
+    """Make the exchange of gradients part of a plan's step; what it takes, where that is known.
+
+    ``loader_images_per_second`` are what the GPUs train on where they never wait for images, and
+    ``loader_cores_per_node`` the cores that decode as many; ``cores_images_per_second_per_node`` is
+    what all cores of a node give.
+    """
+    parts = made.seconds.get("step_parts")
     parameters = (made.estimates.get("parameters") or {}).get("total")
     size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
-    if not compute or not size:
+    if not parts or not size:
         return {}
     seconds = exchange_seconds(size * 2**20, machine) if machine.world > 1 else 0.0
-    step = made.seconds["seconds_per_step"] = step_seconds(compute, seconds)
-    if step > SLOWED * compute:
+    compute = parts["work"] + parts["beside"]
+    busy = step_seconds(parts["work"], seconds, parts["beside"])
+    step = made.seconds["seconds_per_step"] = max(busy, parts["images"])
+    found = {"exchange_seconds_per_step": round(seconds, 4), "seconds_per_step": round(step, 4)}
+    if made.effective_batch:
+        nodes = made.nodes
+        rate, cores = made.effective_batch / busy, machine.cores
+        found["loader_images_per_second"] = round(rate)
+        found["loader_images_per_second_per_node"] = round(rate / nodes)
+        found["loader_cores_per_node"] = math.ceil(rate / nodes * parts["load"])
+        found["cores_images_per_second_per_node"] = round(cores / parts["load"])
+    if step == busy:  # the loader has as long as the exchange takes
+        made.notices[:] = [text for text in made.notices if not text.startswith(WAITS)]
+    if step == busy > SLOWED * compute:
         network = f"network={machine.network_gb:g} (GB per second between nodes)"
         between = "" if machine.nodes == 1 else f", or say with --on what there is: {network}"
         made.notices.append(
             f"a step of {step * 1e3:.0f} ms computes for {compute * 1e3:.0f} ms and waits for the "
             "exchange of gradients: raise dataset.batch_size or train.accum_grad_batches" + between
         )
-    return {"exchange_seconds_per_step": round(seconds, 4), "seconds_per_step": round(step, 4)}
+    return found
 
 
 def notes_of(machine: Machine, made: Any) -> list[str]:
@@ -188,7 +221,7 @@ def notes_of(machine: Machine, made: Any) -> list[str]:
             f"train.num_gpus={machine.gpus} train.num_nodes={machine.nodes} uses them"
         )
     precision = get_dotted(made.spec, "train.precision")
-    if precision == "bf16" and float(machine.gpu.capability) < 8:
+    if precision == "bf16" and not machine.has_bf16:
         notes.append(
             f"{machine.name} computes no bf16 (compute capability {machine.gpu.capability}, from "
             "8.0 on): PyTorch emulates it slowly; train.precision=fp16 is its half precision"
@@ -219,16 +252,14 @@ def describe(
         found["memory_gb_per_gpu"] = round(needed * _MIB / 1e9, 1)
         found["fits"] = needed * _MIB <= machine.memory_gb * 1e9 * 0.97
     found |= exchanged
-    if made.effective_batch and (step := exchanged.get("seconds_per_step")):
-        rate = made.effective_batch / step
-        found["loader_images_per_second"] = round(rate)
-        found["loader_images_per_second_per_node"] = round(rate / machine.nodes)
     found |= _hours(machine, time, price)
     if disk := made.estimates.get("disk_mb"):
         found["checkpoint_gb"] = round(disk["checkpoint"] * _MIB / 1e9, 2)
         found["checkpoints_gb"] = round(disk["total"] * _MIB / 1e9, 2)
+    shards = get_dotted(made.spec, "train.distributed_strategy") == "fsdp"
+    what = "weights gathered twice and gradients scattered" if shards else "gradients"
     found["basis"] = (
-        f"not measured; {time.get('basis', 'time not known')}; gradients in fp32 by a ring at the "
+        f"not measured; {time.get('basis', 'time not known')}; {what} in fp32 by a ring at the "
         f"data sheet's {machine.gpu.link_gb:g} GB/s within a node"
         + (f" and {machine.network_gb:g} GB/s between nodes" if machine.nodes > 1 else "")
         + ", hidden behind the backward pass as far as it lasts; memory with 15 % lost to "
@@ -240,12 +271,13 @@ def describe(
 def notice_of_disk(made: Any) -> list[str]:
     """What the checkpoints take, where that is much; the disk of this machine does not matter."""
     disk = made.estimates.get("disk_mb") or {}
-    if disk.get("total", 0) < LARGE_DISK_MB:
+    whole, each = (disk.get(key, 0) * _MIB / 1e9 for key in ("total", "checkpoint"))
+    if whole < LARGE_DISK_GB:
         return []
     count = disk["checkpoints"] * disk.get("trials", 1)
     text = (
-        f"{count:,} checkpoints take {disk['total'] / 1024:,.0f} GB: train.keep_checkpoints=1 "
-        f"keeps the newest and the best one, {disk['checkpoint'] / 1024:,.1f} GB each"
+        f"{count:,} checkpoints take {whole:,.0f} GB: train.keep_checkpoints=1 "
+        f"keeps the newest and the best one, {each:,.1f} GB each"
     )
     return [text]
 

@@ -72,7 +72,7 @@ from mae_sdk.plan.machine import (
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
-from mae_sdk.plan.sources import locate, no_match, taken_whole
+from mae_sdk.plan.sources import is_images, locate, no_match, taken_whole
 from mae_sdk.run.platform import DEFAULT, Resources, platform
 from mae_sdk.storage import urls
 
@@ -104,6 +104,7 @@ class Draft:
         pace: measured time of a step over the estimated one.
         problems: what is wrong so far; all of it is raised together.
         references: dotted key → what was written, of fields that refer to others.
+        unseen: why the platform does not say what it has; the plan is not launched then.
     """
 
     bundle: Bundle
@@ -125,6 +126,7 @@ class Draft:
     pace: float = 1.0
     problems: list[MaeError] = field(default_factory=list)
     references: dict[str, Any] = field(default_factory=dict)
+    unseen: MaeError | None = None
 
     @property
     def action(self) -> str:
@@ -242,11 +244,15 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
+<<<<<<< HEAD
     require_functions(draft.bundle, draft.action)
     if draft.request.on is not None:
         describe_machine(draft, draft.request.on)
         return
     if draft.request.price is not None:
+=======
+    if draft.request.on is None and draft.request.price is not None:
+>>>>>>> l/n2
         raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
@@ -257,7 +263,16 @@ def ask_platform(draft: Draft) -> None:
             got=Root(draft.request.results_root).url,
             expected="a URL: --results-root s3://BUCKET/PREFIX",
         )
-    draft.resources = place.resources(draft.platform_options)
+    if draft.request.on is not None:
+        describe_machine(draft, draft.request.on)
+        return
+    try:
+        draft.resources = place.resources(draft.platform_options)
+    except MaeError as error:
+        if not place.plans_without(error, draft.platform_options):
+            raise
+        draft.resources = Resources(nodes=None)
+        draft.unseen = error
 
 
 def describe_machine(draft: Draft, text: str) -> None:
@@ -406,9 +421,13 @@ def locate_data(draft: Draft) -> None:
     """The fields that the data source arguments fill."""
     info, layers, request = draft.bundle.info, draft.layers, draft.request
     rows = draft.bundle.data_rows(draft.action)
+    sources = request.all_sources
+    unseen: dict[str, list[str]] = {}
     if request.images is not None:
         count_of(request.images)
-    sources = request.all_sources
+        unseen = _behind_urls(rows, sources)
+        sources = {name: value for name, value in sources.items() if name not in unseen}
+        draft.remote = False
     of_arguments = {key for key, row in rows.items() if row.get("source") in sources}
     # An override wins over an argument, and an argument over the spec file.
     overridden = {
@@ -424,13 +443,33 @@ def locate_data(draft: Draft) -> None:
     )
     if request.images is not None:
         for key, row in rows.items():
-            named = key in layers.given or key in values
-            if row.get("source") == "train_datasets" and not named:
+            if key in layers.given or key in values:
+                continue
+            if row.get("source") in unseen:
+                uris = unseen[str(row["source"])]
+                several = row.get("list") or row.get("multiple_sources") or draft.is_list(key)
+                several = several or len(uris) > 1
+                values[key] = uris if several else uris[0]
+            elif row.get("source") == "train_datasets":
                 values[key] = STATED
     layers.data = nested(values)
     layers.given |= set(values)
     layers.notices += taken_whole(rows, sources, values)
     _refuse_lost(draft, values)
+
+
+def _behind_urls(
+    rows: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """The sources that are taken as they are where the caller states the data: images behind URLs,
+    whose store a plan need not reach."""
+    found = {}
+    for name, value in sources.items():
+        uris = [str(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+        taken = [row for row in rows.values() if row.get("source") == name]
+        if uris and taken and all(map(urls.is_remote, uris)) and all(map(is_images, taken)):
+            found[name] = uris
+    return found
 
 
 def _refuse_other_data(draft: Draft, overridden: Collection[str]) -> None:
@@ -770,8 +809,14 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
         raise too_many_nodes(plan.action, plan.nodes, most)
     elif plan.nodes > 1:
         plan.launch["nodes"] = plan.nodes
+    plan.no_launch = plan.no_launch or draft.unseen
     if plan.no_launch is not None:
         plan.warnings.append(plan.no_launch)
+    if draft.unseen is not None:
+        plan.notices.append(
+            f"the nodes of {draft.request.platform} are not known: the plan takes the GPUs and "
+            "nodes of the spec as they are, and is not launched"
+        )
 
     per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
     if per_node.isdigit() and int(per_node) > plan.launch["processes"]:
@@ -785,7 +830,7 @@ def estimate_machine(plan: Plan, machine: Machine, exchanged: dict[str, Any]) ->
     plan.estimates["machine"] = describe(machine, plan, exchanged, plan.request.price)
     plan.warnings += notes_of(machine, plan)
     if plan.estimates["machine"].get("fits") is False:
-        plan.warnings.append(too_large(machine, plan.estimates["machine"]))
+        plan.warnings.append(too_large(machine, plan.estimates["machine"], plan))
 
 
 def not_told(draft: Draft, plan: Plan) -> list[str]:
@@ -937,20 +982,28 @@ def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, 
     if not on_cpu or not there or not needed or needed <= there:
         return None
     return (
-        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of this machine, "
+        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of "
+        f"{plan.resources.machine}, "
         f"which has {there / 1024:,.0f} GiB"
     )
 
 
-def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
-    """The warning that a run does not fit the memory of the machine's GPUs."""
+def too_large(machine: Machine, found: Mapping[str, Any], plan: Plan) -> UsageError:
+    """The warning that a run does not fit the memory of the machine's GPUs, with what would help of
+    what the spec does not do yet."""
+    ways = ["a smaller batch with train.accum_grad_batches"]
+    if not get_dotted(plan.spec, "train.gradient_checkpointing"):
+        ways.append("train.gradient_checkpointing=true")
+    if get_dotted(plan.spec, "train.precision") == "fp32":
+        ways.append("train.precision=" + ("bf16" if machine.has_bf16 else "fp16"))
+    if get_dotted(plan.spec, "train.distributed_strategy") != "fsdp" and machine.world > 1:
+        ways.append("train.distributed_strategy=fsdp")
     return UsageError(
         "the run may not fit the memory of the GPU",
         field="dataset.batch_size",
         got=f"{found['memory_gb_per_gpu']} GB",
         expected=f"less than {machine.memory_gb} GB",
-        hint="a smaller batch with train.accum_grad_batches, train.gradient_checkpointing=true, "
-        "train.precision=bf16, or train.distributed_strategy=fsdp",
+        hint=", or ".join(filter(None, (", ".join(ways[:-1]), ways[-1]))),
     )
 
 
@@ -1046,7 +1099,7 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
 
 def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
     """Take what an estimator says of time out of its answer: `cost.time_of` makes one of it."""
-    for name in ("seconds_per_step", "seconds_basis", "seconds"):
+    for name in ("seconds_per_step", "step_parts", "seconds_basis", "seconds"):
         if name in estimates:
             plan.seconds[name] = estimates.pop(name)
 

@@ -135,7 +135,7 @@ class Request:
                 hint=hint,
             )
         given = {name: value for name, value in options.items() if value is not None}
-        if isinstance(given.get("images"), int) and not isinstance(given["images"], bool):
+        if isinstance(given.get("images"), (int, float)) and not isinstance(given["images"], bool):
             given["images"] = str(given["images"])
         given = {
             name: _as_text(value) if name in _PATHS else value for name, value in given.items()

@@ -35,6 +35,7 @@ _PORT = 29500
 _HOW = (
     "name a context of your kubeconfig: --platform-option context=NAME; `kubectl get jobs` tries it"
 )
+_NO_CLUSTER = "no cluster is named"
 _NO_START = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
 
 
@@ -199,7 +200,14 @@ class KubernetesPlatform(Polled):
         most = max(nodes, key=lambda node: int(node.status.allocatable.get(key, 0)))
         gpus, labels = int(most.status.allocatable.get(key, 0)), most.metadata.labels or {}
         name = labels.get("nvidia.com/gpu.product", "gpu")
-        return Resources(gpus=gpus, device=name if gpus else "cpu", nodes=len(nodes))
+        where = "the largest node of the cluster that fits"
+        device = name if gpus else "cpu"
+        return Resources(gpus=gpus, device=device, nodes=len(nodes), where=where)
+
+    def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
+        """Manifests need no cluster; one that was named by its context should be there."""
+        unnamed = error.message.startswith(_NO_CLUSTER) and not options.get("context")
+        return unnamed or isinstance(error, (DependencyError, StorageError))
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:
         """What the pods of the Job have printed, while they are there."""
@@ -360,7 +368,7 @@ def _api(settings: Mapping[str, Any]) -> Iterator[Any]:
         yield client
     except config.ConfigException as error:
         raise UsageError(
-            f"no cluster is named: {error}", field="platform_options.context", hint=_HOW
+            f"{_NO_CLUSTER}: {error}", field="platform_options.context", hint=_HOW
         ) from None
     except client.ApiException as error:
         raise _refused(error) from None

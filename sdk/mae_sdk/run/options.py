@@ -33,11 +33,13 @@ class Option:
         kind: ``str``, ``int``, ``float``, ``bool``, ``list`` (of texts; one text is a list of one)
             or ``dict`` (of texts).
         default: where it is not given.
+        least: the smallest number.
     """
 
     help: str
     kind: type = str
     default: Any = None
+    least: float | None = None
 
 
 def settings_file() -> Path:
@@ -95,23 +97,29 @@ def settle(platform: str, known: Mapping[str, Option], given: Mapping[str, Any])
     merged = {**of_the_site(platform), **given}
     for name, value in merged.items():
         option = known.get(name)
+        of_file = "" if name in given else f" as the one in {settings_file()}"
         if option is None:
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(
-                f"the platform {platform} has no such setting",
+                f"the platform {platform} has no such setting" + of_file,
                 field=f"platform_options.{name}",
                 got=name,
                 expected=", ".join(sorted(known)) or "no settings",
                 hint=f"did you mean {near[0]}?" if near else None,
             )
-        merged[name] = _value(name, option.kind, value)
+        try:
+            merged[name] = _value(name, option, value)
+        except UsageError as error:
+            error.message += "" if name in given else f", in {settings_file()}"
+            raise
     defaults = {name: one.default for name, one in known.items() if one.default is not None}
     return {**defaults, **{k: v for k, v in merged.items() if v is not None}}
 
 
-def _value(name: str, kind: type, value: Any) -> Any:
+def _value(name: str, option: Option, value: Any) -> Any:
     from mae_sdk.jobs.secrets import has_credentials
 
+    kind = option.kind
     words = [value] if not isinstance(value, (list, Mapping)) else list(value)
     if isinstance(value, Mapping):
         words = list(value.values())
@@ -142,5 +150,12 @@ def _value(name: str, kind: type, value: Any) -> Any:
             field=f"platform_options.{name}",
             got=value,
             expected=f"a value of type {kind.__name__}",
+        )
+    if option.least is not None and isinstance(value, (int, float)) and value < option.least:
+        raise UsageError(
+            "too small a value of this setting",
+            field=f"platform_options.{name}",
+            got=value,
+            expected=f"at least {option.least:g}",
         )
     return value

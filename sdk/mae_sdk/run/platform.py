@@ -123,6 +123,7 @@ class Resources:
         cores: CPU cores.  memory_mb: main memory in MiB.
         nodes: the most that one job can have.
         here: whether jobs run on the machine of the caller.
+        where: whose the GPUs, cores and memory are, for errors: ``a node of the partition gpu``.
     """
 
     gpus: int | None = None
@@ -132,6 +133,12 @@ class Resources:
     memory_mb: int | None = None
     nodes: int | None = 1
     here: bool = False
+    where: str = ""
+
+    @property
+    def machine(self) -> str:
+        """What has these resources, in words."""
+        return self.where or ("this machine" if self.here else "a machine of the platform")
 
 
 class Missing(NamedTuple):
@@ -194,6 +201,11 @@ class Platform(ABC):
             UsageError: such a job cannot be submitted.
         """
         return []
+
+    def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
+        """Whether a job can be planned and shown though `resources` raised this error: the engine
+        is out of reach, and nothing else is wrong. Such a plan is not launched."""
+        return False
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         """What keeps jobs with these settings from running; empty where nothing does."""

@@ -60,7 +60,9 @@ class RayPlatform(Polled):
         "address": Option(
             "address of the dashboard: http://head:8265; default: RAY_API_SERVER_ADDRESS"
         ),
-        "cpus": Option("CPUs that Ray sets aside for a job, and for each of its nodes", float, 1.0),
+        "cpus": Option(
+            "CPUs that Ray sets aside for a job, and for each of its nodes", float, 1.0, least=0
+        ),
         "resources": Option("further resources of Ray that a job takes: name: amount", dict),
         "python": Option("the Python of the nodes; default: the caller's"),
     }
@@ -142,6 +144,7 @@ class RayPlatform(Polled):
             cores=int(most.get("CPU", 0)),
             memory_mb=int(most.get("memory", 0) / 2**20) or None,
             nodes=len(totals),
+            where="the largest node of the Ray cluster",
         )
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:

@@ -112,9 +112,9 @@ class SlurmPlatform(Polled):
         "account": Option("account that is charged"),
         "qos": Option("quality of service"),
         "time": Option("time limit, as sbatch takes it; the job saves before it and goes on"),
-        "grace": Option("seconds between the warning and the time limit", int, 120),
+        "grace": Option("seconds between the warning and the time limit", int, 120, least=1),
         "gpu_type": Option("name of the GPU in SLURM, as in --gres=gpu:NAME:8"),
-        "cpus": Option("cores of a node for the job", int),
+        "cpus": Option("cores of a node for the job", int, least=1),
         "memory": Option("main memory of a node for the job, as --mem takes it"),
         "constraint": Option("features that the nodes must have"),
         "arguments": Option("further arguments of sbatch", list),
@@ -178,6 +178,7 @@ class SlurmPlatform(Polled):
                 hint="sinfo lists them",
             )
         _check_time(options)
+        name = options.get("partition") or chosen[0][0].rstrip("*")
         gpus, device = _gpus([row[4] for row in chosen], options.get("gpu_type"))
         return Resources(
             gpus=gpus,
@@ -185,6 +186,7 @@ class SlurmPlatform(Polled):
             cores=options.get("cpus") or max(_int(row[2]) for row in chosen),
             memory_mb=max(_int(row[3]) for row in chosen),
             nodes=sum(_int(row[1]) for row in chosen),
+            where=f"a node of SLURM's partition {name}",
         )
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:

@@ -501,6 +501,9 @@ def _finish(
     if sync is not None:
         with contextlib.suppress(Exception):
             sync.push_record()
+            from mae_sdk.jobs import working_copies  # loads the storage, as the copy did
+
+            working_copies.clear(working_copies.KEPT_SECONDS, job_dir.parent)
     return state
 
 

@@ -48,6 +48,7 @@ class Facts:
         nodes: machines that take part, with as many processes each.
         judged: images that the action reads without training on them: of a validation, an
             evaluation or an inference.
+        machine: whose GPUs and cores these are, in words.
         local_files: the run happens on this machine, so the files that it names must be here.
         variables: names of the variables that the run's environment holds.
         data: dotted key of a source → what was seen in it (`mae_sdk.plan.data.look_at`).
@@ -64,6 +65,7 @@ class Facts:
     processes: int | None = None
     nodes: int = 1
     judged: int | None = None
+    machine: str = "this machine"
     local_files: bool = False
     variables: frozenset[str] | None = None
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

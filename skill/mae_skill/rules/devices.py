@@ -40,14 +40,14 @@ def gpu_ids(case: Case) -> None:
 def enough_gpus(case: Case) -> None:
     """The machine has the GPUs that training asks for."""
     present, wanted = case.facts.gpus, _wanted(case)
-    accelerator = case("train.accelerator", "auto")
+    accelerator, whose = case("train.accelerator", "auto"), case.facts.machine
     if present is None or accelerator == "cpu":
         return
 
     if present == 0 and accelerator == "gpu":
         case.error(
             "train.accelerator",
-            "this machine has no GPU",
+            f"{whose} has no GPU",
             "auto or cpu",
             "set train.accelerator=auto",
             kind=DependencyError,
@@ -55,17 +55,18 @@ def enough_gpus(case: Case) -> None:
     elif present == 0 and accelerator == "auto" and wanted > 1:
         case.error(
             "train.num_gpus",
-            "this machine has no GPU",
+            f"{whose} has no GPU",
             "1, or train.accelerator=cpu, where it counts processes",
             "set train.num_gpus=1",
             kind=DependencyError,
         )
     elif present == 0 and accelerator == "auto":
-        case.warn("train.accelerator", "no GPU here: trains in one CPU process")
+        where = "here" if case.facts.local_files else f"on {whose}"
+        case.warn("train.accelerator", f"no GPU {where}: trains in one CPU process")
     elif present and wanted > present:
         case.error(
             "train.num_gpus",
-            f"this machine has {present} GPU(s)",
+            f"{whose} has {present} GPU(s)",
             f"at most {present}",
             f"set train.num_gpus={present}",
             kind=DependencyError,
@@ -74,13 +75,13 @@ def enough_gpus(case: Case) -> None:
 
 def cores(case: Case) -> None:
     """The processes of a run have cores."""
-    present, wanted = case.facts.cores, _wanted(case)
+    present, wanted, whose = case.facts.cores, _wanted(case), case.facts.machine
     if not present:
         return
     if _on_cpu(case) and wanted > present:
         case.warn(
             "train.num_gpus",
-            f"{wanted} processes on the {present} cores of this machine: each holds a model of its "
+            f"{wanted} processes on the {present} cores of {whose}: each holds a model of its "
             f"own, and together they are no faster than {present}",
         )
     key = "dataset.num_workers_per_gpu"
@@ -88,7 +89,7 @@ def cores(case: Case) -> None:
     if workers > max(MOST_WORKERS, WORKERS_A_CORE * present):
         case.warn(
             key,
-            f"{workers} processes read pictures on the {present} cores of this machine: more than "
+            f"{workers} processes read pictures on the {present} cores of {whose}: more than "
             f"{present} are no faster, and each takes memory",
         )
 
