@@ -244,15 +244,8 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
-<<<<<<< HEAD
     require_functions(draft.bundle, draft.action)
-    if draft.request.on is not None:
-        describe_machine(draft, draft.request.on)
-        return
-    if draft.request.price is not None:
-=======
     if draft.request.on is None and draft.request.price is not None:
->>>>>>> l/n2
         raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
