@@ -202,6 +202,10 @@ class Platform(ABC):
         """
         return []
 
+    def stretch(self, options: Mapping[str, Any]) -> float | None:
+        """Seconds after which the engine has a job save, and starts it again; None: it does not."""
+        return None
+
     def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
         """Whether a job can be planned and shown though `resources` raised this error: the engine
         is out of reach, and nothing else is wrong. Such a plan is not launched."""
