@@ -731,9 +731,9 @@ def plan_of(draft: Draft) -> Plan:
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
-    exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
         describe_study(draft, plan, layers.schema, survey)
+    exchanged = {} if there is None else exchange(there, plan)
     if there is None:
         warn_of_disk(plan, draft.job_dir)
     else:
