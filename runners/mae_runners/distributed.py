@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,8 @@ def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) ->
     """The store of rank 0; torchrun keeps it itself."""
     keeps = context.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while True:
+        while not keeps and not _listens(place):
+            waiting.pause([0])
         try:
             # A connection that does not come gives up soon, so that signals are seen.
             return TCPStore(
@@ -130,6 +133,16 @@ def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) ->
                     hint=str(error).splitlines()[0][:200],
                 ) from None
             waiting.pause([0])
+
+
+def _listens(place: tuple[str, int]) -> bool:
+    """Whether anything takes connections there: a store that asks in vain prints a traceback of C++
+    before it says so, as if the run had failed."""
+    try:
+        with socket.create_connection(place, timeout=1):
+            return True
+    except OSError:  # nobody there yet, or no such name yet
+        return False
 
 
 def _seconds_alive() -> float:

@@ -364,3 +364,24 @@ def test_a_task_of_srun_knows_its_node_and_nothing_of_the_first_ones_process() -
         "PYTHONSAFEPATH": "1",
         "X": "1",
     }
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [("00:20:00", "about"), ("30-00:00:00", None), (None, None)]
+)
+def test_a_plan_says_how_often_a_time_limit_has_the_run_start_again(
+    time: str | None, said: str | None
+) -> None:
+    made = Skill().plan(
+        "train",
+        on="1xA100",
+        images="1.28M",
+        automl_policy="off",
+        platform="slurm",
+        platform_options={"time": time, "grace": 300} if time else {},
+    )
+    found = [text for text in made.notices if "is started again" in text]
+    assert len(found) == (said is not None)
+    if said is not None:
+        times = -(-made.estimates["time"]["seconds_total"] // 900) - 1
+        assert times > 10 and f"about {times:,.0f} times" in found[0]

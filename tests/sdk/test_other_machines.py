@@ -243,3 +243,19 @@ def test_the_basis_names_what_fsdp_exchanges() -> None:
     spec = base(64, 12) | {"train": {"distributed_strategy": "fsdp"}}
     made = plan(on="8xH100", images="1.28M", spec=spec)
     assert "weights gathered twice and gradients scattered" in made.estimates["machine"]["basis"]
+
+
+def test_the_trials_of_a_study_exchange_gradients_too() -> None:
+    spec = {"model": {"arch": "vit_large_patch16"}, "dataset": {"batch_size": 3}}
+    made = Skill().plan(
+        "train",
+        on="8xA100,nodes=4",
+        images="1.28M",
+        spec=spec,
+        automl_policy="on",
+        automl={"max_trials": 3},
+    )
+    there = made.estimates["machine"]
+    assert there["seconds_per_step"] > there["exchange_seconds_per_step"] > 0.05
+    step = made.estimates["time"]["seconds_per_step"]
+    assert step == pytest.approx(there["seconds_per_step"], rel=0.01)

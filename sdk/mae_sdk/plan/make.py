@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -735,15 +736,16 @@ def plan_of(draft: Draft) -> Plan:
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
-    exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
         describe_study(draft, plan, layers.schema, survey)
+    exchanged = {} if there is None else exchange(there, plan)
     if there is None:
         warn_of_disk(plan, draft.job_dir)
     else:
         plan.notices += notice_of_disk(plan)
     estimate_time(bundle, plan)
     plan.warnings += too_little_time(plan)
+    plan.notices += started_again(plan)
     if there is not None:
         estimate_machine(plan, there, exchanged)
     _take_options_out(bundle, plan, layers.schema)
@@ -1282,6 +1284,24 @@ def estimate_time(bundle: Bundle, plan: Plan) -> None:
         return  # nothing is known of the model that it will open
     if plan.estimates or plan.seconds or trains:
         plan.estimates["time"] = cost.time_of(bundle.info, plan)
+
+
+def started_again(plan: Plan) -> list[str]:
+    """A notice where the platform ends a run before its end, and starts it again."""
+    stretch = platform(plan.request.platform).stretch(plan.platform_options)
+    name = "seconds_total" if plan.study is None else "seconds_study"
+    total = (plan.estimates.get("time") or {}).get(name)
+    if stretch is None or stretch <= 0 or not total or total <= stretch:
+        return []
+    hours, times = total / 3600, math.ceil(total / stretch) - 1
+    often = "once" if times == 1 else f"about {times:,} times"
+    what = "run" if plan.study is None else "study"
+    text = (
+        f"the {what} is estimated to take {hours:,.1f} h, and {plan.request.platform} has it save "
+        f"after {stretch / 3600:,.2g} h: it is started again {often} and goes on; a longer time "
+        "limit needs fewer"
+    )
+    return [text]
 
 
 def too_little_time(plan: Plan) -> list[Notice]:

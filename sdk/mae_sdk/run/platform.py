@@ -36,6 +36,9 @@ What the methods are given, and what they promise:
     what the jobs of this platform have, not what the machine of the caller has. `options` are the
     settings of the job, as `Platform.options` declares them (`mae_sdk.run.options`); the record
     holds them for the other methods.
+``plans_without(error, options)``, ``stretch(options)``
+    for plans: whether one can be made though `resources` raised this error, since the engine is
+    only out of reach; and after how many seconds the engine has a job save and starts it again.
 ``wrap(command, record, environment)``
     the command that the supervisor runs in place of the job's own, and how many processes of it:
     to start the ranks in a container, or on every node of a job that has several.
@@ -201,6 +204,10 @@ class Platform(ABC):
             UsageError: such a job cannot be submitted.
         """
         return []
+
+    def stretch(self, options: Mapping[str, Any]) -> float | None:
+        """Seconds after which the engine has a job save, and starts it again; None: it does not."""
+        return None
 
     def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
         """Whether a job can be planned and shown though `resources` raised this error: the engine

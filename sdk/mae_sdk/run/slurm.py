@@ -189,6 +189,11 @@ class SlurmPlatform(Polled):
             where=f"a node of SLURM's partition {name}",
         )
 
+    def stretch(self, options: Mapping[str, Any]) -> float | None:
+        """The time limit less the warning before it."""
+        limit = _seconds_of(str(options.get("time") or ""))
+        return None if limit is None else limit - int(options.get("grace") or 0)
+
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         if shutil.which("sbatch") is None:
             return [Missing("the program sbatch", _HOW)]
