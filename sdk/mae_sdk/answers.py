@@ -501,7 +501,8 @@ def best(
     only: JobFilter | None = None,
     direction: str | None = None,
 ) -> Document:
-    """The best jobs by what they are judged by: ``best`` and ``notices``.
+    """The best jobs by what they are judged by, those of each bundle apart: ``best`` and
+    ``notices``.
 
     Each is a row of `jobs` with ``of``, how many jobs it is the best of, and ``judged_on``, the
     data. With a metric in `only` the `limit` best by it; without one the best of every action,
@@ -526,10 +527,13 @@ def best(
         )
     rows = jobs(listed, limit=len(listed), only=replace(only, sort="created", reverse=False))
     groups: dict[tuple[Any, ...], list[Document]] = {}
+    places = {job.id: job for job in listed}
     for row in rows["jobs"]:
         if row["best"] is not None:
-            groups.setdefault((row["action"], row["stage"], row["metric"]), []).append(row)
-    places = {job.id: job for job in listed}
+            skill = places[row["id"]].record.get("skill")
+            # Who names a metric compares by it, whatever the bundle.
+            key = (row["action"], row["stage"], row["metric"], None if only.metric else skill)
+            groups.setdefault(key, []).append({**row, "skill": skill})
     without = [
         row["id"]
         for row in rows["jobs"]
@@ -548,7 +552,7 @@ def best(
     found: list[Document] = []
     notices = [f"{said}: left out"] if without and not only.metric else []
     contracts = _Contracts(places)
-    for (action, stage, metric), group in groups.items():
+    for (action, stage, metric, _), group in groups.items():
         members, left_out = _of_one_direction(group, contracts, direction)
         notices += left_out
         shown = [
@@ -556,6 +560,9 @@ def best(
             for row in members[: limit if only.metric else 1]
         ]
         found += shown
+        skills = sorted({str(row["skill"]) for row in members})
+        if len(skills) > 1:
+            notices.append(f"the jobs are of several bundles: {', '.join(skills[:5])}")
         data = {_judged_on(bundle, row, places) for row in members}
         if len(data) > 1:
             name = " ".join(filter(None, (action, stage)))

@@ -29,6 +29,7 @@ from mae_skill.errors import (
     MaeError,
     NotFoundError,
     PreemptedError,
+    StillRunningError,
     StorageError,
     UsageError,
 )
@@ -443,8 +444,8 @@ class Job:
 
         Raises:
             JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE.
-            StorageError: still running after `timeout` seconds, or its machine has been out of
-                sight for minutes.
+            StillRunningError: `timeout` seconds are over; the job goes on.
+            StorageError: its machine has been out of sight for minutes.
             UsageError: `timeout` is no number.
         """
         _require_number("timeout", timeout, numbers.Real)
@@ -479,10 +480,10 @@ class Job:
                     hint=f"wait again, or if it is gone: mae jobs resume {self.id} --lost",
                 )
             if deadline is not None and time.monotonic() > deadline:
-                raise StorageError(
-                    "still running when the time to wait was over",
+                raise StillRunningError(
+                    "the time to wait is over, and the job goes on",
                     got=self.id,
-                    hint="the job goes on",
+                    hint=f"wait again, or look at it: mae jobs status {self.id}",
                 )
 
             time.sleep(pause)
@@ -562,7 +563,7 @@ class Job:
         """What the runner has printed so far; before that, what the platform's engine has kept.
 
         Args:
-            tail: only the last lines.
+            tail: only the last lines; 0: none (of `mae jobs logs`, ``-n 0`` is all of them).
 
         Raises:
             UsageError: `tail` is no whole number.

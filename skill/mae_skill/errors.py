@@ -13,6 +13,7 @@
     ├── JobCanceledError     job_canceled          6  the job was canceled
     ├── DependencyError      missing_dependency    7  a missing optional package, library or device
     ├── StorageError         storage               8  storage or network failed (retryable)
+    │   └── StillRunningError  still_running       9  the time to wait is over; the job goes on
     └── PreemptedError       preempted            75  stopped after saving; resumable
 
 Anything else that reaches the command line is a bug of mae: exit 1.
@@ -230,6 +231,13 @@ class StorageError(MaeError):
     code = "storage"
     exit_code = 8
     default_retryable = True
+
+
+class StillRunningError(StorageError):
+    """The time to wait was over before the job had ended; the job goes on."""
+
+    code = "still_running"
+    exit_code = 9
 
 
 class PreemptedError(MaeError):

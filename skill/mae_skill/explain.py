@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mae_skill.conditions import never_searched
-from mae_skill.dotted import field_nodes, get_dotted
+from mae_skill.dotted import field_nodes, get_dotted, split_index
 from mae_skill.errors import UsageError
 from mae_skill.schema_check import describe
 
@@ -37,6 +37,8 @@ def explain(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -
         if alias:
             found["alias"] = f"{key} is read as {alias}"
         return found
+    if (node := _in_list(schema, target)) is not None:
+        return {**_field(target, node, {}), "automl": _automl(schema, target, node, others)}
     section = get_dotted(schema, "properties." + target.replace(".", ".properties."))
     if isinstance(section, Mapping):
         prefix = f"{target}."
@@ -60,6 +62,23 @@ def explain(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -
         expected="a dotted key of the spec, or a section",
         hint=hint,
     )
+
+
+def _in_list(schema: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """The node of a field in the items of a list, ``a[0].b``; None where there is none."""
+    if "[" not in key:
+        return None
+    node: Mapping[str, Any] = schema
+    for part in key.split("."):
+        name, positions = split_index(part)
+        for word, place in (("properties", name), *(("items", None) for _ in positions)):
+            inside = node.get(word)
+            if place is not None:
+                inside = inside.get(place) if isinstance(inside, Mapping) else None
+            if not isinstance(inside, Mapping):
+                return None
+            node = inside
+    return node
 
 
 def _field(

@@ -198,3 +198,21 @@ def test_a_state_is_the_same_word_in_any_case_and_the_call_of_status_is_no_word(
             compare()
         assert "job.state == 'COMPLETE'" in str(caught.value.expected)
     assert job.status()["state"] == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("iter_log_chunks", "job.logs("),
+        ("list_files", "job.files()"),
+        ("download_files", "job.read(NAME)"),
+        ("read_result_file", "job.read(NAME)"),
+        ("delete_artifacts", "job.delete()"),
+    ],
+)
+def test_a_call_of_a_job_in_the_other_sdks_words_is_answered_with_ours(
+    tmp_path: Path, name: str, ours: str
+) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(Job(tmp_path / "train-1"), name)
+    assert ours in str(caught.value)

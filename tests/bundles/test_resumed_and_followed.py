@@ -143,3 +143,41 @@ def test_a_field_that_something_else_has_set_since_follows_nothing() -> None:
     base = {"a": 1, "b": 1, "c": 1}
     links = {"b": "${a}", "c": "${a}"}
     assert follow(base, {"a": 2, "b": 1, "c": 5}, links) == {"a": 2, "b": 2, "c": 5}
+
+
+def test_the_error_of_a_study_says_what_its_runner_said_of_its_trials(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    for name in ("references", "schemas"):
+        (folder / name).mkdir(parents=True)
+    entry = {
+        "command": "{python} {bundle_dir}/run.py {config_path}",
+        "metric": "acc",
+        "metric_direction": "maximize",
+    }
+    info = {
+        "name": "fails",
+        "automl_enabled": True,
+        "actions": {"train": entry},
+        "spec_params": {"train": {"results_dir": "output_dir"}},
+    }
+    (folder / "references" / "skill_info.yaml").write_text(dump_yaml(info))
+    template = {"results_dir": "???", "train": {"lr": 0.1}}
+    (folder / "references" / "spec_template_train.yaml").write_text(dump_yaml(template))
+    lr = {"type": "number", "minimum": 0.01, "maximum": 1, "automl_enabled": "TRUE"}
+    properties = {"train": {"type": "object", "properties": {"lr": lr}}}
+    schema = {"automl_default_parameters": ["train.lr"], "properties": properties}
+    (folder / "schemas" / "train.schema.json").write_text(json.dumps(schema))
+    (folder / "run.py").write_text(
+        "import json, os, sys\n"
+        "top = os.path.join(os.path.dirname(sys.argv[1]), 'train')\n"
+        "os.makedirs(top, exist_ok=True)\n"
+        "line = {'status': 'FAILURE', 'message': 'no labels in fold 3'}\n"
+        "line |= {'date': '1/2/2026', 'time': '1:2:3'}\n"
+        "open(os.path.join(top, 'status.json'), 'w').write(json.dumps(line))\n"
+        "raise SystemExit(3)\n"
+    )
+    skill = Skill(folder)
+    job = skill.create_job(skill.plan("train", automl={"max_trials": 2}))
+    with pytest.raises(MaeError, match=r"2 of 2 failed for: .*no labels in fold 3"):
+        job.wait(60)
+    assert "no labels in fold 3" in (job.folder / "automl" / "trials.csv").read_text()

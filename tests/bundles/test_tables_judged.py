@@ -82,6 +82,8 @@ def test_a_table_of_another_kind_is_refused_by_its_key_in_both(
     ("entry", "got"),
     [
         ({"command": "tool {config_path} {job_dir"}, "{job_dir"),
+        ({"command": "tool {job_dir {config_path}"}, "{job_dir"),
+        ({"command": "tool {{config_path}}"}, "{{config_path}}"),
         ({"command": "tool {config_path!r}"}, "{config_path!r}"),
         ({"command": "tool {config_path} a\0b"}, "\\0"),
         ({"inputs": {"train.epochs": "file"}}, "actions.train.inputs.train.epochs"),

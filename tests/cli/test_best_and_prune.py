@@ -284,3 +284,31 @@ def test_a_study_says_whether_the_data_can_tell_the_best_from_the_given(tmp_path
     assert "20 images cannot tell the two apart" in few["verdict"]
     many = Job(write_study(tmp_path, "many", 2000, [0.5, 0.6])).figures()["study"]
     assert "the data can tell them apart" in many["verdict"]
+
+
+def test_jobs_of_two_bundles_are_ranked_together_only_where_a_metric_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    for name, value in (("one", 0.5), ("two", 0.4)):
+        best = {"metric": "val_loss", "direction": "minimize"}
+        of_a_bundle(root, name, (value,), launch={"command": ["run"], "best": best})
+        records.update_record(root / name, lambda record, name=name: record.update(skill=name))
+    where = ("--results-root", str(root))
+    answer = json.loads(call(capsys, "best", "--json", *where)[1])
+    assert {(row["id"], row["of"]) for row in answer["best"]} == {("one", 1), ("two", 1)}
+    assert "SKILL" in call(capsys, "best", *where)[1]
+    answer = json.loads(call(capsys, "best", "--metric", "val_loss", "--json", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["two", "one"]
+    assert "the jobs are of several bundles: one, two" in answer["notices"]
+
+
+def test_a_filter_that_no_job_passes_does_not_say_that_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    assert "no jobs here" in call(capsys, "list", "--results-root", str(root))[1]
+    write_job(root, "ours", epochs=2)
+    out = call(capsys, "list", "--state", "RUNNING", "--results-root", str(root))[1]
+    assert "none of the 1 job here is asked for" in out
+    assert "no jobs here" not in out

@@ -121,7 +121,7 @@ def test_commands_leave_with_the_jobs_own_exit_code(
     code, out, _ = call(capsys, "wait", "broken", *where)
     assert code == 5 and "ERROR" in out and "it broke" in out
     sleeper = start(root, "exec sleep 100", name="sleeper")
-    assert call(capsys, "wait", "sleeper", "--timeout", "0.1", *where)[0] == 8
+    assert call(capsys, "wait", "sleeper", "--timeout", "0.1", *where)[0] == 9
     canceler = threading.Thread(target=lambda: (time.sleep(0.5), sleeper.cancel()))
     canceler.start()
     assert call(capsys, "wait", "sleeper", *where)[0] == 6

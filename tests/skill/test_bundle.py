@@ -176,6 +176,7 @@ EXITS = {
     "job_canceled": 6,
     "missing_dependency": 7,
     "storage": 8,
+    "still_running": 9,
     "preempted": 75,
 }
 
@@ -184,6 +185,7 @@ def test_codes_and_exits_are_the_documented_ones_and_the_tree_and_catalog_list_t
     assert {kind.code: kind.exit_code for kind in error_classes()} == EXITS
     assert {kind.code for kind in error_classes() if kind.default_retryable} == {
         "storage",
+        "still_running",
         "preempted",
     }
     tree = dict(re.findall(r"── \w+ +(\w+) +(\d+)", str(errors.__doc__)))

@@ -311,3 +311,14 @@ def test_a_number_of_many_digits_is_shown_by_its_first_and_their_count(
     with pytest.raises(UsageError) as both:
         layers_of(BUNDLE, "train", overrides=twice)
     assert "digits)" in str(both.value)
+
+
+def test_a_field_in_the_items_of_a_list_is_explained() -> None:
+    file = {"type": "string", "description": "of one source"}
+    items = {"type": "object", "properties": {"file": file}}
+    schema = {
+        "properties": {"data": {"properties": {"sources": {"type": "array", "items": items}}}}
+    }
+    assert explain(schema, "data.sources[0].file")["description"] == "of one source"
+    with pytest.raises(UsageError, match="no such field"):
+        explain(schema, "data.sources[0].fill")

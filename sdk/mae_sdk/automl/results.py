@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,19 @@ def write(
         files.write_text(folder / "best_spec.yaml", spec.decode())
 
 
+def _why(study: optuna.Study) -> str:
+    """The reason that most trials failed for, and how many, for the error of a study."""
+    reasons = Counter(
+        str(one.user_attrs[FAILED])
+        for one in study.get_trials(deepcopy=False)
+        if one.user_attrs.get(FAILED)
+    )
+    if not reasons:
+        return ""
+    text, count = reasons.most_common(1)[0]
+    return f": {count} of {sum(reasons.values())} failed for: {text}"
+
+
 def finish(
     study: optuna.Study,
     folder: Path,
@@ -86,7 +100,7 @@ def finish(
     write(study, folder, space, objectives, read)
     if _best(study, objectives) is None:
         raise JobFailedError(
-            f"AutoML ended ({reason}) without a successful trial",
+            f"AutoML ended ({reason}) without a successful trial{_why(study)}",
             hint="see automl/trials.csv and the trials' logs",
         )
 

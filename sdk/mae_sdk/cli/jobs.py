@@ -107,6 +107,9 @@ def list_(
     rows, root = document["jobs"], root_flag(results_root)
     if not rows:
         text, command = "no jobs here", f"mae plan train --train-datasets URI{root}"
+        if listed:
+            count = "1 job" if len(listed) == 1 else f"{len(listed)} jobs"
+            text, command = f"none of the {count} here is asked for", f"mae jobs list{root}"
     else:
         heads = ("JOB", *(name.upper() for name in answers.JOB_COLUMNS[1:]))
         text = table([_cells(row) for row in rows], heads)
@@ -179,7 +182,7 @@ def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_
     type=float,
     default=None,
     metavar="SECONDS",
-    help="Stop waiting (exit 8, retryable); the job goes on.",
+    help="Stop waiting (exit 9, still_running); the job goes on.",
 )
 @results_root_option
 @json_option
@@ -343,11 +346,14 @@ def best(
     listed = skill.jobs(results_root=results_root, all=everything)
     direction = direction and direction.lower()
     document = answers.best(skill.bundle, listed, limit=limit, only=only, direction=direction)
-    heads = ("id", "action", "stage", "arch", "metric", "best", "of", "judged_on")
+    heads = ["id", "action", "stage", "arch", "metric", "best", "of", "judged_on"]
+    if len({row["skill"] for row in document["best"]}) > 1:
+        heads.insert(1, "skill")
     rows = [
         [{**row, "best": f"{row['best']:.4g}"}[name] for name in heads] for row in document["best"]
     ]
-    text = table(rows, ("JOB", "ACTION", "STAGE", "ARCH", "METRIC", "BEST", "OF", "JUDGED ON"))
+    titles = ["JOB", *(name.replace("_", " ").upper() for name in heads[1:])]
+    text = table(rows, titles)
     text += "".join(f"\nnotice: {said}" for said in document["notices"])
     first = _job(document["best"][0]["id"], results_root)
     emit(

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
+from mae_skill.errors import JobCanceledError, JobFailedError, StillRunningError
 from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk.cli.common import one_line, place_of, seconds, show
@@ -38,10 +38,9 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
     A terminal shows a live view, machines get JSON lines on stderr, a plain pipe nothing.
 
     Raises:
-        StorageError: it has not ended after `timeout` seconds.
+        StillRunningError: it has not ended after `timeout` seconds.
+        StorageError: its machine is out of sight.
     """
-
-    from mae_sdk.job import OUT_OF_SIGHT
 
     deadline = None if timeout is None else time.monotonic() + timeout
     view = LiveView(job) if sys.stderr.isatty() and not as_json else None
@@ -53,9 +52,7 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
                 return
             except (JobFailedError, JobCanceledError):
                 return
-            except StorageError as error:
-                if error.field == OUT_OF_SIGHT:
-                    raise
+            except StillRunningError:
                 if deadline is not None and time.monotonic() > deadline:
                     raise
 

@@ -178,8 +178,8 @@ def cli() -> None:
     mae run evaluate --parent JOB --eval-dataset s3://...   chain
 
     Every command takes --json. Exit codes: 0 fine, 1 internal error, 2 spec or usage, 3 data, 4 not
-    found, 5 job failed, 6 canceled, 7 missing optional dependency, 8 storage or network, 75
-    preempted, 130 interrupted.
+    found, 5 job failed, 6 canceled, 7 missing optional dependency, 8 storage or network, 9 still
+    running, 75 preempted, 130 interrupted.
     """
 
 

@@ -217,7 +217,10 @@ def no_attribute(owner: object, name: str) -> AttributeError:
 
 def _of_job(name: str) -> str | None:
     bare = name.removeprefix("get_")
-    names = (name, f"{name}_job", f"get_job_{bare}", f"get_{bare}", f"{bare}_job_files")
+    names = (
+        *(name, f"{name}_job", f"get_job_{bare}", f"get_{bare}", f"{bare}_job_files"),
+        name.replace("_", "_job_", 1),
+    )
     words = OF_JOB.get(name) or next((CALLS[one] for one in names if one in CALLS), None)
     return None if words is None else words.replace("skill.job(JOB)", "job")
 

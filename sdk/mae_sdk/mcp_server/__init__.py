@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import field_nodes, flatten
-from mae_skill.errors import JobCanceledError, JobFailedError, MaeError, StorageError, UsageError
+from mae_skill.errors import (
+    JobCanceledError,
+    JobFailedError,
+    MaeError,
+    StillRunningError,
+    UsageError,
+)
 
 from mae_sdk import answers
 
@@ -358,7 +364,6 @@ tell: ContextVar[Callable[[float, float | None, str], None] | None] = ContextVar
 def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
     """Stay with a job until its end, the time given, or the client's cancellation."""
 
-    from mae_sdk.job import OUT_OF_SIGHT
     from mae_sdk.jobs.status import counted
 
     job = _job(skill, arguments)
@@ -370,9 +375,8 @@ def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
             break
         except (JobFailedError, JobCanceledError):
             break
-        except StorageError as error:
-            if error.field == OUT_OF_SIGHT:
-                raise
+        except StillRunningError:
+            pass
         line = job.status()["progress"]
         if say is not None and line != last:
             last = line

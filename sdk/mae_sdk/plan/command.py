@@ -137,7 +137,9 @@ def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
 
 
 _CONVERTED = re.compile(r"\{([A-Za-z_][\w.\[\]]*)(?:![a-z]|:[^{}\s]*)\}")
-_UNCLOSED = re.compile(r"\{(\w+)(?![\w.\[\]]*[}!:(\s;])")
+_UNCLOSED = re.compile(r"\{(\w+)(?![\w.\[\],]*[}!:])")
+_DOUBLED = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_NOT_PLACES = (_CONVERTED, _UNCLOSED, _DOUBLED)
 _NUMBERED = re.compile(r"(?<!\$)\{\d+\}")
 
 
@@ -171,7 +173,7 @@ def braces_left(bundle: Bundle, action: str) -> list[str]:
     for name, line in lines.items():
         for word in line if isinstance(line, list) else [line or ""]:
             text = str(word)
-            for match in (*_CONVERTED.finditer(text), *_UNCLOSED.finditer(text)):
+            for match in (one for form in _NOT_PLACES for one in form.finditer(text)):
                 if match[1] in (*PLACES, "results_dir"):
                     raise SpecError(
                         "the command has a placeholder that is not written as one",
