@@ -311,8 +311,9 @@ def test_a_value_that_is_no_class_stops_the_run_whatever_is_tolerated(
 def test_a_spec_that_does_not_fit_the_masks_is_refused(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names 11 classes"):
         build(scenes, classes=12, class_list=str(scenes / "classes.txt"))
-    with pytest.raises(SpecError, match="is the number of one of the 11 classes"):
-        build(scenes, ignore_index=10)
+    for value in (10, 11):  # 0 is unlabeled, and 11 the last class
+        with pytest.raises(SpecError, match="is the number of one of the 11 classes"):
+            build(scenes, ignore_index=value)
     with pytest.raises(DataError, match="there is no class list"):
         build(scenes, class_list=str(tmp_path / "missing.txt"))
     assert build(scenes).classes == [str(i) for i in range(11)]

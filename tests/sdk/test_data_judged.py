@@ -334,6 +334,7 @@ def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: P
     assert "trained the model on" not in warnings(evaluate(root, "s2", both, **settings))
 
 
+CROP = "dataset.augmentation.center_crop"
 SAID = {
     "arch": SMALL["arch"],
     "stage": "finetune",
@@ -354,6 +355,7 @@ SAID = {
         ("evaluate", "dataset.augmentation.input_size", 64, True),
         ("evaluate", "dataset.augmentation.input_size", 32, False),
         ("evaluate", "dataset.augmentation.center_crop", 0.5, False),
+        ("evaluate", "dataset.segmentation.reduce_zero_label", True, False),  # of no segmenter
         ("evaluate", "dataset.augmentation.mean", [0.5], True),
         ("evaluate", "dataset.augmentation.mean", [0.4], False),
         ("evaluate", "dataset.channels", 1, True),
@@ -401,6 +403,39 @@ def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
         made()
     assert caught.value.field == key
     assert caught.value.expected and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "value", "says"),
+    [
+        ("evaluate", CROP, 0.5, "0.5 here, and 0.9 in the validation of the model"),
+        ("inference", CROP, 1.0, "1 here, and 0.9 in the validation of the model"),
+        ("evaluate", CROP, 0.9, None),
+        ("evaluate", "dataset.batch_size", 2, None),
+        ("export", "export.input_height", 64, "64 pixels, and 32 in the training of the model"),
+        ("export", "export.input_height", 32, None),
+        ("export", "export.batch_size", 0, None),
+    ],
+)
+def test_a_model_that_is_to_see_pictures_otherwise_than_before_is_warned_of(
+    action: str, key: str, value: Any, says: str | None, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "jobs", {**SAID, "center_crop": 0.9}
+    shape = about.pop("model")
+    trained(root, "t1", learned_from(tmp_path), said={**about, "model": shape}, **about)
+    source = str(classes(tmp_path / "new", "ants", "bees"))
+    data = {"evaluate": "eval_dataset", "inference": "inference_dataset"}
+    made = Skill().plan(
+        action,
+        parent_job_id="t1",
+        checkpoint="latest",
+        results_root=str(root),
+        spec_overrides={key: value},
+        **({data[action]: source} if action in data else {}),
+    )
+    told = [str(one) for one in made.warnings if "of the model: it" in str(one)]
+    assert len(told) == (says is not None)
+    assert says is None or told[0].startswith(f"{key}: {says}")
 
 
 def test_pictures_of_another_kind_than_the_model_learned_from_are_said(tmp_path: Path) -> None:

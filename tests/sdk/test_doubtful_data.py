@@ -268,6 +268,30 @@ def test_no_data_beyond_a_range_that_was_set_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("filled", "rows", "says"),
+    [
+        (5000, 4, "12.5% of the values of the 6 pictures of float32 are 5000, far from all others"),
+        (-5000, 4, "far from all others, and read as 0 in dataset.value_range 0 … 600"),
+        (700, 24, "75% of the values lie outside of dataset.value_range 0 … 600"),
+        (700, 4, None),
+        (300, 24, None),
+    ],
+)
+def test_many_values_beyond_a_range_that_was_set_are_said(
+    tmp_path: Path, filled: float, rows: int, says: str | None
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            values = RNG.normal(300, 60, (32, 32)).astype(np.float32).clip(1, 599)
+            values[:rows] = filled
+            np.save(tmp_path / name / f"{number}.npy", values)
+    settings = {"dataset.channels": 1, "dataset.value_range": [0, 600]}
+    told = said(plan(tmp_path, **FINETUNE, **settings))
+    assert says in told if says else "value_range 0" not in told
+
+
+@pytest.mark.parametrize(
     ("mean", "std", "far"),
     [
         ([0.9, 0.9, 0.9], [0.05, 0.05, 0.05], True),

@@ -138,7 +138,7 @@ def test_evaluate_scores_what_inference_writes(model: Path, data: Path, tmp_path
     }
 
 
-def test_masks_are_read_as_those_that_the_model_learned_from_unless_somebody_says_otherwise(
+def test_masks_are_read_as_those_that_the_model_learned_from_and_no_other_way(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
     """Masks in which 0 is a class: by the default every class would be taken for the one below."""
@@ -159,18 +159,25 @@ def test_masks_are_read_as_those_that_the_model_learned_from_unless_somebody_say
     field = "dataset.segmentation.reduce_zero_label"
     context = make_context("evaluate", tmp_path / "3", {field: Origin(OriginKind.OVERRIDE)})
     named = {"evaluate__checkpoint": str(own), "dataset__val_data_sources": str(data)}
-    evaluate.run(make_spec(**named), context)
-    assert any(text.startswith(f"{field}: true here, and false") for text in context.warnings)
-    figures = json.loads((tmp_path / "3/evaluate/metrics.json").read_text())
-    assert figures["mIoU"] == pytest.approx(wanted["mIoU"], abs=1e-6)
+    with pytest.raises(SpecError, match="made with another value") as caught:
+        evaluate.run(make_spec(**named), context)
+    assert (caught.value.field, caught.value.expected) == (field, "False")
 
-    def warned(source: Path, **settings: Any) -> list[str]:
-        settings = {"evaluate.checkpoint": str(own), "dataset.batch_size": 1, **settings}
+    def planned(source: Path, checkpoint: Path = own, **settings: Any) -> list[str]:
+        settings = {"evaluate.checkpoint": str(checkpoint), "dataset.batch_size": 1, **settings}
         made = Skill().plan("evaluate", eval_dataset=str(source), spec_overrides=settings)
         return [str(item) for item in made.warnings if "zero" in str(item)]
 
-    assert warned(zero_based) == []
-    assert len(warned(data, **{field: True})) == 1
+    assert planned(zero_based) == planned(zero_based, **{field: False}) == []
+    assert planned(zero_based, model, **{field: False}) == []  # the model does not say
+    with pytest.raises(SpecError, match="change the numbers first") as caught:
+        planned(data, **{field: True})
+    assert caught.value.field == field
+
+    images = zero_based / "images" / "validation"  # whose masks are found beside them
+    named = {"inference__checkpoint": str(own), "dataset__test_data_sources": str(images)}
+    result = inference.run(make_spec(**named), make_context("inference", tmp_path / "4"))
+    assert result["kpis"]["mIoU"] == pytest.approx(wanted["mIoU"], abs=1e-6)
 
 
 def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(

@@ -240,6 +240,14 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         DataError,
     ),
     (
+        "train",  # 1 … 3 are the classes, and 0 is unlabeled
+        {**SEGMENT, "dataset.segmentation.ignore_index": 3},
+        {},
+        "dataset.segmentation.ignore_index",
+        "number of one of the 3",
+        SpecError,
+    ),
+    (
         "train",
         {**SEGMENT, "dataset.segmentation.ignore_index": 2},
         {},

@@ -187,12 +187,13 @@ def build_segmentation_dataset(
         StorageError: a source could not be fetched.
     """
     meaning = dataset.segmentation
-    if meaning.ignore_index < num_classes:
+    least = num_classes + int(meaning.reduce_zero_label)  # 1 … N where 0 is unlabeled
+    if meaning.ignore_index < least:
         raise SpecError(
             f"is the number of one of the {num_classes} classes",
             field="dataset.segmentation.ignore_index",
             got=meaning.ignore_index,
-            expected=f"at least {num_classes}",
+            expected=f"at least {least}",
         )
     names = list(classes) if classes else class_names(meaning.class_list, num_classes)
     pairs = open_pairs(sources, masks, role=role, required=required and role != "test")

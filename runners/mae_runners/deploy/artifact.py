@@ -22,11 +22,10 @@ from mae_sdk.data.reading import Reading
 from mae_skill.errors import CheckpointError, SpecError, UsageError
 from mae_skill.origin import Origin, is_explicit
 from mae_skill.resolve import raise_all
-from mae_skill.rules.agreement import REDUCE_ZERO, disagreements, other_masks
+from mae_skill.rules.agreement import disagreements
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
 from torch import Tensor
 
-from mae_runners.context import RunContext
 from mae_runners.models.checkpoint import CheckpointMeta, digest
 
 PREFIX = "mae."
@@ -286,18 +285,11 @@ def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: Arti
         meta.center_crop = float(spec.dataset.augmentation.center_crop)
 
 
-def take_masks(spec: ExperimentSpec, context: RunContext, meta: ArtifactMeta) -> None:
-    """Masks are read as those that the model learned from, where nobody says otherwise: a class too
-    many below would exchange all of them."""
-    said = spec.dataset.segmentation.reduce_zero_label
-    if not meta.segments or meta.reduce_zero_label in (None, said):
-        return
-    if not is_explicit(context.provenance, REDUCE_ZERO):
-        spec.dataset.segmentation.reduce_zero_label = bool(meta.reduce_zero_label)
-        return
-    warning = f"{REDUCE_ZERO}: {other_masks(said)}"
-    if warning not in context.warnings:  # the plan of the run may have said it
-        context.warn(warning)
+def take_masks(spec: ExperimentSpec, meta: ArtifactMeta) -> None:
+    """Masks are read as those that the model learned from, where it says how: a class too many
+    below would exchange all of them. `check_agreement` has refused what somebody set otherwise."""
+    if meta.segments and meta.reduce_zero_label is not None:
+        spec.dataset.segmentation.reduce_zero_label = meta.reduce_zero_label
 
 
 def need_source(spec: ExperimentSpec, name: str, action: str) -> str | list[str]:

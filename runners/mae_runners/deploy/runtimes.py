@@ -282,8 +282,7 @@ def open_artifact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
         getattr(model, "config", None),
     )
     take_crop(spec, context.provenance, runtime.meta)
-    if action == "evaluate":
-        take_masks(spec, context, runtime.meta)
+    take_masks(spec, runtime.meta)
     return runtime
 
 

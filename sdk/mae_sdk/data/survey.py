@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 9
+FORMAT = 10
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -328,6 +328,8 @@ class Findings:
                 shades = (np.clip(values, ends[0], ends[1]) - ends[0]) / (ends[1] - ends[0])
                 self.values[kind]["mean"] = round(float(shades.mean()), 4)
                 self.values[kind]["deviation"] = round(float(shades.std()), 4)
+            share = float(((values < ends[0]) | (values > ends[1])).mean())
+            self.values[kind]["outside"] = round(share, 4)
             one = _apart(levels.astype(np.float64))
             if one is not None and levels[one] in (low, high):
                 share = float(counts[~apart][one] / counts.sum())

@@ -19,6 +19,11 @@ PICTURES = "dataset.augmentation"
 RANGE = "dataset.value_range"
 CROP = f"{PICTURES}.center_crop"
 REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
+HINTS = {
+    REDUCE_ZERO: "leave it out: masks are read as in the training of the model; of masks that are "
+    "numbered otherwise, change the numbers first"
+}
+"""How a contradiction is mended, where leaving the field out may not be enough."""
 
 _DECODER = (
     "decoder_depth",
@@ -47,7 +52,8 @@ def disagreements(
             field=name,
             got=wanted,
             expected=str(actual),
-            hint=f"leave {name} out: it is taken from the model; or name another model",
+            hint=HINTS.get(name)
+            or f"leave {name} out: it is taken from the model; or name another model",
         )
         for name, wanted, actual in pairs(spec, said)
         if wanted != actual and is_explicit(provenance, name)
@@ -93,6 +99,8 @@ def pairs(spec: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[st
     if "exif_orientation" in said:
         name = "dataset.exif_orientation"
         yield name, get_dotted(spec, name), said["exif_orientation"]
+    if said.get("reduce_zero_label") in (True, False):  # else the same value is another class
+        yield REDUCE_ZERO, get_dotted(spec, REDUCE_ZERO), said["reduce_zero_label"]
 
 
 def _shapes(
@@ -111,14 +119,6 @@ def _shapes(
         value = get_dotted(spec, f"model.{name}")
         if value is not None:  # null: what the architecture has
             yield f"model.{name}", value, actual
-
-
-def other_masks(reduces: bool) -> str:
-    """The warning that masks are read otherwise than those that a segmenter learned from."""
-    return (
-        f"{str(reduces).lower()} here, and {str(not reduces).lower()} in the training of the "
-        "model: the same value of a mask is another class"
-    )
 
 
 def _otherwise(case: Case, said: Mapping[str, Any]) -> None:
@@ -158,10 +158,6 @@ def agrees(case: Case) -> None:
     if not case(field) and case(f"{case.action}.trt_engine"):
         field = f"{case.action}.trt_engine"
     case.errors += disagreements(case.spec, case.provenance, said, field)
-    reduces = case(REDUCE_ZERO)
-    known = said.get("reduce_zero_label") in (True, False) and case.action == "evaluate"
-    if known and reduces != said["reduce_zero_label"] and is_explicit(case.provenance, REDUCE_ZERO):
-        case.warn(REDUCE_ZERO, other_masks(reduces))
     _otherwise(case, said)
     name, asked, channels = "export.input_channel", case("export.input_channel"), channels_of(said)
     if case.action == "export" and asked != channels and is_explicit(case.provenance, name):

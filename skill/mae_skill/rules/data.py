@@ -13,6 +13,7 @@ from mae_skill.errors import DataError, MaeError
 from mae_skill.origin import OriginKind
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.masks import reduces
 from mae_skill.rules.samples import unlabeled
 from mae_skill.rules.seen import first_of
 
@@ -313,13 +314,16 @@ def named_classes(case: Case) -> None:
 def ignored_value(case: Case) -> None:
     """The mask value that is ignored is no class."""
     value, classes = case(IGNORE), case("model.num_classes")
-    if not _segments(case) or value is None or classes is None or value >= classes:
+    if not _segments(case) or value is None or classes is None:
+        return
+    least = classes + int(reduces(case))  # 1 … N where 0 is unlabeled
+    if value >= least:
         return
     hint = "model.num_classes is at its default: set it to the number of classes in the masks"
     case.error(
         IGNORE,
         f"is the number of one of the {classes} classes",
-        f"at least {classes}",
+        f"at least {least}",
         f"set {IGNORE} to a value that no class has, such as 255"
         if case.given("model.num_classes")
         else hint,

@@ -20,7 +20,7 @@ def masks(case: Case) -> None:
     classes = case("model.num_classes")
     if not segments(case) or classes is None or not case.known("model.num_classes"):
         return
-    first = int(_reduces(case))
+    first = int(reduces(case))
     ignored = case("dataset.segmentation.ignore_index", 255)
     present: dict[str, set[int]] = {}
     for key, found in sources(case):
@@ -50,7 +50,7 @@ def masks(case: Case) -> None:
         case.warn(VAL, f"classes that no training mask holds: {first_of(untaught)}")
 
 
-def _reduces(case: Case) -> bool:
+def reduces(case: Case) -> bool:
     """Whether 0 is unlabeled: as somebody says, else as in the training of a model that says it."""
     said = case.facts.model.get("reduce_zero_label") if case.facts.model else None
     if said is None or is_explicit(case.provenance, REDUCE_ZERO):

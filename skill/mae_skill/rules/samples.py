@@ -51,6 +51,7 @@ FAR_SHIFT, FAR_SPREAD = 3.0, 5.0
 """A normalized mean so far from 0, and a deviation so many times 1 or so small a part of it."""
 UNEQUAL = 20
 """Times as many images as another class has, from which on the larger one drowns it."""
+_MOST_OUTSIDE = 0.5  # of the values; a window on what counts in a scan leaves out less
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -204,6 +205,13 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
             f"{mend}",
         )
         return
+    if facts.get("outside", 0) > _MOST_OUTSIDE:
+        case.warn(
+            key,
+            f"{text}; {facts['outside']:.0%} of the values lie outside of {RANGE} {start:g} … "
+            f"{end:g}, and read as one of its ends: {mend}",
+        )
+        return
     deep = not kind.endswith("int8")
     if used > (_DIM if deep else _SMALL):
         return
@@ -238,7 +246,15 @@ def no_data(case: Case) -> None:
 def _no_data_outside(case: Case, key: str, kind: str, facts: Seen) -> None:
     """Such values beyond the ends of a range that was set read as one of the ends."""
     low, high = case(RANGE)
-    left = facts.get("no_data")
+    left, alone = facts.get("no_data"), facts.get("alone")
+    if alone and not low <= alone["value"] <= high:
+        case.warn(
+            key,
+            f"{alone['share']:.1%} of the values of the {facts['count']} pictures of {kind} are "
+            f"{alone['value']:g}, far from all others, and read as "
+            f"{low if alone['value'] < low else high:g} in {RANGE} {low:g} … {high:g}: where it "
+            "stands for no data, fill it before",
+        )
     beyond = [value for value in (left or {"values": ()})["values"] if not low <= value <= high]
     if not left or not beyond:
         return
