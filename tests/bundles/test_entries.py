@@ -155,6 +155,44 @@ def test_what_a_runner_reports_before_it_fails_is_the_reason(made: Made) -> None
         job.wait(timeout=60)
 
 
+@pytest.mark.parametrize("mode", ["command", "args"])
+def test_braces_in_a_value_are_its_own(made: Made, mode: str) -> None:
+    entry: dict[str, Any] = {"command": "tool --note {note} {job_id}"}
+    if mode == "args":
+        entry = {"command": "tool {job_id}", "mode": "args", "args": {"note": "note"}}
+    skill = made({"go": entry}, {"go": {"note": "x"}})
+    plan = skill.plan("go", spec_overrides={"note": "{job_dir}/{job_id}/{python}"})
+    command = plan.launch["command"]
+    assert "{job_dir}/{job_id}/{python}" in command and plan.job_id in command
+
+
+def test_an_item_of_a_list_is_no_option(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"layers": "layers"}}
+    skill = made({"go": entry}, {"go": {"layers": ["a", "b"]}})
+    assert words(skill) == ["--layers", "a", "b"]
+    with pytest.raises(SpecError, match="would be read as an option") as caught:
+        skill.plan("go", spec_overrides={"layers": ["--verbose", "b"]})
+    assert caught.value.field == "layers" and caught.value.got == "--verbose"
+    skill.plan("go", spec_overrides={"layers": ["-1.5", "-"]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "refused"),
+    [
+        ({"command": "printf {note} {more} x | cat", "shell": True}, {"more": "a[$(id)]"}),
+        ({"command": "{note} -c {more}"}, {"note": "/bin/sh", "more": "id; true"}),
+        ({"command": "{note} {more}", "shell": True}, {"note": "sh", "more": "-c; id"}),
+    ],
+)
+def test_a_value_beside_a_value_that_chooses_what_it_means_is_plain(
+    made: Made, entry: dict[str, Any], refused: dict[str, str]
+) -> None:
+    skill = made({"go": entry}, {"go": {"note": "x", "more": "y"}})
+    skill.plan("go")
+    with pytest.raises(SpecError, match="could be read as"):
+        skill.plan("go", spec_overrides=refused)
+
+
 def test_values_in_a_script_of_a_list_are_its_arguments(made: Made) -> None:
     entry = {"command": ["bash", "-c", "echo {word}"]}
     plan = made({"go": entry}, {"go": {"word": "$(touch /x); a"}}).plan("go")

@@ -293,7 +293,8 @@ def test_the_batch_script_tells_scancel_from_a_preemption_by_what_slurm_logs(
     job.terminate()
     job.communicate(timeout=20)
     assert (folder / records.CANCEL_NAME).exists() == canceled
-    assert (tmp_path / "asked").exists() != canceled
+    # What SLURM itself queues again is left to it: it may have been canceled since.
+    assert (tmp_path / "asked").exists() == (not canceled and "REQUEUE" not in why)
 
 
 @pytest.mark.parametrize(

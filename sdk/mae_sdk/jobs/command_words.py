@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ PLACE = re.compile(r"\{([A-Za-z_][\w.\[\]]*)\}")
 
 UNPLAIN = re.compile(r"[^\w./:=,@%+-]")
 """What a shell or an interpreter could read as more than a part of a name."""
+
+_HELD = "\ue000"
+"""Stands for an opening brace of a value, which is no placeholder, until these are filled."""
 
 OPTIONS = "*"
 """In `Words.plain`: the options of ``mode: args``."""
@@ -76,12 +79,19 @@ def places(job_dir: Path, config: str = SPEC) -> dict[str, str]:
 
 
 def fill(word: str, values: Mapping[str, str]) -> str:
-    """A word with its placeholders filled, in one pass; unknown ones stay."""
-    return PLACE.sub(lambda match: values.get(match[1], match[0]), word)
+    """A word with its placeholders filled, in one pass; unknown ones stay, and what stands like one
+    in a value of `of_spec`."""
+    filled = PLACE.sub(lambda match: values.get(match[1], match[0]), word)
+    return filled.replace(_HELD, "{")
+
+
+def _held(value: str) -> str:
+    """A value whose braces are its own."""
+    return value.replace("{", _HELD)
 
 
 def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
-    """The words with the values of a spec; the placeholders of `PLACES` stay.
+    """The words with the values of a spec; the placeholders of `PLACES` stay, for `fill`.
 
     Raises:
         SpecError: one names a field that is not given.
@@ -93,14 +103,15 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
     filled = [_of_fields(word, spec, words) for word in words["command"]]
     options: list[str] = []
     if "flags" in words:
-        fields_of_options = flatten(spec)
+        fields_of_options, own = flatten(spec), set[str]()
         for option, text in words.get("texts", {}).items():
             # Another text is a person's, or a trial's: its braces are its own.
             held = fields_of_options.get(option)
             is_section = isinstance(get_dotted(spec, option), Mapping)
             if is_section or held is None or (isinstance(held, str) and PLACE.search(held)):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
-        options = _options(words, fields_of_options)
+                own.add(option)
+        options = _options(words, fields_of_options, own)
     for one in options if OPTIONS in plain else ():
         _require_plain(words, OPTIONS, one)
     return filled + options
@@ -177,9 +188,9 @@ def named(words: Words) -> set[str]:
     return {words["keys"].get(name, name) for name in names if name not in PLACES}
 
 
-def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
+def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ()) -> list[str]:
     """A spec as options: ``--key value``; true is a flag, null and false are left out. A value that
-    looks like an option is part of its word: ``--key=--value``.
+    looks like an option is part of its word: ``--key=--value``; in a list it is refused.
 
     Where the entry's ``args`` are options, the fields that the entry names are all that there are.
     A flag has no value: it is given once, unless its field says false.
@@ -197,10 +208,28 @@ def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
         found.append(written if written.startswith("-") else f"--{written}")
         if value is not True and not {key, field} & flags.keys():
             more = [_word(one) for one in (value if isinstance(value, list) else [value])]
+            _no_options_inside(field, more)
+            # A text of the bundle has its values in it, and placeholders of a job beside them.
+            more = more if {key, field} & {*own} else list(map(_held, more))
             if len(more) == 1 and found[-1].startswith("--") and _OPTION.match(more[0]):
                 found[-1] += f"={more.pop()}"
             found += more
     return found
+
+
+def _no_options_inside(field: str, values: list[str]) -> None:
+    """Refuse an item of a list that the runner would read as an option."""
+    if len(values) < 2:
+        return
+    for value in values:
+        if value != "-" and _OPTION.match(value):
+            raise SpecError(
+                "an item of the list would be read as an option",
+                field=field,
+                got=value,
+                expected="items that do not begin with a hyphen, where a list is several words",
+                hint="leave the item out, or write it otherwise, as ./-name for a file",
+            )
 
 
 def _word(value: Any) -> str:
@@ -217,7 +246,7 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
             return match[0]
         found = get_dotted(spec, words["keys"].get(name, name))
         if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
-            return str(found)
+            return _held(str(found))
         known = [*flatten(spec), *words["keys"], *PLACES]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(
@@ -243,6 +272,6 @@ def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str | 
     def value(match: re.Match[str]) -> str:
         found = held[match[1]]
         is_given = isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN)
-        return str(found) if is_given and match[1] not in PLACES else match[0]
+        return _held(str(found)) if is_given and match[1] not in PLACES else match[0]
 
     return PLACE.sub(value, text)

@@ -181,6 +181,9 @@ def _runs_text(words: list[Word]) -> str:
 
 def unsafe_word(words: list[str], index: int) -> str:
     """Why a placeholder in a word of a command that no shell reads must have a plain value."""
+    if not _is_path(words[0]):
+        name = "as the name of a program"
+        return name if index == 0 else "as an argument of a program whose name is not known"
     return _of_program([Word(one, "'") for one in words], index)
 
 
@@ -215,11 +218,11 @@ def _reason(words: list[Word], index: int, defined: set[str]) -> str:
         return "as an argument of test that may name a variable"
     if "printf" in names[:-1]:
         first = names.index("printf") + 1
-        if first == len(names) - 1 or names[first].startswith("-"):
+        if first == len(names) - 1 or names[first].startswith("-") or PLACE.match(names[first]):
             return "as an argument of printf that may name a variable"
     if index == start and not _is_path(word.text):
         return "as the name of a program"
-    if _is_variable(words[start]):
+    if _is_variable(words[start]) or not _is_path(words[start].text):
         return "as an argument of a program whose name is not known"
     prefixed = any(_name(one) in _PREFIXES for one in names[:-1])
     if prefixed and any(_is_variable(one) for one in words[start:index]):

@@ -543,7 +543,13 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
         known |= set(field_nodes(bundle.schema(action)))
     words = words_of_args(entry.get("args"))
     held = {key: fields.get(key, words.get(key)) for key in options}
-    texts = {key: text for key, text in held.items() if isinstance(text, str)}
+    of_bundle = _texts_of_bundle(bundle, action)
+    texts = {
+        key: text
+        for key, text in held.items()
+        # What a caller wrote into the field has braces of its own.
+        if isinstance(text, str) and (key not in fields or text in of_bundle.get(key, ()))
+    }
     sections = {key for key in words if isinstance(get_dotted(spec, key), Mapping)}
     texts |= {key: words[key] for key in sections}
     names = {key: name for key, name in texts.items() if name != key and name in known}
@@ -570,6 +576,23 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     named_there = PLACE.findall(" ".join(filled.values()))
     listed = sorted({one for one in named_there if keys.get(one, one) in known})
     return made | {"texts": filled, "fields": listed} if filled else made
+
+
+def _texts_of_bundle(bundle: Bundle, action: str) -> dict[str, list[Any]]:
+    """What the bundle itself says for a field: in its template, its defaults and its schema."""
+    found: dict[str, list[Any]] = {}
+    entry = bundle.action(action)
+    tables: list[Any] = [words_of_args(entry.get("args")), entry.get("defaults")]
+    with contextlib.suppress(MaeError):
+        tables.append(bundle.template(action))
+    with contextlib.suppress(MaeError):
+        tables.append(bundle.schema(action).get("default"))
+        nodes = field_nodes(bundle.schema(action))
+        tables.append({key: node.get("default") for key, node in nodes.items()})
+    for table in tables:
+        for key, value in flatten(table).items() if isinstance(table, Mapping) else ():
+            found.setdefault(key, []).append(value)
+    return found
 
 
 def _names(value: Any) -> list[str]:

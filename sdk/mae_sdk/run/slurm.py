@@ -50,8 +50,9 @@ _SCRIPT = """\
 before=$(cat {log} 2>/dev/null | wc -l)
 because='( DUE to SIGNAL [A-Za-z ]+)?'
 canceled="JOB $SLURM_JOB_ID ON .* CANCELLED AT [^ ]+$because [*][*][*]"
+logged() {{ tail -n "+$((before + 1))" {log} 2>/dev/null | grep -Eq "$1"; }}
 stop() {{
-  tail -n "+$((before + 1))" {log} 2>/dev/null | grep -Eq "$canceled" && : > {cancel}
+  logged "$canceled" && : > {cancel}
   told=1; [ -n "$supervisor" ] && kill -TERM "$supervisor" 2>/dev/null
 }}
 trap stop TERM USR1
@@ -66,7 +67,11 @@ done
 # It may have ended between the signal and the look at it: then the shell still knows its code.
 wait "$supervisor" 2>/dev/null; again=$?
 [ "$again" = 127 ] || code=$again
-if [ "$code" = 75 ] && [ ! -e {cancel} ]; then scontrol requeue "$SLURM_JOB_ID" || true; fi
+# A job that is to be queued again by SLURM itself could be canceled before this line.
+logged 'DUE TO JOB REQUEUE' || own=1
+if [ "$code" = 75 ] && [ ! -e {cancel} ] && [ -n "$own" ]; then
+  scontrol requeue "$SLURM_JOB_ID" || true
+fi
 exit "$code"
 """
 _HOW = "install SLURM's client programs, or call from a login node of the cluster"

@@ -163,6 +163,25 @@ def test_scancel_cancels_a_job_that_runs_and_one_that_waits(
     )
 
 
+def test_a_job_that_slurm_is_queueing_again_can_be_canceled(
+    cluster: SlurmPlace, tmp_path: Path
+) -> None:
+    up = tmp_path / "up"
+    # It takes some seconds to save, while SLURM shows it as COMPLETING.
+    command = f"trap 'sleep 4; exit 75' TERM; touch {up}; sleep 200 & wait"
+    folder = write(tmp_path, command, platform="slurm")
+    assert submit(folder)
+    job = Job(folder)
+    running(job, up)
+    number = cluster.number(job)
+    cluster.call("scontrol", "requeue", number)
+    wait_until(lambda: "COMPLETING" in cluster.call("squeue", "-hj", number, "-o", "%T"), 30)
+    cluster.call("scancel", number)
+    wait_until(lambda: "COMPLETING" not in cluster.call("squeue", "-hj", number, "-o", "%T"), 60)
+    wait_until(lambda: not cluster.call("squeue", "-hj", number, "-t", "PD,R,CG"), 60)
+    assert len(job.record["attempts"]) == 1
+
+
 def test_a_lost_node_costs_an_attempt_and_the_job_goes_on_elsewhere(
     cluster: SlurmPlace, tmp_path: Path
 ) -> None:
