@@ -259,3 +259,46 @@ def test_the_trials_of_a_study_exchange_gradients_too() -> None:
     assert there["seconds_per_step"] > there["exchange_seconds_per_step"] > 0.05
     step = made.estimates["time"]["seconds_per_step"]
     assert step == pytest.approx(there["seconds_per_step"], rel=0.01)
+
+
+@pytest.mark.parametrize("text", ["8xA100,nodes=1.5", "8xA100,cores=0.5"])
+def test_nodes_and_cores_are_whole_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match="whole number"):
+        Machine.of(text)
+    with pytest.raises(UsageError, match="not a number of images"):
+        count_of("12.5")
+
+
+def test_a_fine_tuning_of_images_that_are_only_counted_is_planned() -> None:
+    made = plan(on="8xA100-80G", images="1.28M", spec_overrides={"stage": "finetune"})
+    assert made.estimates["machine"]["hours"] > 0
+    assert not [text for text in made.warnings if "held out" in str(text)]
+
+
+def test_gpus_that_a_run_leaves_idle_and_formats_that_they_lack_are_named() -> None:
+    few = {"train.num_gpus": 2, "train.num_nodes": 1, "train.precision": "bf16"}
+    made = plan(on="8xV100-32G,nodes=4", images="1.28M", spec_overrides=few)
+    said = "\n".join(map(str, made.warnings))
+    assert "uses 2 of the 32 GPUs" in said and "V100 computes no bf16" in said
+    whole = plan(on="8xA100-80G", images="1.28M", spec_overrides={"train.precision": "bf16"})
+    assert not re.search("of the 8 GPUs|no bf16", "\n".join(map(str, whole.warnings)))
+
+
+def test_the_exchange_is_among_the_gpus_that_the_run_uses() -> None:
+    def seconds(on: str, **spec: Any) -> float:
+        made = plan(on=on, images="1.28M", recipe="mae_vit_base_pretrain", spec_overrides=spec)
+        found: float = made.estimates["machine"]["exchange_seconds_per_step"]
+        return found
+
+    many = "8xA100-80G,nodes=4"
+    assert seconds(many, **{"train.num_nodes": 1}) == seconds("8xA100-80G")
+    assert seconds(many, **{"train.num_nodes": 1, "train.num_gpus": 1}) == 0
+    assert seconds(many) > seconds(many, **{"train.num_nodes": 2}) > seconds("8xA100-80G")
+
+
+def test_hours_of_gpus_are_divided_among_those_of_all_nodes() -> None:
+    more = {"images": "1.28M", "recipe": "auto", "budget": "64gpuh"}
+    hours = [plan(on=f"8xA100-80G{nodes}", **more) for nodes in ("", ",nodes=4")]
+    epochs = [made.spec["train"]["num_epochs"] for made in hours]
+    spent = [made.estimates["machine"]["gpu_hours"] for made in hours]
+    assert all(value <= 70 for value in spent), (spent, epochs)

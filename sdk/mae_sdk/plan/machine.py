@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -187,7 +187,8 @@ def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
     if not parts or not size:
         return {}
-    seconds = exchange_seconds(size * 2**20, machine) if machine.world > 1 else 0.0
+    taking = replace(machine, gpus=made.launch["processes"], nodes=made.nodes)
+    seconds = exchange_seconds(size * 2**20, taking) if taking.world > 1 else 0.0
     compute = parts["work"] + parts["beside"]
     busy = step_seconds(parts["work"], seconds, parts["beside"])
     step = made.seconds["seconds_per_step"] = max(busy, parts["images"])
@@ -203,7 +204,7 @@ def exchange(machine: Machine, made: Any) -> dict[str, Any]:
         made.notices[:] = [text for text in made.notices if not text.startswith(WAITS)]
     if step == busy > SLOWED * compute:
         network = f"network={machine.network_gb:g} (GB per second between nodes)"
-        between = "" if machine.nodes == 1 else f", or say with --on what there is: {network}"
+        between = "" if taking.nodes == 1 else f", or say with --on what there is: {network}"
         made.notices.append(
             f"a step of {step * 1e3:.0f} ms computes for {compute * 1e3:.0f} ms and waits for the "
             "exchange of gradients: raise dataset.batch_size or train.accum_grad_batches" + between

@@ -55,6 +55,7 @@ from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
     machine_notes,
+    nodes_of,
     only_one_node,
     shape,
     task_of_several,
@@ -649,7 +650,9 @@ def _budget(draft: Draft) -> float | None:
     processes = shape(
         draft.bundle.info, draft.action, draft.layers.overrides, draft.resources
     ).processes
-    return seconds_of(draft.request.budget, processes, draft.resources.gpus)
+    layer = draft.layers.overrides
+    nodes = nodes_of(draft.bundle.info, draft.action, layer, draft.environment)
+    return seconds_of(draft.request.budget, processes * nodes, draft.resources.gpus)
 
 
 STEPS: tuple[Callable[[Draft], None], ...] = (
