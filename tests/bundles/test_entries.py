@@ -174,6 +174,15 @@ def test_an_item_of_a_list_is_no_option(made: Made) -> None:
         skill.plan("go", spec_overrides={"layers": ["--verbose", "b"]})
     assert caught.value.field == "layers" and caught.value.got == "--verbose"
     skill.plan("go", spec_overrides={"layers": ["-1.5", "-"]})
+    assert words(skill, spec_overrides={"layers": ["--verbose"]}) == ["--layers=--verbose"]
+
+
+def test_a_value_behind_a_short_option_is_no_option(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"-n": "n"}}
+    skill = made({"go": entry}, {"go": {"n": "x"}})
+    assert words(skill) == ["-n", "x"]
+    with pytest.raises(SpecError, match="would be read as an option"):
+        skill.plan("go", spec_overrides={"n": "--verbose"})
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ def named(words: Words) -> set[str]:
 
 def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ()) -> list[str]:
     """A spec as options: ``--key value``; true is a flag, null and false are left out. A value that
-    looks like an option is part of its word: ``--key=--value``; in a list it is refused.
+    looks like an option is part of its word: ``--key=--value``; in a list, and behind a short
+    option, it is refused.
 
     Where the entry's ``args`` are options, the fields that the entry names are all that there are.
     A flag has no value: it is given once, unless its field says false.
@@ -208,27 +209,25 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
         found.append(written if written.startswith("-") else f"--{written}")
         if value is not True and not {key, field} & flags.keys():
             more = [_word(one) for one in (value if isinstance(value, list) else [value])]
-            _no_options_inside(field, more)
             # A text of the bundle has its values in it, and placeholders of a job beside them.
             more = more if {key, field} & {*own} else list(map(_held, more))
             if len(more) == 1 and found[-1].startswith("--") and _OPTION.match(more[0]):
                 found[-1] += f"={more.pop()}"
+            _refuse_options(field, more)
             found += more
     return found
 
 
-def _no_options_inside(field: str, values: list[str]) -> None:
-    """Refuse an item of a list that the runner would read as an option."""
-    if len(values) < 2:
-        return
+def _refuse_options(field: str, values: list[str]) -> None:
+    """Refuse a value that stands as a word of its own and that a runner reads as an option."""
     for value in values:
         if value != "-" and _OPTION.match(value):
             raise SpecError(
-                "an item of the list would be read as an option",
+                "the value would be read as an option of the runner",
                 field=field,
                 got=value,
-                expected="items that do not begin with a hyphen, where a list is several words",
-                hint="leave the item out, or write it otherwise, as ./-name for a file",
+                expected="a value that does not begin with a hyphen, where it is a word of its own",
+                hint="leave it out, or write it otherwise, as ./-name for a file",
             )
 
 
