@@ -3,6 +3,7 @@ on."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     # A minute of runs that one worker has to do: begun last, the other would wait for them.
     items.sort(key=lambda item: item.path.name != "test_sharing.py")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: the garbage collector need not walk over them again
+    (4 % of the processor time)."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # extension modules complain of what is left at the end
 
 
 @pytest.fixture(autouse=True)

@@ -105,81 +105,100 @@ def _validator() -> Any:
 
 
 def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
+    """What one error of jsonschema says, in our words: a row for each key that it is about."""
     key = _dotted(error.absolute_path)
-    node = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
-        known = list(node.get("properties") or {})
-        unknown = sorted(set(map(str, error.instance)) - set(known))
-        if len(unknown) > MAX_UNKNOWN:
-            yield SpecError(
-                f"{len(unknown)} unknown keys in {key or 'the spec'}",
-                field=key or None,
-                expected=_listed(known),
-                hint=f"the first {MAX_UNKNOWN} are named",
-            )
-        for name in unknown[:MAX_UNKNOWN]:
-            full = f"{key}.{name}" if key else name
-            misplaced = _misplaced(name, error.instance[name], schema)
-            if misplaced:
-                for leaf, (value, targets) in misplaced.items():
-                    where = f"did you mean {' or '.join(targets[:3])}?" if targets else NO_KEY
-                    yield SpecError(
-                        UNKNOWN,
-                        field=f"{full}.{leaf}",
-                        got=value,
-                        expected=_listed(known),
-                        hint=where,
-                    )
-                continue
-            hint = did_you_mean(name, full, known, list(field_nodes(schema)))
+        yield from _unknown_keys(error, key, schema)
+    elif error.validator == "required":
+        yield from _missing_keys(error, key)
+    else:
+        yield _wrong_value(error, key)
+
+
+def _unknown_keys(error: Any, key: str, schema: Mapping[str, Any]) -> Iterator[MaeError]:
+    known = list((error.schema or {}).get("properties") or {})
+    unknown = sorted(set(map(str, error.instance)) - set(known))
+    if len(unknown) > MAX_UNKNOWN:
+        yield SpecError(
+            f"{len(unknown)} unknown keys in {key or 'the spec'}",
+            field=key or None,
+            expected=_listed(known),
+            hint=f"the first {MAX_UNKNOWN} are named",
+        )
+    for name in unknown[:MAX_UNKNOWN]:
+        full = f"{key}.{name}" if key else name
+        value = error.instance[name]
+
+        misplaced = _misplaced(name, value, schema)
+        for leaf, (stated, targets) in misplaced.items():
             yield SpecError(
                 UNKNOWN,
-                field=full,
-                # A misspelled secret is one too.
-                got=REDACTED if looks_secret(hint) or _near_secret(name) else error.instance[name],
+                field=f"{full}.{leaf}",
+                got=stated,
                 expected=_listed(known),
-                hint=hint or NO_KEY,
+                hint=f"did you mean {' or '.join(targets[:3])}?" if targets else NO_KEY,
             )
-        return
-    if error.validator == "required":
-        missing = [name for name in error.validator_value if name not in error.instance]
-        for name in missing:
+        if misplaced:
+            continue
+
+        hint = did_you_mean(name, full, known, list(field_nodes(schema)))
+        yield SpecError(
+            UNKNOWN,
+            field=full,
+            # A misspelled secret is one too.
+            got=REDACTED if looks_secret(hint) or _near_secret(name) else value,
+            expected=_listed(known),
+            hint=hint or NO_KEY,
+        )
+
+
+def _missing_keys(error: Any, key: str) -> Iterator[MaeError]:
+    for name in error.validator_value:
+        if name not in error.instance:
             yield SpecError(
                 "a required key is missing",
                 field=f"{key}.{name}" if key else name,
                 expected="a value",
                 hint="set it in the spec, or as KEY=VALUE",
             )
-        return
-    hint = None
-    if error.validator == "enum" and isinstance(error.instance, str):
-        near = difflib.get_close_matches(
-            error.instance,
-            [str(option) for option in error.validator_value if option is not None],
-            n=1,
-            cutoff=0.5,
-        )
-        hint = f"did you mean {near[0]}?" if near else None
-    kinds = node.get("type")
-    is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
-    if error.validator == "type" and is_text and isinstance(error.instance, (bool, int, float)):
-        text = json.dumps(json.dumps(error.instance))
-        hint = f"in quotes it is a text: {text}"
-        if key.endswith("]"):  # a shell leaves [2, 0] of ["2", "0"]
-            hint += (
-                f"; in a shell, with quotes around the whole: '{key.partition('[')[0]}=[{text}]'"
-            )
-    hint = hint or _mend(key, node, error.instance)
+
+
+def _wrong_value(error: Any, key: str) -> MaeError:
+    node = error.schema if isinstance(error.schema, Mapping) else {}
     expected = describe(node)
     if error.validator == "maximum" and error.validator_value == INT_MAX:
         expected += f", ≤ {INT_MAX}"  # which `describe` leaves out
-    yield SpecError(
+    return SpecError(
         _MESSAGES.get(error.validator, "not an accepted value"),
         field=key or None,
         got=_got(error.instance),
         expected=expected,
-        hint=hint,
+        hint=_near_option(error) or _quoted(error, key, node) or _mend(key, node, error.instance),
     )
+
+
+def _near_option(error: Any) -> str | None:
+    """The option that a misspelled one is closest to."""
+    if error.validator != "enum" or not isinstance(error.instance, str):
+        return None
+    options = [str(option) for option in error.validator_value if option is not None]
+    near = difflib.get_close_matches(error.instance, options, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def _quoted(error: Any, key: str, node: Mapping[str, Any]) -> str | None:
+    """How a number or a boolean is written where a text is expected."""
+    kinds = node.get("type")
+    is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
+    if error.validator != "type" or not is_text:
+        return None
+    if not isinstance(error.instance, (bool, int, float)):
+        return None
+    text = json.dumps(json.dumps(error.instance))
+    hint = f"in quotes it is a text: {text}"
+    if key.endswith("]"):  # a shell leaves [2, 0] of ["2", "0"]
+        hint += f"; in a shell, with quotes around the whole: '{key.partition('[')[0]}=[{text}]'"
+    return hint
 
 
 _WRONG_TYPE, _NO_OPTION = "wrong type", "not one of the options"

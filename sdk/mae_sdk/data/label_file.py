@@ -112,82 +112,37 @@ class LabeledSource(Source):
         where = spelled(urls.redact(file))
         self.several = several
         read = read_table(file, split, several, columns)
-        rows = read.rows
         self._named = read.classes
-        index = _Index(source, where)
-        found: dict[int, tuple[str, ...]] = {}
-        lost, bare = Some(), Some()
-        places = [index.look(path) for path, _ in rows]
-        elsewhere = _elsewhere(source, zip([path for path, _ in rows], places, strict=True))
-        self.row_paths: set[str] = set()
-        for (path, labels), (place, _) in zip(rows, places, strict=True):
-            if place is None or path in elsewhere.left:
-                lost.add(path)
-                continue
-            self.row_paths.add(path)
-            if several and read.classes and found.setdefault(place, labels) != labels:
-                raise DataError(
-                    "two rows of a picture say different labels",
-                    got=f"{path}: {_listed(found[place])}, and {_listed(labels)}",
-                    expected=f"one row for each picture in {where}, or rows that are alike",
-                    hint="delete the row that is wrong",
-                )
-            if several:
-                found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
-            elif not labels:
-                bare.add(path)
-            elif found.setdefault(place, labels) != labels:
-                raise DataError(
-                    "a picture has two labels",
-                    got=f"{path}: {found[place][0]} and {labels[0]}",
-                    expected=f"one label for each picture in {where}",
-                    hint=SEVERAL,
-                )
-        if not found and not (keep and rows and not lost.count):
+        matched = _matched(source, read, where, several)
+        if not matched.labels and not (keep and read.rows and not matched.lost.count):
             raise DataError(
                 f"no row of {where} names a picture of the source",
-                got=lost.files[:3] or bare.files[:3],
+                got=matched.lost.files[:3] or matched.bare.files[:3],
                 expected=f"paths such as {source.members[0]}, with a label",
                 hint="write the paths as they are below the folder of pictures, or name the "
                 "folder that they begin in as the source",
             )
 
-        mentioned = {place for path in read.others if (place := index.find(path)) is not None}
-        without = [i for i in range(len(source)) if i not in found and i not in mentioned]
-        chosen = sorted({*found, *without}) if keep else sorted(found)
+        found = matched.labels
+        others = {place for path in read.others if (place := matched.find(path)) is not None}
+        without = [i for i in range(len(source)) if i not in found and i not in others]
         unnamed = Some()
         for i in without:
             unnamed.add(str(source.members[i]))
-        self.table: dict[str, Any] = {
-            "file": where,
-            "rows": len(rows),
-            **{
-                name: some.to_dict()
-                for name, some in (
-                    ("without_picture", lost),
-                    ("without_label", bare),
-                    ("without_row", unnamed),
-                    ("without_split", read.astray),
-                )
-                if some.count
-            },
-            **({"by_name": by_name} if (by_name := elsewhere.by_name(split)) else {}),
-            **({"beside": read.beside} if read.beside else {}),
-            **({"empty": read.empty.to_dict()} if read.empty.count else {}),
-            **({"no_flags": read.no_flags} if read.no_flags else {}),
-            **({"unread": read.unread} if read.unread else {}),
-            **({"odd_parts": read.odd_parts} if read.odd_parts else {}),
-        }
+        chosen = sorted({*found, *without}) if keep else sorted(found)
 
         super().__init__(chosen_parts(source, np.array(chosen, dtype=np.int64)))
+        self.row_paths = matched.row_paths
         self._given = [found.get(i, ()) for i in chosen]
         self.known = np.array([i in found for i in chosen], dtype=bool)
         self.digest = _digest(self.digest, self.members, map(BETWEEN.join, self._given))
-        if not several and (against := _against_folders(source, found)):
-            self.table["against_folders"] = against
+
+        self.table = {"file": where, **_told(read, matched, unnamed, split)}
         if several:
             counts = [len(labels) for labels in found.values()]
             self.table["labels"] = {"min": min(counts, default=0), "max": max(counts, default=0)}
+        elif against := _against_folders(source, found):
+            self.table["against_folders"] = against
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
         """As in `Source`; the classes are those of the table. Of several labels it is the rarest
@@ -331,6 +286,85 @@ class _Elsewhere(NamedTuple):
         kinds = {split_of(folder) for folder in self.folders}
         other = kinds & {"train", "val", "test"} - {split}
         return self.folders if len(self.folders) > 1 or other else {}
+
+
+@dataclass
+class _Matched:
+    """The rows of a table and the pictures that they name.
+
+    Attributes:
+        labels: place of a picture in its source → its labels.
+        row_paths: the paths of the rows whose picture is there.
+        lost: rows without a picture.
+        bare: rows without a label.
+        by_name: `_Elsewhere.by_name` of a split.
+        find: the place of a picture by its path.
+    """
+
+    find: Callable[[str], int | None]
+    by_name: Callable[[str], dict[str, int]]
+    labels: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    row_paths: set[str] = field(default_factory=set)
+    lost: Some = field(default_factory=Some)
+    bare: Some = field(default_factory=Some)
+
+
+def _matched(source: Source, read: Table, where: str, several: bool) -> _Matched:
+    """The picture of each row; a picture whose rows contradict one another is an error."""
+    index = _Index(source, where)
+    places = [index.look(path) for path, _ in read.rows]
+    paths = [path for path, _ in read.rows]
+    elsewhere = _elsewhere(source, zip(paths, places, strict=True))
+    matched = _Matched(index.find, elsewhere.by_name)
+    found = matched.labels
+
+    for (path, labels), (place, _) in zip(read.rows, places, strict=True):
+        if place is None or path in elsewhere.left:
+            matched.lost.add(path)
+            continue
+        matched.row_paths.add(path)
+        if several and read.classes and found.setdefault(place, labels) != labels:
+            raise DataError(
+                "two rows of a picture say different labels",
+                got=f"{path}: {_listed(found[place])}, and {_listed(labels)}",
+                expected=f"one row for each picture in {where}, or rows that are alike",
+                hint="delete the row that is wrong",
+            )
+        if several:
+            found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
+        elif not labels:
+            matched.bare.add(path)
+        elif found.setdefault(place, labels) != labels:
+            raise DataError(
+                "a picture has two labels",
+                got=f"{path}: {found[place][0]} and {labels[0]}",
+                expected=f"one label for each picture in {where}",
+                hint=SEVERAL,
+            )
+    return matched
+
+
+def _told(read: Table, matched: _Matched, unnamed: Some, split: str) -> dict[str, Any]:
+    """What `LabeledSource.table` says of the rows; a count of 0 is left out."""
+    counts = {
+        "without_picture": matched.lost,
+        "without_label": matched.bare,
+        "without_row": unnamed,
+        "without_split": read.astray,
+        "empty": read.empty,
+    }
+    others = {
+        "by_name": matched.by_name(split),
+        "beside": read.beside,
+        "no_flags": read.no_flags,
+        "unread": read.unread,
+        "odd_parts": read.odd_parts,
+    }
+    return {
+        "rows": len(read.rows),
+        **{name: some.to_dict() for name, some in counts.items() if some.count},
+        **{name: told for name, told in others.items() if told},
+    }
 
 
 def _elsewhere(source: Source, found: Iterable[tuple[str, tuple[int | None, str]]]) -> _Elsewhere:
