@@ -77,7 +77,11 @@ class Marker:
 
 @dataclass
 class Options:
-    """What a line chart is called and how it is drawn."""
+    """What a line chart is called and how it is drawn.
+
+    Attributes:
+        legend: name a single curve too; several always have a legend.
+    """
 
     title: str
     x: str = "step"
@@ -87,6 +91,7 @@ class Options:
     width: int = 540
     height: int = 250
     markers: Sequence[Marker] = field(default_factory=tuple)
+    legend: bool = False
 
 
 def lines(series: Sequence[Series], options: Options) -> Markup | None:
@@ -96,7 +101,8 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         drawn = [
             Series(**{**vars(one), "points": [p for p in one.points if p[1] > 0]}) for one in drawn
         ]
-    drawn = _told_apart([one for one in drawn if one.points])
+    named = [one for one in drawn if one.points]
+    drawn = _told_apart(named)
     if not drawn:
         return None
 
@@ -107,7 +113,8 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         if frame.x0 <= marker.x <= frame.x1:
             parts += _marker(frame, marker)
     parts += [_curve(frame, one) for one in sorted(drawn, key=lambda one: not one.faint)]
-    legend = _legend([one for one in drawn if one.label])
+    # A curve that stands for two has both names, and nothing else says so.
+    legend = _legend([one for one in drawn if one.label], options.legend or len(drawn) < len(named))
     said = "; ".join(
         f"{one.label or options.y} from {number(one.points[0][1])} to {number(one.points[-1][1])}"
         for one in drawn
@@ -275,13 +282,16 @@ def _svg(label: str, width: float, height: float, *parts: Any) -> Markup:
     )
 
 
-def _legend(series: Sequence[Series]) -> Markup | None:
-    if len(series) < 2:
+def _legend(series: Sequence[Series], of_one: bool = False) -> Markup | None:
+    if not series or (len(series) < 2 and not of_one):
         return None
     items = [
         element(
             "span",
-            element("i", class_=f"key b{one.color % COLORS}" + " faint" * one.faint),
+            element(
+                "i",
+                class_=f"key b{one.color % COLORS}" + " faint" * one.faint + " dashed" * one.dashed,
+            ),
             one.label,
         )
         for one in series
