@@ -22,8 +22,10 @@ def write_chain(root: Path) -> None:
     write_job(root, "engine-4", "gen_trt_engine", parent="export-3", result={"kpis": {}})
 
 
-def judge(root: Path, name: str, parent: str, share: float, place: str = "/d/test") -> None:
-    data = {"dataset.val_data_sources": {"uri": place, "images": 500}}
+def judge(
+    root: Path, name: str, parent: str, share: float, place: str = "/d/test", **seen: Any
+) -> None:
+    data = {"dataset.val_data_sources": {"uri": place, "images": 500, **seen}}
     result = {"kpis": {"ACC_all": share}, "shares": {"ACC_all": 500}}
     write_job(root, name, "evaluate", spec=SPEC, parent=parent, data=data, result=result)
 
@@ -80,6 +82,10 @@ def test_images_that_the_model_has_trained_on_are_not_called_held_out(tmp_path: 
     text = chain(tmp_path, "train-2").text
     assert "that it was trained on, which says little of others" in text
     assert "held-out" not in text
+    write_job(tmp_path, "train-9", spec=SPEC, result={})
+    judge(tmp_path, "evaluate-9", "train-9", 0.99, "/d/other", taught={"count": 40})
+    text = chain(tmp_path, "train-9").text
+    assert "(d/other); it was trained on 40 of them, so that this flatters." in text
 
 
 def links(page: Page) -> list[str]:

@@ -97,7 +97,8 @@ def test_a_field_that_changes_what_a_loss_measures_keeps_that_loss_apart_alone(
         tmp_path, spec("pretrain", mask_ratio=0.5), spec("pretrain", mask_ratio=0.75, seed=3)
     )
     titles = charts_of(page)
-    assert "train_loss is not compared: train.mask_ratio is 0.5 in train-1 and 0.75" in page.text
+    why = "not compared: train.mask_ratio is 0.5 in train-1 and 0.75 in train-2"
+    assert f"train_loss and val_loss are {why}" in page.text and page.text.count(why) == 2
     assert {"train_loss: train-1", "val_loss: train-2", "Learning rate"} <= set(titles)
     assert "Learning rate: train-1" not in titles and "ACC_all" in titles
 

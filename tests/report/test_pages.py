@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,13 @@ def test_curves_that_lie_on_each_other_are_one_with_both_names() -> None:
     series = [charts.Series("ACC_all", points), charts.Series("balanced_accuracy", moved, 2)]
     drawing = str(charts.lines([*series, charts.Series("auroc", [(0, 0.5)])], charts.Options("Q")))
     assert "ACC_all = balanced_accuracy" in drawing and drawing.count("<polyline") == 2
+
+
+def test_no_two_marks_of_an_axis_look_alike() -> None:
+    curve = charts.Series("loss", [(0, 1.0882), (1, 1.0993)])
+    drawing = str(charts.lines([curve], charts.Options("Q")))
+    marks = re.findall(r'text-anchor="end">([^<]*)<', drawing)
+    assert len(marks) >= 3 and len(set(marks)) == len(marks)
 
 
 @pytest.mark.parametrize("step", [1.7642544e18, 1e20, 1e30])

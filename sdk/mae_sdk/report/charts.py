@@ -206,6 +206,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(value, 12) for value in found if value <= high + step * 1e-9]
 
 
+def labels_of(values: Sequence[float]) -> list[str]:
+    """Values as text, with so many digits that no two of them look alike."""
+    found: list[str] = []
+    for digits in range(3, 9):
+        found = [number(value, digits) for value in values]
+        if len(set(found)) == len(values):
+            break
+    return found
+
+
 def _decades(low: float, high: float) -> list[float]:
     first, last = round(math.log10(low)), round(math.log10(high))
     stride = max(1, (last - first) // 5)
@@ -216,10 +226,10 @@ def _axes(frame: Frame, options: Options, whole: bool = False) -> list[Markup]:
     """Lines, ticks and the name of the x axis; `whole`: x counts, so no tick is a fraction."""
     parts = []
     values = _decades(frame.y0, frame.y1) if frame.log else ticks(frame.y0, frame.y1, 4)
-    for value in values:
+    for value, label in zip(values, labels_of(values), strict=True):
         y = frame.y(value)
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
-        parts.append(_text(number(value, 3), frame.left - 7, y + 3.5, anchor="end"))
+        parts.append(_text(label, frame.left - 7, y + 3.5, anchor="end"))
     for value in ticks(frame.x0, frame.x1, 6):
         if whole and not float(value).is_integer():
             continue

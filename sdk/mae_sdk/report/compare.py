@@ -133,10 +133,24 @@ def apart_in(pair: Pair, metric: str) -> str:
         # An action of another kind has no such field.
         if one != other and (is_same or None not in (one, other)):
             return (
-                f"{metric} is not compared: {key} is {shown(one, 60)} in {pair.first.id} and "
-                f"{shown(other, 60)} in {pair.second.id}, which changes what it measures."
+                f"{key} is {shown(one, 60)} in {pair.first.id} and {shown(other, 60)} in "
+                f"{pair.second.id}, which changes what is measured."
             )
     return ""
+
+
+def _told(reasons: Sequence[tuple[str, str]], pair: Pair) -> list[Block]:
+    """Why metrics are not compared, each reason once: of (metric, reason), empty: it is."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons:
+        if why:
+            names.setdefault(why, []).append(name)
+    said = []
+    for why, of in names.items():
+        listed = ", ".join(of[:-1]) + " and " + of[-1] if len(of) > 1 else of[0]
+        verb = "are" if len(of) > 1 else "is"
+        said.append(why if why == apart(pair) else f"{listed} {verb} not compared: {why}")
+    return [Text(one, "note") for one in said]
 
 
 def _incomparable(pair: Pair, metric: str) -> list[str]:
@@ -170,14 +184,14 @@ def results(first: Facts, second: Facts, pair: Pair) -> Section:
     """
     best = [_best(facts) for facts in (first, second)]
     rows: list[list[Any]] = []
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     for name in dict.fromkeys([*best[0], *best[1]]):
         held = [one.get(name) for one in best]
         row = [name, *("–" if one is None else number(one[0]) for one in held), "–", "–"]
         if held[0] is not None and held[1] is not None:
             (one, images), (other, more) = held[0], held[1]
             if why := apart_in(pair, name):
-                notes.append(why)
+                notes.append((name, why))
             else:
                 row[3] = f"{other - one:+.4g}"
                 if images and more and 0 <= one <= 1 and 0 <= other <= 1:
@@ -188,18 +202,16 @@ def results(first: Facts, second: Facts, pair: Pair) -> Section:
     if not rows:
         return Section("Results", [Text("Neither of the two has reported a metric.", "note")])
 
+    said = _told(notes, pair)
     places = [_judged_on(facts) for facts in pair.both]
     if all(places) and places[0] != places[1] and any(row[3] != "–" for row in rows):
-        notes.append(
-            f"{first.id} was judged on {base(places[0])}, {second.id} on {base(places[1])}: a "
-            "difference may be one of the images."
-        )
+        text = f"{first.id} was judged on {base(places[0])}, {second.id} on {base(places[1])}: a "
+        said.append(Text(f"{text}difference may be one of the images.", "note"))
     if not notes and all(row[3] == "–" for row in rows):
-        notes.append("The two have no metric in common.")
+        said.append(Text("The two have no metric in common.", "note"))
     head = ["metric", first.id, second.id, "second − first", "95 % interval of the difference"]
     caption = "The best value of every metric"
-    blocks: list[Block] = [Text(why, "note") for why in dict.fromkeys(notes)]
-    return Section("Results", [*blocks, Table(head, rows, caption, (1, 2, 3))])
+    return Section("Results", [*said, Table(head, rows, caption, (1, 2, 3))])
 
 
 def _best(facts: Facts) -> dict[str, tuple[float, int | None]]:
@@ -237,12 +249,12 @@ def spec(pair: Pair) -> Section:
 def curves(pair: Pair) -> Section | None:
     """The curves of both: over each other where they compare, else each by itself."""
     figures: list[Figure] = []
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     for name, title in _STEPS:
         points = [facts.steps.get(name, []) for facts in pair.both]
         why = apart_in(pair, name) if all(points) else ""
         figures += _figures(title, pair.ids, points, ("step", "step"), why)
-        notes.append(why)
+        notes.append((title, why))
     names = dict.fromkeys(
         str(name)
         for facts in pair.both
@@ -259,11 +271,10 @@ def curves(pair: Pair) -> Section | None:
                 "curves have no common axis."
             )
         figures += _figures(name, pair.ids, points, units, why, dots=True)
-        notes.append(why)
+        notes.append((name, why))
     if not figures:
         return None
-    said: list[Block] = [Text(why, "note") for why in dict.fromkeys(notes) if why]
-    return Section("Curves", [*said, Figures(figures)])
+    return Section("Curves", [*_told(notes, pair), Figures(figures)])
 
 
 def _figures(

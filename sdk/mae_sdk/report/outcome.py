@@ -60,6 +60,11 @@ def outcome(last: Facts, line: Sequence[Facts]) -> str:
         last: the job that the chain leads to.
         line: that and what it came from, oldest first, with the evaluations of each.
     """
+    # A figure and its sign stay in one line.
+    return _sentences(last, line).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _sentences(last: Facts, line: Sequence[Facts]) -> str:
     said = []
     if last.state != records.COMPLETE:
         word = _STATES.get(last.state, "has not ended")
@@ -111,7 +116,7 @@ def _of_inference(facts: Facts, line: Sequence[Facts]) -> str:
 def _of_model(facts: Facts, line: Sequence[Facts]) -> list[str]:
     """What is known of what a job made: by evaluations of it, else by its own validation."""
     name = _name(facts)
-    found = next((one for one in _judgements(facts, line)), None)
+    found = next((one for one in _judgments(facts, line)), None)
     if found is not None:
         return [f"The {name} gives {_told(found, line)}.", *_beside(found, facts, line)]
 
@@ -124,7 +129,7 @@ def _of_model(facts: Facts, line: Sequence[Facts]) -> list[str]:
     said = [f"The {name} itself was not measured on labeled images: {_how(facts)}"]
     model = _model_of(facts, line)
     if model is not None:
-        known = next((one for one in _judgements(model, line)), None)
+        known = next((one for one in _judgments(model, line)), None)
         if known is not None:
             said.append(f"Its {_name(model)} gives {_told(known, line)}.")
         elif (own := _of_training(model)) is not None:
@@ -174,7 +179,7 @@ def measured(facts: Facts) -> Measured | None:
     return Measured(name, value, images, span, _place(facts, "val_data_sources"))
 
 
-def _judgements(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
+def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
     """What evaluations of a job's model have measured, the newest first."""
     found = [
         measured(one)
@@ -191,6 +196,8 @@ def _told(found: Measured, line: Sequence[Facts]) -> str:
     text += f" on {found.images:,}" if found.images else " on"
     trained = [one for one in line if one.action == "train"]
     where = f" ({base(found.place)})" if found.place else ""
+    if taught := max((_taught(one, found.place) for one in line), default=0):
+        return f"{text} images{where}; it was trained on {taught:,} of them, so that this flatters"
     if found.place and any(_place(one, "train_data_sources") == found.place for one in trained):
         return f"{text} images{where} that it was trained on, which says little of others"
     if found.place and any(_place(one, "val_data_sources") == found.place for one in trained):
@@ -204,6 +211,16 @@ def _place(facts: Facts, source: str) -> str:
         if key.rsplit(".", 1)[-1] == source and uri:
             return ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
     return ""
+
+
+def _taught(facts: Facts, place: str) -> int:
+    """How many images of a place a plan has found among those that the model was trained on."""
+    count = 0
+    for seen in facts.sources.values():
+        known = mapping(seen.get("taught")).get("count")
+        if place and seen.get("uri") == place and isinstance(known, int):
+            count = max(count, known)
+    return count
 
 
 def _of_training(facts: Facts) -> str | None:
@@ -240,7 +257,7 @@ def _beside(found: Measured, made: Facts | None, line: Sequence[Facts]) -> list[
     name = _name(model)
     known = [
         one
-        for one in _judgements(model, line)
+        for one in _judgments(model, line)
         if (one.name, one.place, one.images) == (found.name, found.place, found.images)
     ]
     if not known:

@@ -31,6 +31,9 @@ CUT = """
     const style = getComputedStyle(node), box = node.getBoundingClientRect();
     const hides = ["hidden", "clip"].includes(style.overflowX) && !node.closest("svg");
     if (hides && node.scrollWidth > node.clientWidth) found.push(`${node.tagName} hides text`);
+    const behind = node.closest(".scroll");  // what stays in place is never scrolled into view
+    if (style.position === "sticky" && behind && box.width > behind.clientWidth)
+      found.push(`${node.tagName} is wider than its box`);
     if (style.textOverflow === "ellipsis") found.push(`${node.tagName} ends in an ellipsis`);
     const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     const beyond = box.right > innerWidth + 0.5 || box.left < -0.5;
@@ -61,6 +64,7 @@ def root(tmp_path: Path) -> Path:
     write_job(root, made, "export", parent=parent, result={"kpis": {}})
     judged: dict[str, Any] = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 500}}
     write_job(root, "evaluate-3", "evaluate", spec=spec, parent=parent, result=judged)
+    write_job(root, "evaluate-6", "evaluate", spec=spec, result={"kpis": {LONG: 0.5}})
     write_job(root, "train-4", state=records.ERROR, spec=spec)
     write_study(root, "train-5", 40, [0.7, 0.75, None])
     return root
