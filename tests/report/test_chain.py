@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 
-from tests.support.reports import Page, read_page, write_job
+from tests.support.reports import Page, json_of, read_page, write_job
 
 SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune"}}
 
@@ -83,9 +84,13 @@ def test_images_that_the_model_has_trained_on_are_not_called_held_out(tmp_path: 
     assert "that it was trained on, which says little of others" in text
     assert "held-out" not in text
     write_job(tmp_path, "train-9", spec=SPEC, result={})
-    judge(tmp_path, "evaluate-9", "train-9", 0.99, "/d/other", taught={"count": 40})
+    judge(tmp_path, "evaluate-9", "train-9", 0.99, "/d/other", taught={"count": 4, "compared": 50})
+    result = tmp_path / "evaluate-9/evaluate/result.json"  # a run does not look for twins
+    source = {"dataset.val_data_sources": {"uri": "/d/other", "images": 500}}
+    result.write_text(json.dumps({**json_of(result), "data": {"sources": source}}))
     text = chain(tmp_path, "train-9").text
-    assert "(d/other); it was trained on 40 of them, so that this flatters." in text
+    assert "(d/other); the model was trained on 4 of the 50 that were compared, so that" in text
+    assert "held-out" not in text
 
 
 def links(page: Page) -> list[str]:

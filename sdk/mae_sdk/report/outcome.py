@@ -124,7 +124,7 @@ def _of_model(facts: Facts, line: Sequence[Facts]) -> list[str]:
         own = _of_training(facts)
         if own is None:
             return [f"The {name} was not measured: {_how(facts)}"]
-        return [f"The {name} gives {own}. Other images were not tried: {_how(facts)}"]
+        return [f"The {name} gives {own}. It was not evaluated: {_how(facts)}"]
 
     said = [f"The {name} itself was not measured on labeled images: {_how(facts)}"]
     model = _model_of(facts, line)
@@ -196,8 +196,8 @@ def _told(found: Measured, line: Sequence[Facts]) -> str:
     text += f" on {found.images:,}" if found.images else " on"
     trained = [one for one in line if one.action == "train"]
     where = f" ({base(found.place)})" if found.place else ""
-    if taught := max((_taught(one, found.place) for one in line), default=0):
-        return f"{text} images{where}; it was trained on {taught:,} of them, so that this flatters"
+    if taught := next(filter(None, (_taught(one, found.place) for one in line)), ""):
+        return f"{text} images{where}; {taught}, so that this flatters"
     if found.place and any(_place(one, "train_data_sources") == found.place for one in trained):
         return f"{text} images{where} that it was trained on, which says little of others"
     if found.place and any(_place(one, "val_data_sources") == found.place for one in trained):
@@ -213,14 +213,16 @@ def _place(facts: Facts, source: str) -> str:
     return ""
 
 
-def _taught(facts: Facts, place: str) -> int:
-    """How many images of a place a plan has found among those that the model was trained on."""
-    count = 0
-    for seen in facts.sources.values():
-        known = mapping(seen.get("taught")).get("count")
-        if place and seen.get("uri") == place and isinstance(known, int):
-            count = max(count, known)
-    return count
+def _taught(facts: Facts, place: str) -> str:
+    """How many images of a place the plan of a job has found among those that the model was
+    trained on, in words; empty where it found none."""
+    for seen in map(mapping, mapping(facts.record.get("data")).values()):
+        twins = mapping(seen.get("taught"))
+        if place and seen.get("uri") == place and twins.get("count"):
+            compared = twins.get("compared")
+            of = f" of the {compared:,} that were compared" if isinstance(compared, int) else ""
+            return f"the model was trained on {twins['count']:,}{of}"
+    return ""
 
 
 def _of_training(facts: Facts) -> str | None:
