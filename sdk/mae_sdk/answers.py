@@ -316,8 +316,7 @@ MAX_FILES = 20
 
 JOB_COLUMNS = ("id", "action", "stage", "arch", "state", "metric", "best", "created", "parent")
 """What a list of jobs says of each, and what it can be sorted by."""
-LARGEST_FIRST = ("created", "best")
-"""Columns that are sorted from the largest down."""
+_FILTERS = ("state", "action", "stage", "arch", "metric")
 
 
 @dataclass(frozen=True)
@@ -325,9 +324,9 @@ class JobFilter:
     """Which jobs of a root are listed, and in which order.
 
     Attributes:
-        state, action, stage, arch: only jobs that have these.
-        metric: only jobs that report it; the column ``best`` is of this metric.
-        sort: one of `JOB_COLUMNS`; ``created`` and ``best`` from the largest down.
+        state, action, stage, arch: only jobs that have these, in any case.
+        metric: only jobs that report it, in any case; the column ``best`` is of this metric.
+        sort: one of `JOB_COLUMNS`; ``created`` the newest first, ``best`` as `ranked`.
         reverse: the other way round.
     """
 
@@ -342,19 +341,62 @@ class JobFilter:
     @property
     def reads_all(self) -> bool:
         """Whether more jobs have to be read than are shown."""
-        wanted = (self.state, self.action, self.stage, self.arch, self.metric)
-        return any(wanted) or self.sort != "created" or self.reverse
+        wanted = any(getattr(self, name) for name in _FILTERS)
+        return wanted or self.sort != "created" or self.reverse
 
     def keeps(self, row: Document) -> bool:
-        wanted = ("state", "action", "stage", "arch", "metric")
-        return all(not (w := getattr(self, name)) or row[name] == w for name in wanted)
+        return all(
+            not (wanted := getattr(self, name)) or _folded(row[name]) == _folded(wanted)
+            for name in _FILTERS
+        )
 
     def ordered(self, rows: list[Document]) -> list[Document]:
         """The rows in the asked order; those without a value come last."""
+        if self.sort == "best":
+            return ranked(rows, reverse=self.reverse)
         known = [row for row in rows if row[self.sort] is not None]
-        down = (self.sort in LARGEST_FIRST) != self.reverse
-        known.sort(key=lambda row: (row[self.sort], str(row["created"] or "")), reverse=down)
+        down = (self.sort == "created") != self.reverse
+        known.sort(
+            key=lambda row: (_folded(row[self.sort]), str(row["created"] or "")), reverse=down
+        )
         return [*known, *(row for row in rows if row[self.sort] is None)]
+
+
+def _folded(value: Any) -> str:
+    """A word by which filters and orders go: capitals make no difference."""
+    return str(value or "").strip().casefold()
+
+
+def ranked(rows: Sequence[Document], *, reverse: bool = False) -> list[Document]:
+    """Rows by their best figure: each metric, and each stage of it, by itself, the best first.
+
+    Figures of two metrics have no common order, nor has a loss of two stages. Rows whose direction
+    is not known keep their order, below those of the same metric; those without a figure are last.
+
+    Args:
+        reverse: the worst of each first.
+    """
+
+    def place(row: Document) -> tuple[Any, ...]:
+        direction = row["direction"]
+        sign = {"maximize": -1.0, "minimize": 1.0}.get(str(direction), 0.0)
+        group = (_folded(row["metric"]), str(row["metric"]), _folded(row["stage"]))
+        value = float(row["best"]) * sign
+        return (*group, not direction, str(direction), -value if reverse else value)
+
+    known = [row for row in rows if row["best"] is not None]
+    return [*sorted(known, key=place), *(row for row in rows if row["best"] is None)]
+
+
+def rank_of(row: Document) -> str:
+    """Which rows a row of `ranked` is ordered among, in words: ``ACC_all (finetune): more is
+    better``."""
+    if row["best"] is None:
+        return "no figure"
+    stage = f" ({row['stage']})" if row["stage"] else ""
+    ways = {"maximize": "more is better", "minimize": "less is better"}
+    way = ways.get(str(row["direction"]), "which way is better is not known, so not ranked")
+    return f"{row['metric']}{stage}: {way}"
 
 
 Known = dict[tuple[str, str | None], tuple[Any, Document | None]]
@@ -384,9 +426,19 @@ def jobs(
 
     unreadable = [row["id"] for row in rows if row["state"] is None]
     readable = [row for row in rows if row["state"] is not None and only.keeps(row)]
+    if only.sort == "best":
+        contracts = _Contracts({job.id: seen[0] for job, seen in observed if seen})
+        readable = [_directed(row, contracts) for row in readable]
     total = len(readable) if only.reads_all else len(listed) - len(unreadable)
     document = {"jobs": only.ordered(readable)[:limit], "total": total}
     return {**document, "unreadable": unreadable} if unreadable else document
+
+
+def _directed(row: Document, contracts: _Contracts) -> Document:
+    """A row with the direction of its metric, as the job says, else as its bundle does."""
+    if row["best"] is None or row["direction"]:
+        return row
+    return {**row, "direction": contracts.direction(row)}
 
 
 def _concurrently(
@@ -486,9 +538,14 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
     name = stated.get("metric")
     if metric is None and is_number(value := {**newest, **best}.get(name)):
         return name, value, directions.get(name, stated.get("direction"))
-    for name, value in {**newest, **best}.items() if metric else [*best.items(), *newest.items()]:
+    named = {**newest, **best}
+    if metric:  # as it is spelled, else in any case
+        asked = [metric] if metric in named else [n for n in named if _folded(n) == _folded(metric)]
+    for name, value in (
+        [(name, named[name]) for name in asked] if metric else [*best.items(), *newest.items()]
+    ):
         # Counts of images say nothing about a model.
-        if is_number(value) and isinstance(value, float) and metric in (None, name):
+        if is_number(value) and isinstance(value, float):
             return name, value, directions.get(name)
     return None, None, None
 
@@ -551,9 +608,10 @@ def best(
 
     found: list[Document] = []
     notices = [f"{said}: left out"] if without and not only.metric else []
-    contracts = _Contracts(places)
+    ranking = {row["id"] for group in groups.values() for row in group}
+    contracts = _Contracts({name: places[name].record for name in ranking})
     for (action, stage, metric, _), group in groups.items():
-        members, left_out = _of_one_direction(group, contracts, direction)
+        members, left_out = _of_one_direction(group, contracts, places, direction)
         notices += left_out
         shown = [
             {**row, "of": len(members), "judged_on": _judged_on(bundle, row, places)}
@@ -593,15 +651,19 @@ def how_to_direct(metric: str) -> str:
 
 
 class _Contracts:
-    """What the bundles of jobs say of the directions of their metrics."""
+    """What the bundles of jobs say of the directions of their metrics.
 
-    def __init__(self, places: Mapping[str, Job]) -> None:
-        self.places = places
+    Args:
+        recorded: job id → its record.
+    """
+
+    def __init__(self, recorded: Mapping[str, JobRecord]) -> None:
+        self.recorded = recorded
         self.known: dict[str, dict[str, str]] = {}
 
     def bundle_of(self, row: Document) -> str:
         """The folder of a job's bundle; empty for the bundled skill."""
-        return str(self.places[row["id"]].record.get("skill_dir") or "")
+        return str(self.recorded[row["id"]].get("skill_dir") or "")
 
     def direction(self, row: Document) -> str | None:
         """The direction of a job's metric: as the job says, else as its bundle does."""
@@ -625,7 +687,10 @@ class _Contracts:
 
 
 def _of_one_direction(
-    group: Sequence[Document], contracts: _Contracts, given: str | None
+    group: Sequence[Document],
+    contracts: _Contracts,
+    places: Mapping[str, Job],
+    given: str | None,
 ) -> tuple[list[Document], list[str]]:
     """The jobs of one metric that can be compared, the best first, each with its ``direction``;
     and what is to be said of the others.
@@ -641,7 +706,7 @@ def _of_one_direction(
 
     of_bundles = {contracts.bundle_of(row) for row in group if stated[row["id"]]}
     members = [
-        {**row, "direction": chosen, "best": _best_value(contracts.places[row["id"]], row, chosen)}
+        {**row, "direction": chosen, "best": _best_value(places[row["id"]], row, chosen)}
         for row in group
         if chosen
         and (stated[row["id"]] or chosen) == chosen

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from mae_sdk import files
+from mae_sdk import answers, files
 from mae_sdk.cli.main import cli
-from mae_sdk.job import Job
+from mae_sdk.job import Job, list_jobs
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
 from mae_sdk.report.live import Server
@@ -94,6 +94,71 @@ def test_the_list_is_sorted_and_filtered_and_leads_to_each_job(server: Server) -
     assert "5 jobs" not in seen(server, "/?state=ERROR").text
     assert "No job fits" in seen(server, "/?arch=nothing").text
     assert "Evaluation · small" in seen(server, "/job/evaluate-3").text
+
+
+def test_figures_are_ordered_within_their_metric_and_by_its_direction(
+    server: Server, root: Path
+) -> None:
+    for name, loss in (("train-6", 0.2), ("train-7", 0.1), ("train-8", 0.4)):
+        write_job(root, name, spec=spec("small"), result={"kpis": {"train_loss": loss}})
+    smooth = {"kpis": {"smoothness": 0.7}}
+    write_job(root, "evaluate-9", "evaluate", spec=spec("small"), result=smooth)
+
+    def at(text: str, *names: str) -> list[int]:
+        return [text.index(f"{name} as A") for name in names]
+
+    html = seen(server, "/?sort=best").html
+    for title, *names in (
+        ("ACC_all (finetune): more is better", "evaluate-3", "evaluate-4"),
+        ("smoothness (finetune): which way is better is not known", "evaluate-9"),
+        ("train_loss (finetune): less is better", "train-7", "train-6", "train-2", "train-8"),
+        ("train_loss (pretrain): less is better", "train-1"),
+        ("no figure", "train-5"),
+    ):
+        html = html[html.index(title) :]  # the groups come in this order, each under its title
+        assert at(html, *names) == sorted(at(html, *names))
+    turned = seen(server, "/?sort=best&reverse=yes").html
+    assert at(turned, "evaluate-4", "evaluate-3") == sorted(at(turned, "evaluate-4", "evaluate-3"))
+    assert turned.index("train-8 as A") < turned.index("train-7 as A") < turned.index("train-5 as")
+    assert 'aria-sort="other"' in turned and "more is better" not in seen(server, "/").text
+
+    words = ["jobs", "list", "--results-root", str(root), "--sort", "best"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    order = [line.split()[0] for line in told[1:8]]
+    assert order == [
+        *("evaluate-3", "evaluate-4", "evaluate-9"),
+        *("train-7", "train-6", "train-2", "train-8"),
+    ]
+    assert "each by itself: ACC_all (finetune): more is better; smoothness" in "\n".join(told)
+
+
+def test_filters_are_of_any_case(server: Server, root: Path) -> None:
+    for words in ("state=error", "action=TRAIN&arch=Large", "arch=+LARGE+&state=Error"):
+        text = seen(server, f"/?{words}").text
+        assert "train-5" in text and "evaluate-3" not in text, words
+    assert "evaluate-3" in seen(server, "/?metric=acc_ALL&stage=FineTune").text
+    found = answers.jobs(list_jobs(Root(root)), limit=9, only=answers.JobFilter(metric="acc_all"))
+    assert {row["metric"] for row in found["jobs"]} == {"ACC_all"}
+    words = ["jobs", "list", "--results-root", str(root), "--action", "EVALUATE", "--arch", "LARGE"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stdout
+    assert "evaluate-4" in told and "evaluate-3" not in told and "train-5" not in told
+
+
+def test_a_job_is_not_compared_with_itself(server: Server) -> None:
+    _, headers, _ = get(server, f"/open/{server.token}")
+    cookie = headers["Set-Cookie"].split(";")[0]
+    status, _, text = get(server, "/compare?a=train-1&b=train-1", Cookie=cookie)
+    assert status == 404 and "A and B are the same job" in text
+
+
+def test_a_live_report_leads_to_its_parents_and_to_the_whole_chain(
+    server: Server, root: Path
+) -> None:
+    write_job(root, "train-9", spec=spec("small"), parent="train-1", result={"kpis": {}})
+    links = [a["href"] for a in seen(server, "/job/train-9").all("a")]
+    assert "/job/train-1" in links and "/job/train-9/chain" in links
+    whole = seen(server, "/job/train-9/chain")
+    assert "a chain of 2 jobs" in whole.text and "/" in [a["href"] for a in whole.all("a")]
 
 
 def test_two_jobs_are_compared_by_spec_result_and_curves(server: Server) -> None:

@@ -69,7 +69,8 @@ def _job(identifier: str, results_root: str | None) -> Job:
     type=click.Choice(answers.JOB_COLUMNS, case_sensitive=False),
     default="created",
     show_default=True,
-    help="The column to sort by; created and best from the largest down.",
+    help="The column to sort by; created: the newest first; best: each metric by itself, the best "
+    "first.",
 )
 @click.option("--reverse", is_flag=True, help="Sort the other way round.")
 @click.option(
@@ -113,6 +114,9 @@ def list_(
     else:
         heads = ("JOB", *(name.upper() for name in answers.JOB_COLUMNS[1:]))
         text = table([_cells(row) for row in rows], heads)
+        if sort.lower() == "best":
+            ranks = dict.fromkeys(answers.rank_of(row) for row in rows)
+            text += f"\neach by itself: {'; '.join(ranks)}" if len(ranks) > 1 else ""
         command = f"mae jobs status {rows[0]['id']}{root}"
     if document["total"] > limit:
         text += f"\n… {document['total'] - limit} more: --limit {document['total']}"

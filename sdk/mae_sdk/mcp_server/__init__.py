@@ -68,7 +68,8 @@ _JOB_FILTER: dict[str, Any] = {
     "sort": {
         "type": "string",
         "enum": list(answers.JOB_COLUMNS),
-        "description": "The column to sort by; created and best from the largest down.",
+        "description": "The column to sort by; created: the newest first; best: each metric by "
+        "itself, the best first.",
     },
     "reverse": {"type": "boolean", "description": "Sort the other way round."},
 }

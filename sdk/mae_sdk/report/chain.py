@@ -11,6 +11,7 @@ from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page
 from mae_sdk.report.blocks import Card, Link, Section, Table
 from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
 from mae_sdk.report.markup import seconds
+from mae_sdk.report.outcome import outcome
 
 MAX_EVALUATIONS = 8
 
@@ -26,8 +27,11 @@ class Part:
     sections: list[Section]
 
 
-def render_chain(job: Job) -> str:
+def render_chain(job: Job, home: str = "") -> str:
     """The page of a job and its parents.
+
+    Args:
+        home: the page of all jobs, where there is one.
 
     Raises:
         NotFoundError, DataError: there is no such job, or its record cannot be read.
@@ -43,6 +47,8 @@ def render_chain(job: Job) -> str:
         "chain.html.j2",
         f"{title} · {job.id}",
         heading=title,
+        home=home,
+        outcome=outcome(last, line),
         summary=summary(line),
         chain=links,
         parts=parts,

@@ -77,7 +77,11 @@ class Marker:
 
 @dataclass
 class Options:
-    """What a line chart is called and how it is drawn."""
+    """What a line chart is called and how it is drawn.
+
+    Attributes:
+        legend: name a single curve too; several always have a legend.
+    """
 
     title: str
     x: str = "step"
@@ -87,6 +91,7 @@ class Options:
     width: int = 540
     height: int = 250
     markers: Sequence[Marker] = field(default_factory=tuple)
+    legend: bool = False
 
 
 def lines(series: Sequence[Series], options: Options) -> Markup | None:
@@ -96,7 +101,8 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         drawn = [
             Series(**{**vars(one), "points": [p for p in one.points if p[1] > 0]}) for one in drawn
         ]
-    drawn = _told_apart([one for one in drawn if one.points])
+    named = [one for one in drawn if one.points]
+    drawn = _told_apart(named)
     if not drawn:
         return None
 
@@ -107,7 +113,8 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         if frame.x0 <= marker.x <= frame.x1:
             parts += _marker(frame, marker)
     parts += [_curve(frame, one) for one in sorted(drawn, key=lambda one: not one.faint)]
-    legend = _legend([one for one in drawn if one.label])
+    # A curve that stands for two has both names, and nothing else says so.
+    legend = _legend([one for one in drawn if one.label], options.legend or len(drawn) < len(named))
     said = "; ".join(
         f"{one.label or options.y} from {number(one.points[0][1])} to {number(one.points[-1][1])}"
         for one in drawn
@@ -199,6 +206,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(value, 12) for value in found if value <= high + step * 1e-9]
 
 
+def labels_of(values: Sequence[float]) -> list[str]:
+    """Values as text, with so many digits that no two of them look alike."""
+    found: list[str] = []
+    for digits in range(3, 9):
+        found = [number(value, digits) for value in values]
+        if len(set(found)) == len(values):
+            break
+    return found
+
+
 def _decades(low: float, high: float) -> list[float]:
     first, last = round(math.log10(low)), round(math.log10(high))
     stride = max(1, (last - first) // 5)
@@ -209,10 +226,10 @@ def _axes(frame: Frame, options: Options, whole: bool = False) -> list[Markup]:
     """Lines, ticks and the name of the x axis; `whole`: x counts, so no tick is a fraction."""
     parts = []
     values = _decades(frame.y0, frame.y1) if frame.log else ticks(frame.y0, frame.y1, 4)
-    for value in values:
+    for value, label in zip(values, labels_of(values), strict=True):
         y = frame.y(value)
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
-        parts.append(_text(number(value, 3), frame.left - 7, y + 3.5, anchor="end"))
+        parts.append(_text(label, frame.left - 7, y + 3.5, anchor="end"))
     for value in ticks(frame.x0, frame.x1, 6):
         if whole and not float(value).is_integer():
             continue
@@ -275,13 +292,16 @@ def _svg(label: str, width: float, height: float, *parts: Any) -> Markup:
     )
 
 
-def _legend(series: Sequence[Series]) -> Markup | None:
-    if len(series) < 2:
+def _legend(series: Sequence[Series], of_one: bool = False) -> Markup | None:
+    if not series or (len(series) < 2 and not of_one):
         return None
     items = [
         element(
             "span",
-            element("i", class_=f"key b{one.color % COLORS}" + " faint" * one.faint),
+            element(
+                "i",
+                class_=f"key b{one.color % COLORS}" + " faint" * one.faint + " dashed" * one.dashed,
+            ),
             one.label,
         )
         for one in series

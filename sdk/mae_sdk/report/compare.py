@@ -1,10 +1,19 @@
-"""Two jobs beside each other: what differs in their specs, their results, their curves."""
+"""Two jobs beside each other: what differs in their specs, their results, their curves.
+
+Only figures that measure the same are subtracted, or drawn over each other; of the others the page
+says in a sentence why they are not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from mae_skill.bundle import Bundle
 from mae_skill.diff import diff_specs
+from mae_skill.errors import MaeError
 
 from mae_sdk.job import beside
 from mae_sdk.jobs.intervals import difference
@@ -13,14 +22,26 @@ from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Options, Series
-from mae_sdk.report.facts import Facts, facts_of, shown
+from mae_sdk.report.facts import Curve, Facts, as_list, base, facts_of, shown
 from mae_sdk.report.markup import number
+
+MAX_ROWS = 60
+"""Rows of the numbers of a chart: more are thinned."""
+MAX_METRICS = 30
+"""Metrics whose curves are drawn."""
+_STEPS = (
+    ("train_loss_step", "Training loss of each step"),
+    ("lr", "Learning rate"),
+    ("grad_norm", "Gradient norm"),
+)
+_SAME_AS = {"train_loss_step": "train_loss"}
+"""Curve → the metric whose contract it has."""
 
 
 def render_compare(first: Facts, second: Facts) -> str:
     """The page of two jobs. Of a study, spec and curves are those of its best trial."""
-    models = [_best_trial(facts) for facts in (first, second)]
-    sections = [results(first, second), spec(*models), curves(*models)]
+    pair = Pair(_best_trial(first), _best_trial(second))
+    sections = [results(first, second, pair), spec(pair), curves(pair)]
     return page.fill(
         "compare.html.j2",
         f"{first.id} and {second.id}",
@@ -44,27 +65,153 @@ def _best_trial(facts: Facts) -> Facts:
     return facts if child is None else facts_of(child)
 
 
-def results(first: Facts, second: Facts) -> Section:
-    """Every metric that both have, with the difference, and its interval where it is a share."""
+# ------------------------------------------------------------------ what compares
+
+
+@dataclass
+class Pair:
+    """The two jobs."""
+
+    first: Facts
+    second: Facts
+
+    @property
+    def both(self) -> tuple[Facts, Facts]:
+        return self.first, self.second
+
+    @property
+    def ids(self) -> list[str]:
+        return [facts.id for facts in self.both]
+
+    @cached_property
+    def contract(self) -> list[Mapping[str, Any]]:
+        """What the bundle of the first one says of its metrics."""
+        try:
+            bundle = Bundle.load(self.first.record.get("skill_dir") or None)
+            found = bundle.schema("train").get("automl_metrics")
+        except (MaeError, OSError):  # it was moved, or has no such action
+            return []
+        return [mapping(entry) for entry in as_list(found)]
+
+
+def apart(pair: Pair) -> str:
+    """Why no figure of the one measures what it measures of the other; empty where they do."""
+    first, second = pair.both
+    if any(first.record.get(key) != second.record.get(key) for key in ("skill", "skill_dir")):
+        return "The two are jobs of different bundles, whose metrics need not be the same."
+    for what, one, other in (
+        ("stage", first.stage, second.stage),
+        ("task", _task(first), _task(second)),
+    ):
+        if one and other and one != other:
+            return (
+                f"The {what} of {first.id} is {one}, that of {second.id} is {other}: "
+                "a metric of the same name measures something else in each, so they are not "
+                "compared."
+            )
+    return ""
+
+
+def _task(facts: Facts) -> str | None:
+    """What fine-tuning trains; None where that is not known, or no labels are learned."""
+    if facts.stage == "pretrain":
+        return None
+    if facts.setting("model.multi_label") is True:
+        return "classification of several labels"
+    found = facts.setting("model.task")
+    return found if isinstance(found, str) else None
+
+
+def apart_in(pair: Pair, metric: str) -> str:
+    """Why this metric does not compare: of all metrics (`apart`), or since a field differs that
+    changes what it measures, as the contract of the bundle says; empty where it does."""
+    if why := apart(pair):
+        return why
+    is_same = pair.first.action == pair.second.action
+    for key in _incomparable(pair, _SAME_AS.get(metric, metric)):
+        one, other = (facts.setting(key) for facts in pair.both)
+        # An action of another kind has no such field.
+        if one != other and (is_same or None not in (one, other)):
+            return (
+                f"{key} is {shown(one, 60)} in {pair.first.id} and {shown(other, 60)} in "
+                f"{pair.second.id}, which changes what is measured."
+            )
+    return ""
+
+
+def _told(reasons: Sequence[tuple[str, str]], pair: Pair) -> list[Block]:
+    """Why metrics are not compared, each reason once: of (metric, reason), empty: it is."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons:
+        if why:
+            names.setdefault(why, []).append(name)
+    said = []
+    for why, of in names.items():
+        listed = ", ".join(of[:-1]) + " and " + of[-1] if len(of) > 1 else of[0]
+        verb = "are" if len(of) > 1 else "is"
+        said.append(why if why == apart(pair) else f"{listed} {verb} not compared: {why}")
+    return [Text(one, "note") for one in said]
+
+
+def _incomparable(pair: Pair, metric: str) -> list[str]:
+    """The fields across whose values a metric of this stage does not compare."""
+    found: list[str] = []
+    for entry in pair.contract:
+        stage = mapping(entry.get("when")).get("train.stage")
+        if entry.get("metric") == metric and stage in (None, pair.first.stage):
+            found += [str(key) for key in as_list(entry.get("incomparable"))]
+    return list(dict.fromkeys(found))
+
+
+def _judged_on(facts: Facts) -> str:
+    """The images that a job is judged on, as their place."""
+    for key, seen in facts.sources.items():
+        uri = seen.get("uri")
+        if key.endswith(".val_data_sources") and uri:
+            return ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
+    return ""
+
+
+# ------------------------------------------------------------------ the sections
+
+
+def results(first: Facts, second: Facts, pair: Pair) -> Section:
+    """Every metric of either, and of those that compare the difference, with its interval where it
+    is a share of images.
+
+    Args:
+        pair: the two, or the best trials of studies, whose specs say what compares.
+    """
     best = [_best(facts) for facts in (first, second)]
     rows: list[list[Any]] = []
-    for name in best[0]:
-        if name not in best[1]:
-            continue
-        (one, images), (other, more) = best[0][name], best[1][name]
-        span = "–"
-        if images and more and 0 <= one <= 1 and 0 <= other <= 1:
-            low, high = difference(other, more, one, images)
-            told = "told apart" if low > 0 or high < 0 else "cannot be told apart"
-            span = f"{100 * low:+.1f} to {100 * high:+.1f} points: {told}"
-        rows.append([name, number(one), number(other), f"{other - one:+.4g}", span])
-    blocks: list[Block] = []
-    if rows:
-        head = ["metric", first.id, second.id, "difference", "95 %"]
-        blocks.append(Table(head, rows, "The best value of every metric that both have", (1, 2, 3)))
-    else:
-        blocks.append(Text("The two have no metric in common.", "note"))
-    return Section("Results", blocks)
+    notes: list[tuple[str, str]] = []
+    for name in dict.fromkeys([*best[0], *best[1]]):
+        held = [one.get(name) for one in best]
+        row = [name, *("–" if one is None else number(one[0]) for one in held), "–", "–"]
+        if held[0] is not None and held[1] is not None:
+            (one, images), (other, more) = held[0], held[1]
+            if why := apart_in(pair, name):
+                notes.append((name, why))
+            else:
+                row[3] = f"{other - one:+.4g}"
+                if images and more and 0 <= one <= 1 and 0 <= other <= 1:
+                    low, high = difference(other, more, one, images)
+                    told = "told apart" if low > 0 or high < 0 else "cannot be told apart"
+                    row[4] = f"{100 * low:+.1f} to {100 * high:+.1f} points: {told}"
+        rows.append(row)
+    if not rows:
+        return Section("Results", [Text("Neither of the two has reported a metric.", "note")])
+
+    said = _told(notes, pair)
+    places = [_judged_on(facts) for facts in pair.both]
+    if all(places) and places[0] != places[1] and any(row[3] != "–" for row in rows):
+        text = f"{first.id} was judged on {base(places[0])}, {second.id} on {base(places[1])}: a "
+        said.append(Text(f"{text}difference may be one of the images.", "note"))
+    if not notes and all(row[3] == "–" for row in rows):
+        said.append(Text("The two have no metric in common.", "note"))
+    head = ["metric", first.id, second.id, "second − first", "95 % interval of the difference"]
+    caption = "The best value of every metric"
+    return Section("Results", [*said, Table(head, rows, caption, (1, 2, 3))])
 
 
 def _best(facts: Facts) -> dict[str, tuple[float, int | None]]:
@@ -86,46 +233,89 @@ def _best(facts: Facts) -> dict[str, tuple[float, int | None]]:
     return found
 
 
-def spec(first: Facts, second: Facts) -> Section:
+def spec(pair: Pair) -> Section:
     """What differs between the two specs."""
     rows = [
         [str(one["key"]), shown(one["a"]), shown(one["b"])]
-        for one in diff_specs(first.spec, second.spec)
+        for one in diff_specs(pair.first.spec, pair.second.spec)
         if one["key"] != "results_dir"
     ]
     if not rows:
         return Section("Specs", [Text("The two specs are equal.", "note")])
-    head = ["field", first.id, second.id]
     differ = "1 field differs" if len(rows) == 1 else f"{len(rows)} fields differ"
-    return Section("Specs", [Table(head, rows, differ)])
+    return Section("Specs", [Table(["field", *pair.ids], rows, differ)])
 
 
-def curves(first: Facts, second: Facts) -> Section | None:
-    """The curves of both over each other."""
-    figures = []
-    both = (first, second)
-    for name, title in (
-        ("train_loss_step", "Loss of each step"),
-        ("lr", "Learning rate"),
-        ("grad_norm", "Gradient norm"),
-    ):
-        series = [
-            Series(facts.id, facts.steps.get(name, []), color) for color, facts in enumerate(both)
-        ]
-        figures.append(_figure(title, series, "step"))
+def curves(pair: Pair) -> Section | None:
+    """The curves of both: over each other where they compare, else each by itself."""
+    figures: list[Figure] = []
+    notes: list[tuple[str, str]] = []
+    for name, title in _STEPS:
+        points = [facts.steps.get(name, []) for facts in pair.both]
+        why = apart_in(pair, name) if all(points) else ""
+        figures += _figures(title, pair.ids, points, ("step", "step"), why)
+        notes.append((title, why))
     names = dict.fromkeys(
-        str(name) for facts in both for line in facts.marks for name in mapping(line.get("kpi"))
+        str(name)
+        for facts in pair.both
+        for line in facts.marks
+        for name in mapping(line.get("kpi"))
     )
-    for name in names:
-        series = [
-            Series(facts.id, facts.curve_of(name), color, dots=True)
-            for color, facts in enumerate(both)
-        ]
-        figures.append(_figure(name, series, first.unit))
-    drawn = [one for one in figures if one is not None]
-    return Section("Curves", [Figures(drawn)]) if drawn else None
+    units = (pair.first.unit, pair.second.unit)
+    for name in list(names)[:MAX_METRICS]:
+        points = [facts.curve_of(name) for facts in pair.both]
+        why = apart_in(pair, name) if all(points) else ""
+        if all(points) and not why and units[0] != units[1]:
+            why = (
+                f"{pair.first.id} reports by {units[0]}, {pair.second.id} by {units[1]}: their "
+                "curves have no common axis."
+            )
+        figures += _figures(name, pair.ids, points, units, why, dots=True)
+        notes.append((name, why))
+    if not figures:
+        return None
+    return Section("Curves", [*_told(notes, pair), Figures(figures)])
 
 
-def _figure(title: str, series: list[Series], x: str) -> Figure | None:
-    drawing = charts.lines(series, Options(title, x=x))
-    return None if drawing is None else Figure(title, drawing)
+def _figures(
+    title: str,
+    ids: Sequence[str],
+    points: Sequence[Curve],
+    units: Sequence[str],
+    why: str,
+    *,
+    dots: bool = False,
+) -> list[Figure]:
+    """One chart of the curves that are there; where there is a reason against that, one of each."""
+    # The second one is dashed: colors alone do not tell them apart for everybody.
+    series = [
+        Series(name, curve, color, dots=dots, dashed=color == 1)
+        for color, (name, curve) in enumerate(zip(ids, points, strict=True))
+    ]
+    drawn = [(one, unit) for one, unit in zip(series, units, strict=True) if one.points]
+    if why:
+        found = [_figure(f"{title}: {one.label}", [one], unit) for one, unit in drawn]
+    else:
+        found = [_figure(title, [one for one, _ in drawn], drawn[0][1])] if drawn else []
+    return [one for one in found if one is not None]
+
+
+def _figure(title: str, series: Sequence[Series], x: str) -> Figure | None:
+    drawing = charts.lines(series, Options(title, x=x, legend=True))
+    if drawing is None:
+        return None
+    values: list[Mapping[float, float]] = [dict(charts.finite(one.points)) for one in series]
+    rows = [
+        [number(at), *(number(one.get(at)) for one in values)]
+        for at in _few(sorted({at for one in values for at in one}))
+    ]
+    head = [x, *(one.label for one in series)]
+    table = Table(head, rows, f"{title}: numbers", tuple(range(len(head))), collapsed=True)
+    return Figure(title, drawing, "", table)
+
+
+def _few(values: Iterable[float]) -> list[float]:
+    """At most `MAX_ROWS` of them, the last one among them."""
+    listed = list(values)
+    stride = -(-len(listed) // MAX_ROWS) if listed else 1
+    return [at for place, at in enumerate(listed) if (len(listed) - 1 - place) % stride == 0]

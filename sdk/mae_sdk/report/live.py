@@ -34,6 +34,7 @@ HOST = "127.0.0.1"
 COOKIE = "mae_report"
 REFRESH_SECONDS = 5
 _FILTERS = ("state", "action", "stage", "arch", "metric")
+_HEADS = {"id": "job", "created": "created (UTC)"}
 
 
 class Site:
@@ -56,13 +57,16 @@ class Site:
             if not (query.get("a") and query.get("b")):
                 raise UsageError("Choose a job as A and another one as B to compare them.")
             chosen = [self._job(query[name]) for name in ("a", "b")]
+            if chosen[0].id == chosen[1].id:
+                raise UsageError("A and B are the same job: choose another one as B.")
             return render_compare(*(facts_of(job) for job in chosen))
         job = self._job(parts[1] if len(parts) > 1 and parts[0] == "job" else "")
         if parts[2:] == ["chain"]:
-            return render_chain(job)
+            return render_chain(job, home="/")
         facts = facts_of(job)
         links = {one.id: f"/job/{quote(one.id)}" for one in parents(job)}
-        return page.render(facts, links, refresh=REFRESH_SECONDS, home="/")
+        chain = f"/job/{quote(job.id)}/chain"
+        return page.render(facts, links, refresh=REFRESH_SECONDS, home="/", whole=chain)
 
     def _job(self, name: str) -> Job:
         return open_job(self.root, self.root.resolve(name))
@@ -71,7 +75,8 @@ class Site:
         """The list, filtered and sorted as the query says."""
         trials = query.get("trials") == "yes"
         known = {one.name for one in fields(answers.JobFilter)}
-        given = {k: v for k, v in query.items() if k in known and v and k != "reverse"}
+        words = {name: text.strip() for name, text in query.items()}
+        given = {k: v for k, v in words.items() if k in known and v and k != "reverse"}
         if given.get("sort") not in answers.JOB_COLUMNS:
             given.pop("sort", None)
         only = answers.JobFilter(**given, reverse=query.get("reverse") == "yes")
@@ -83,27 +88,43 @@ class Site:
             turned = name == only.sort and not only.reverse
             more = {**query, "sort": name, "reverse": "yes" if turned else ""}
             target = "/?" + urlencode({k: v for k, v in more.items() if v})
-            down = (name in answers.LARGEST_FIRST) != only.reverse
+            down = (name == "created") != only.reverse
             way = "none" if name != only.sort else "descending" if down else "ascending"
-            heads.append({"name": name, "target": target, "way": way})
+            if name == "best" and way != "none":  # in some groups up, in others down
+                way = "other"
+            shown = _HEADS.get(name, name)
+            heads.append({"name": shown, "target": target, "way": way, "reverse": only.reverse})
         nonce = secrets.token_urlsafe(16)
         return page.fill(
             "jobs.html.j2",
             f"Jobs of {self.root.url}",
             root=self.root.url,
-            rows=[_shown(row) for row in rows],
+            groups=_groups(rows, only.sort),
             heads=heads,
             columns=answers.JOB_COLUMNS,
             filters={name: query.get(name, "") for name in _FILTERS},
             trials=trials,
             sort=only.sort,
             reverse=only.reverse,
-            total=document["total"],
+            total="1 job" if document["total"] == 1 else f"{document['total']:,} jobs",
+            more=document["total"] - len(rows),
             unreadable=document.get("unreadable", []),
             nonce=nonce,
             seconds=REFRESH_SECONDS,
             script_policy=f"; script-src 'nonce-{nonce}'; connect-src 'self'; form-action 'self'",
         )
+
+
+def _groups(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
+    """The rows under a title each: by their best figure, those of one metric; else all, under
+    none."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        title = answers.rank_of(row) if sort == "best" else ""
+        if not found or found[-1]["title"] != title:
+            found.append({"title": title, "rows": []})
+        found[-1]["rows"].append(_shown(row))
+    return found
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

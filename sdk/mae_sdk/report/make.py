@@ -61,11 +61,12 @@ def make_report(
         NotFoundError, DataError: there is no such job, or its record cannot be read.
         StorageError: the file cannot be written.
     """
+    path = _target(job, output, "chain.html" if chain else REPORT_NAME)
     if chain:
         text = render_chain(job)
     else:
-        text = render(facts_of(job))
-    return Report(_write(text, _target(job, output, "chain.html" if chain else REPORT_NAME)))
+        text = render(facts_of(job), at_home=path.absolute().parent == job.folder.absolute())
+    return Report(_write(text, path))
 
 
 def _target(job: Job, output: str | os.PathLike[str] | None, name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -35,14 +37,19 @@ def render(
     *,
     refresh: int = REFRESH_SECONDS,
     home: str = "",
+    whole: str = "",
+    at_home: bool = True,
     sections: list[Section] | None = None,
 ) -> str:
     """The page.
 
     Args:
-        links: job id → where its own report is; None: in its folder, beside that of this job.
+        links: job id → where its own report is, for a page that is shown where those are; None: a
+            file, which may be mailed without them.
         refresh: seconds after which an open page looks for a newer one, while the job runs.
         home: the page of all jobs, where there is one.
+        whole: the page of the whole chain, where there is one.
+        at_home: whether a file is in the job's own folder, from where others are found.
         sections: below the first screen; None: all.
     """
     parts = {
@@ -52,7 +59,10 @@ def render(
         "heading": first_screen.heading(facts),
         "state": facts.state,
         "below": _asked(facts),
-        "chain": chain_links(facts, links),
+        "chain": chain(facts, links, at_home=at_home),
+        "mailed": links is None,
+        "whole": whole,
+        "whole_command": f"mae report {shlex.quote(facts.id)} --chain",
         "cards": first_screen.cards(facts),
         "sections": body(facts) if sections is None else sections,
         "refresh": refresh if facts.is_running else None,
@@ -85,18 +95,38 @@ def body(facts: Facts) -> list[Section]:
     return [one for one in found if one is not None]
 
 
-def chain_links(facts: Facts, links: Mapping[str, str] | None = None) -> list[Link]:
-    """The jobs that this one came from, oldest first, and itself, which has no target."""
+@dataclass(frozen=True)
+class Place:
+    """A job of the chain.
+
+    Attributes:
+        target: where its report is; empty: not known to be anywhere.
+        command: what writes its report.
+    """
+
+    id: str
+    text: str
+    target: str
+    command: str
+
+
+def chain(
+    facts: Facts, links: Mapping[str, str] | None = None, *, at_home: bool = True
+) -> list[Place]:
+    """The jobs that this one came from, oldest first, and itself; empty where it came from none.
+
+    Arguments as of `render`.
+    """
     line = parents(facts.job)
     if len(line) < 2:
         return []
     found = []
     for job in line:
-        word = first_screen.heading(facts_of(job, job.record, ""))
-        target = "" if job.id == facts.id else f"../{job.id}/{REPORT_NAME}"
-        if links is not None and target:
-            target = links.get(job.id, "")
-        found.append(Link(word, target))
+        text = first_screen.heading(facts_of(job, job.record, ""))
+        is_there = at_home and (job.folder / REPORT_NAME).is_file()
+        beside = f"../{job.id}/{REPORT_NAME}" if is_there else ""
+        target = beside if links is None else links.get(job.id, "")
+        found.append(Place(job.id, text, target, f"mae report {shlex.quote(job.id)}"))
     return found
 
 

@@ -1,0 +1,147 @@
+"""Every kind of page on a narrow screen: nothing is wider than it, no text is out of reach."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from mae_sdk.jobs.root import Root
+from mae_sdk.report.live import Server
+
+from tests.support.browser import CONTRAST, Browser
+from tests.support.reports import write_job, write_study
+
+LONG = "a_backbone_whose_name_is_much_longer_than_a_narrow_screen_is_wide_patch16_384"
+CUT = """
+(() => {
+  // Whoever scrolls a box reaches what is beyond its edge; nothing else may be beyond the page's.
+  const scrolls = (node) => {
+    for (let at = node.parentElement; at && at !== document.body; at = at.parentElement)
+      if (["auto", "scroll"].includes(getComputedStyle(at).overflowX)) return at.tabIndex === 0;
+    return false;
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *:not(.skip):not(script):not(style)")) {
+    if (!node.checkVisibility()) continue;
+    const style = getComputedStyle(node), box = node.getBoundingClientRect();
+    const hides = ["hidden", "clip"].includes(style.overflowX) && !node.closest("svg");
+    if (hides && node.scrollWidth > node.clientWidth) found.push(`${node.tagName} hides text`);
+    const behind = node.closest(".scroll");  // what stays in place is never scrolled into view
+    if (style.position === "sticky" && behind && box.width > behind.clientWidth)
+      found.push(`${node.tagName} is wider than its box`);
+    if (style.textOverflow === "ellipsis") found.push(`${node.tagName} ends in an ellipsis`);
+    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    const beyond = box.right > innerWidth + 0.5 || box.left < -0.5;
+    if (own && beyond && !scrolls(node)) found.push(`${node.tagName} ${node.textContent}`);
+  }
+  return found;
+})()
+"""
+UNNAMED = """
+[...document.querySelectorAll("svg, img, input, select, button, a, [role=region], summary")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.getAttribute("aria-label") || one.alt || one.textContent.trim()
+    || one.closest("label")))
+  .map((one) => one.outerHTML.slice(0, 80))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "results"
+    spec = {"model": {"arch": LONG}, "train": {"stage": "finetune", "loss": LONG}}
+    trained = {"dataset.train_data_sources": {"uri": f"/d/{LONG}/{LONG}", "images": 900}}
+    names = [f"{kind}-20260101-010203-abcdef{LONG[:30]}" for kind in ("train", "export")]
+    parent, made = names
+    write_job(root, "train-1", spec={"train": {"stage": "pretrain"}}, data=trained, epochs=3)
+    write_job(root, parent, spec=spec, parent="train-1", data=trained, epochs=3, result={})
+    (root / parent / "train/derived.json").write_text('{"images": 80}')
+    write_job(root, made, "export", parent=parent, result={"kpis": {}})
+    judged: dict[str, Any] = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 500}}
+    write_job(root, "evaluate-3", "evaluate", spec=spec, parent=parent, result=judged)
+    write_job(root, "evaluate-6", "evaluate", spec=spec, result={"kpis": {LONG: 0.5}})
+    write_job(root, "train-4", state=records.ERROR, spec=spec)
+    write_study(root, "train-5", 40, [0.7, 0.75, None])
+    return root
+
+
+@pytest.fixture
+def pages(root: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Kind of page → its address."""
+    made = next(path.name for path in root.glob("export-*"))
+    found = {}
+    for job in ("train-1", made, "evaluate-3", "train-4", "train-5"):
+        found[job] = Job(root / job).report(tmp_path / f"{job}.html").path.as_uri()
+    found["chain"] = Job(root / made).report(tmp_path / "c.html", chain=True).path.as_uri()
+    server = Server(Root(root))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    live = f"http://127.0.0.1:{server.server_port}"
+    found["open"] = server.address
+    parent = next(path.name for path in root.glob("train-2026*"))
+    for name, path in (
+        ("jobs", "/"),
+        ("jobs by figure", "/?sort=best&trials=yes"),
+        ("no job", "/?arch=none"),
+        ("compare", f"/compare?a=train-1&b={parent}"),
+        ("compare a study", f"/compare?a={parent}&b=train-5"),
+        ("live report", f"/job/{made}"),
+        ("live chain", f"/job/{made}/chain"),
+        ("message", "/nothing"),
+    ):
+        found[name] = live + path
+    yield found
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    opened = Browser(tmp_path / "profile")
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("dark", (False, True), ids=("light", "dark"))
+@pytest.mark.parametrize("width", (1120, 360))
+def test_every_kind_of_page_fits_and_keeps_its_text_within_reach(
+    pages: dict[str, str], browser: Browser, width: int, dark: bool, tmp_path: Path
+) -> None:
+    found: dict[str, Any] = {}
+    browser.open(pages["open"])
+    for name, address in pages.items():
+        browser.open(address, width=width, dark=dark)
+        for opened in (False, True):
+            details = "document.querySelectorAll('details').forEach((one) => one.open = "
+            browser.value(f"{details}{str(opened).lower()})")
+            wide = browser.value("document.documentElement.scrollWidth")
+            found[f"{name}, {opened}"] = [wide] * (wide > width) + browser.value(CUT)
+        found[f"{name}, looks"] = browser.value(CONTRAST) + browser.value(UNNAMED)
+    assert {name: what for name, what in found.items() if what} == {}
+    assert [one for one in browser.errors if "404" not in one] == []  # of the message page
+
+
+def test_the_whole_of_a_parents_name_is_in_the_table_of_jobs(
+    pages: dict[str, str], browser: Browser
+) -> None:
+    browser.open(pages["open"])
+    browser.open(pages["jobs"], width=1120)
+    cell = "document.querySelector('td.name a[href*=abcdef]')"
+    assert LONG[:30] in browser.value(f"{cell}.textContent")
+    browser.value("document.querySelector('.scroll').scrollLeft = 1e6")
+    right = browser.value(f"{cell}.getBoundingClientRect().right")
+    assert right <= browser.value("document.querySelector('.scroll').getBoundingClientRect().right")
+
+
+def test_the_check_itself_sees_what_is_cut(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "cut.html"
+    for style in ("overflow:hidden;white-space:nowrap", "white-space:nowrap;position:absolute"):
+        page.write_text(f"<body><p style='{style}'>{LONG * 3}</p>")
+        browser.open(page.as_uri(), width=360)
+        assert browser.value(CUT) != []
