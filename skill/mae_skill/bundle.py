@@ -731,9 +731,9 @@ class Bundle:
     def _named_in_tables(self, action: str) -> list[str]:
         """The fields of an action that its schema and the tables of the bundle name."""
         found = [one for table in self._tables(action).values() for one in table]
-        found += self.shorthand.values()
-        if isinstance(gpus := self.info.get("gpu_spec_key"), str):
-            found.append(gpus)
+        of_all = [*self.shorthand.values(), self.info.get("gpu_spec_key")]
+        # A table of every action says nothing of the sections of this one but for its own.
+        found += [one for one in of_all if isinstance(one, str) and one.split(".")[0] == action]
         with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
             found += field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         return found

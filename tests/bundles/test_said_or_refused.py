@@ -72,6 +72,7 @@ def said(skill: Skill, words: str, **options: Any) -> bool:
     ("args", "got", "near"),
     [
         ({"--lr": "{lrr}"}, "{lrr}", None),
+        ({"--loss": "{losss}"}, "{losss}", "{loss}"),
         ({"--lr": "{train.lrr}"}, "{train.lrr}", "{train.lr}"),
         ({"--lr": "a/{train.rate}/b"}, "{train.rate}", None),
         ({"--lr": "{lr}"}, "{lr}", None),
@@ -85,12 +86,21 @@ def said(skill: Skill, words: str, **options: Any) -> bool:
 def test_a_placeholder_of_an_option_that_no_field_fills_is_refused_with_the_near_one(
     made: Made, args: Any, got: str, near: str | None
 ) -> None:
-    skill = made({"command": "tool", "mode": "args", "args": args}, {"train": {"lr": 0.5}})
+    skill = made(
+        {"command": "tool", "mode": "args", "args": args}, {"train": {"lr": 0.5}, "loss": 1}
+    )
     error = refused(skill)
     option = args[0]["name"] if isinstance(args, list) else next(iter(args))
     assert error.field == f"actions.train.args.{option}"
     assert error.got == got
     assert near is None or f"did you mean {near}?" in str(error.hint)
+
+
+def test_a_place_of_the_job_in_a_value_that_nothing_fills_is_named(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"--lr": "lr", "--log": "{job_dir}/log"}}
+    entry["defaults"] = {"out": "{job_dir}/x"}
+    skill = made(entry, {"lr": 1, "form": "{epoch}"})
+    assert said(skill, "no spec fills: out: {job_dir}/x; ${results_dir}")
 
 
 def test_a_placeholder_of_an_option_is_filled_from_its_own_field(made: Made) -> None:

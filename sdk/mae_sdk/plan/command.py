@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle, default_names, option_names, words_of_args
+from mae_skill.bundle import MAX_NAMED, Bundle, default_names, option_names, words_of_args
 from mae_skill.dialect import is_slip
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
@@ -113,6 +113,17 @@ def _known_names(bundle: Bundle, action: str) -> set[str]:
         known |= {*field_nodes(schema), *_fields_of_template(schema.get("default") or {})}
         known |= set(schema.get("x_aliases") or {})
     return known
+
+
+def _own_fields(bundle: Bundle, action: str) -> set[str]:
+    """The fields of an action's schema, and of its template without what its entry adds."""
+    found: set[str] = set()
+    with contextlib.suppress(MaeError):
+        found |= field_nodes(bundle.schema(action)).keys()
+    with contextlib.suppress(MaeError, OSError):
+        path = bundle.template_path(action)
+        found |= flatten(read_spec(path)).keys() if path.is_file() else set()
+    return found
 
 
 def _texts_of_options(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -222,7 +233,30 @@ def braces_left(bundle: Bundle, action: str) -> list[str]:
                     )
             found += _NUMBERED.findall(text)
     said = f"braces in the command of {action} that are no placeholders stay as they are: "
-    return [said + ", ".join(dict.fromkeys(found))] if found else []
+    notices = [said + ", ".join(dict.fromkeys(found))] if found else []
+    return [*notices, *_places_in_values(bundle, action)]
+
+
+def _places_in_values(bundle: Bundle, action: str) -> list[str]:
+    """A notice of the values of a bundle's own spec that name a place of the job: placeholders are
+    filled in commands and in the options of ``args`` alone."""
+    values: dict[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        values = flatten(bundle.template(action))
+    options = _texts_of_options(bundle.action(action))
+    left = [
+        f"{key}: {value}"
+        for key, value in values.items()
+        if isinstance(value, str)
+        and key not in options
+        and {*PLACE.findall(value)} & {*PLACES, "results_dir"}
+    ]
+    more = f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else ""
+    said = (
+        f"values of {action} with a placeholder of a command, which no spec fills: "
+        f"{', '.join(left[:MAX_NAMED])}{more}; ${{results_dir}} refers to that field"
+    )
+    return [said] if left else []
 
 
 def _refuse_unknown(bundle: Bundle, action: str, made: Words, spec: Mapping[str, Any]) -> None:
@@ -270,7 +304,7 @@ def _refuse_unknown_of_options(bundle: Bundle, action: str, spec: Mapping[str, A
         return
     written = {one.lstrip("-"): one for one in option_names(entry.get("args"))}
     keys, known = bundle.shorthand, _known_names(bundle, action)
-    names = sorted({*known, *keys, *flatten(spec)} - written.keys())
+    names = sorted(({*known, *keys, *flatten(spec)} - written.keys()) | _own_fields(bundle, action))
     for option, text in texts.items():
         for name in PLACE.findall(text) if not _FORMAT.search(text) else ():
             field = keys.get(name, name)
