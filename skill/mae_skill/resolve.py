@@ -667,6 +667,7 @@ def _words_of_options(
     if entry.get("mode") != "args":
         return set(), []
     said = _unfilled_options(bundle, entry, spec, nodes)
+    said += _misspelled_flags(entry, {*nodes, *flatten(spec)})
     if not nodes:
         return set(), [*said, *_misspelled_values(entry, spec)]
     own = [key for one in option_names(entry.get("args")) if (key := one.lstrip("-")) not in nodes]
@@ -712,6 +713,19 @@ def _unfilled_options(
             elif key in known and held in (None, "", NOT_GIVEN):
                 found.append(f"{option} is left out: {key} has no value")
     return found[:MAX_NAMED]
+
+
+def _misspelled_flags(entry: Mapping[str, Any], fields: Collection[str]) -> list[str]:
+    """A notice of the flags that are a field but for their spelling: their option is always given,
+    whatever the field says."""
+    flags = [str(one).lstrip("-") for one in entry.get("flags") or ()]
+    found = [
+        f"{flag} (did you mean {near}?)"
+        for flag in flags
+        if flag not in fields and (near := misspelled(flag, fields, flags))
+    ]
+    said = f"flags that name no field are always given: {', '.join(found[:MAX_NAMED])}"
+    return [said] if found else []
 
 
 def _misspelled_values(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:

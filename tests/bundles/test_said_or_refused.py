@@ -99,8 +99,9 @@ def test_a_placeholder_of_an_option_that_no_field_fills_is_refused_with_the_near
 def test_a_place_of_the_job_in_a_value_that_nothing_fills_is_named(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--lr": "lr", "--log": "{job_dir}/log"}}
     entry["defaults"] = {"out": "{job_dir}/x"}
-    skill = made(entry, {"lr": 1, "form": "{epoch}"})
-    assert said(skill, "no spec fills: out: {job_dir}/x; ${results_dir}")
+    rows = {"train": {"place": "assign_const_value,{results_dir}/y"}}
+    skill = made(entry, {"lr": 1, "form": "{epoch}", "place": ""}, spec_params=rows)
+    assert said(skill, "no spec fills: place: {results_dir}/y, out: {job_dir}/x; ${results_dir}")
 
 
 def test_a_placeholder_of_an_option_is_filled_from_its_own_field(made: Made) -> None:
@@ -149,6 +150,13 @@ def test_a_flag_with_a_value_is_refused(made: Made, value: Any) -> None:
     for right, there in ((True, True), (False, False), (None, False)):
         plan = skill.plan("train", spec_overrides={"amp": right})
         assert ("--amp" in plan.launch["command"]) == there
+
+
+def test_a_flag_that_is_a_field_but_for_its_spelling_is_named(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"--lr": "lr"}, "flags": ["verbos", "all"]}
+    skill = made(entry, {"lr": 1, "verbose": False})
+    assert said(skill, "flags that name no field are always given: verbos (did you mean verbose?)")
+    assert not said(skill, "always given: all")
 
 
 # Words that a program executes.
@@ -477,6 +485,28 @@ def test_a_resume_that_starts_anew_says_so_in_the_plan_and_keeps_the_weights(
         command = records.read_record(job.folder)["launch"]["command"]
         assert command[command.index("--ptm") + 1] == weights
     assert "it starts anew: the command has no place for train.resume_ckpt" in job.logs()
+
+
+def test_a_resume_by_a_misspelled_field_says_so_and_keeps_the_weights(
+    made: Made, tmp_path: Path
+) -> None:
+    weights = str(tmp_path / "data" / "w.pth")
+    entry = {
+        "command": ["{python}", "{bundle_dir}/run.py", "{job_dir}", "{config_path}"],
+        "inputs": {"train.resume_ckpt": {"type": "file", "optional": True}},
+    }
+    rows = {"train.ptm": "ptm", "train.resume_ckp": "resume_model"}
+    skill = made(entry, MODEL, spec_params={"train": rows})
+    (tmp_path / "bundle" / "run.py").write_text(FAILS)
+    job = skill.create_job(skill.plan("train", ptm=weights))
+    with pytest.raises(JobFailedError):
+        job.wait(30)
+    (notice,) = job.resume().notices
+    with pytest.raises(JobFailedError):
+        job.wait(30)
+    assert "it starts anew: the field to resume from is misspelled" in notice
+    assert "train.resume_ckp: model_epoch_001.pth is there" in job.logs()
+    assert read_spec(job.folder / "spec.yaml")["train"] == {**MODEL["train"], "ptm": weights}
 
 
 def test_a_negative_number_of_lines_of_a_log_is_refused(made: Made, tmp_path: Path) -> None:

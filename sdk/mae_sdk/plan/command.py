@@ -243,6 +243,7 @@ def _places_in_values(bundle: Bundle, action: str) -> list[str]:
     values: dict[str, Any] = {}
     with contextlib.suppress(MaeError):
         values = flatten(bundle.template(action))
+    values |= dict(bundle.constants(action))
     options = _texts_of_options(bundle.action(action))
     left = [
         f"{key}: {value}"
