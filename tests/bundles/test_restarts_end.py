@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mae_sdk import Skill
@@ -97,3 +98,20 @@ def test_progress_once_lets_a_job_go_on_and_a_person_begins_anew() -> None:
     # A step back and forth is none: the highest that any had counts.
     forth = [("", AT_2), (again, AT_1), (again, AT_2), (again, AT_1)]
     assert "without progress" in str(progress.why_no_more(record(*forth)))
+
+
+def test_a_study_gets_further_by_its_trials(tmp_path: Path) -> None:
+    study, trial = tmp_path / "s", tmp_path / "s.t001" / "train"
+    (study / "automl").mkdir(parents=True)
+    made = record(("", AT_1))
+    made["kind"] = "automl"
+
+    def there() -> Any:
+        return progress.reached(study, made, preempted=True)["progress"]
+
+    assert there() == [[-1, -1], [-1, -1]]
+    trial.mkdir(parents=True)
+    (trial / "model_epoch_002.pth").write_text("w")
+    assert there() == [[-1, -1], [1, 2, -1]]
+    (study / "automl" / "trials.csv").write_text("number\n0\n")
+    assert there()[0] == [2, -1]
