@@ -720,9 +720,10 @@ class Bundle:
             if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
                 continue
             # One that is named after a section has its value in its command alone.
-            if key in args and _is_section(key, found, known or of_tables()):
+            if key in args and _is_section(key, found, known):
                 continue
-            _put_default(found, key, value, f"actions.{action}.defaults", of_tables)
+            listed = (lambda: ()) if key in args else of_tables
+            _put_default(found, key, value, f"actions.{action}.defaults", listed)
         for key, value in self.key_defaults.items():
             if _has_place(found, key):
                 _put_default(found, key, value, "key_defaults", of_tables)
@@ -836,7 +837,16 @@ def _put_default(
             expected="a mapping of its fields, or the key of one field",
             hint=f"name the field that is meant, as {key}.{first}",
         )
-    set_dotted(template, key, copy.deepcopy(value))
+    try:
+        set_dotted(template, key, copy.deepcopy(value))
+    except UsageError as error:  # a part of the key is a value, or a position that no list has
+        raise SpecError(
+            f"this value has no place in the template: {error.message}",
+            field=f"{where}.{key}",
+            got=value,
+            expected=error.expected or "the key of a field of the template",
+            hint=error.hint or "mend the bundle: name a field that its template can have",
+        ) from error
 
 
 def _leaves(table: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Any]]:

@@ -268,6 +268,18 @@ def test_a_default_that_is_no_section_where_one_belongs_is_refused(
     assert "would replace a whole section: train holds " in error.message
 
 
+def test_an_option_that_is_named_after_a_section_of_the_tables_keeps_its_value(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"--train": "a.csv"}}
+    skill = made(entry, spec_shorthand_keys={"lr": "train.lr"}, gpu_spec_key="train.num_gpus")
+    assert skill.plan("train").launch["command"][1:] == ["--train", "a.csv"]
+
+
+@pytest.mark.parametrize("key", ["train.lr.x", "train.lr.x.y"])
+def test_a_default_inside_a_value_is_refused_by_its_key_in_the_bundle(made: Made, key: str) -> None:
+    error = refused(made({"defaults": {key: 5}}, {"train": {"lr": 0.5}}))
+    assert (error.field, error.got) == (f"actions.train.defaults.{key}", 5)
+
+
 def test_an_empty_section_of_defaults_takes_no_field_away(made: Made) -> None:
     plan = made({"defaults": {"train": {}}}, {"train": {"lr": 1}}).plan("train")
     assert plan.spec["train"] == {"lr": 1}
