@@ -68,6 +68,7 @@ def test_a_runner_that_asks_to_be_started_again_ends_where_it_gets_no_further(
             job.wait(60)
         assert reason in str(caught.value)
     assert len(job.record["attempts"]) == attempts
+    assert ("nonsense is not used: expected a whole" in job.logs()) == (most == "nonsense")
     assert job.state == ("ERROR" if reason else "COMPLETE")
 
 

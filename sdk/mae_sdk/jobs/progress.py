@@ -145,7 +145,21 @@ def most_preemptions() -> int:
     """How often in a row a job may be preempted: `MOST` of the environment, else
     `MAX_PREEMPTIONS`."""
     text = os.environ.get(MOST, "").strip()
-    return int(text) if text.isdecimal() and int(text) else MAX_PREEMPTIONS
+    return int(text) if _is_most(text) else MAX_PREEMPTIONS
+
+
+def _is_most(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0
+
+
+def odd_setting() -> str | None:
+    """What is wrong with `MOST` in the environment; None where it is a number, or not set."""
+    text = os.environ.get(MOST, "").strip()
+    if not text or _is_most(text):
+        return None
+    return (
+        f"{MOST}={text[:40]} is not used: expected a whole number from 1; it is {MAX_PREEMPTIONS}"
+    )
 
 
 def why_no_more(record: JobRecord) -> str | None:

@@ -83,7 +83,7 @@ def supervise(job_dir: Path) -> int:
     if record is None:
         return 0
 
-    if (reason := _why_no_more(record)) is not None:  # its engine would start it for ever
+    if (reason := _why_no_more(job_dir, record)) is not None:  # its engine would start it for ever
         _end(job_dir, reason)
         return 5
 
@@ -98,7 +98,7 @@ def supervise(job_dir: Path) -> int:
         if len(attempts) != number or attempts[-1].get("told_to_stop"):
             return PREEMPTED_EXIT
 
-        if (reason := _why_no_more(record)) is not None:
+        if (reason := _why_no_more(job_dir, record)) is not None:
             _give_up(job_dir, reason)
             return 5
         record = _next_attempt(job_dir)
@@ -162,13 +162,16 @@ def _next_attempt(job_dir: Path) -> JobRecord:
     return records.read_record(job_dir)  # the command may name the checkpoint
 
 
-def _why_no_more(record: JobRecord) -> str | None:
+def _why_no_more(job_dir: Path, record: JobRecord) -> str | None:
     """Why a job is not started again after a preemption; None where it is, or was not preempted."""
     if not any(attempt["state"] == records.PREEMPTED for attempt in record["attempts"]):
         return None
-    from mae_sdk.jobs.progress import why_no_more  # loads more than a first one needs
+    from mae_sdk.jobs import progress  # loads more than a first one needs
 
-    return why_no_more(record)
+    if said := progress.odd_setting():
+        with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
+            log.write(f"--- {said} ---\n")
+    return progress.why_no_more(record)
 
 
 def _give_up(job_dir: Path, reason: str) -> None:
