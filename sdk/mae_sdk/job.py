@@ -566,9 +566,17 @@ class Job:
             tail: only the last lines; 0: none (of `mae jobs logs`, ``-n 0`` is all of them).
 
         Raises:
-            UsageError: `tail` is no whole number.
+            UsageError: `tail` is no whole number, or is below 0.
         """
         _require_number("tail", tail, numbers.Integral)
+        if tail is not None and tail < 0:
+            raise UsageError(
+                "a number of lines cannot be negative",
+                field="tail",
+                got=tail,
+                expected="0 for none, a number for as many of the last lines, None for all",
+                hint=f"tail={-tail} gives the last {-tail}",
+            )
         text = self._whole_log()
         if tail is None:
             return text

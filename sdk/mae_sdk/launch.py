@@ -289,6 +289,8 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
+    if lost_fields := [key for key in _of(functions, OF_RESUME) if key in lost]:
+        record["resume_lost"] = lost_fields
     if plan.references:
         record["references"] = redact_tree(plan.references, known())
         record["aliases"] = plan.aliases

@@ -201,6 +201,24 @@ class Bundle:
                 f"inputs of {action} that are sections and no files: "
                 f"{', '.join(above[:MAX_NAMED])}; only what is ??? in them must be given"
             )
+        if hidden := self._hidden(action):
+            found.append(
+                f"shorthands that hide a field of {action} of the same name: "
+                f"{', '.join(hidden[:MAX_NAMED])}; what is given by the word reaches the other "
+                "field alone: rename the shorthand"
+            )
+        if twice := self._filled_twice(action):
+            found.append(
+                f"fields that data_sources and spec_params of {action} both fill: "
+                f"{', '.join(twice[:MAX_NAMED])}; a source goes before a function, whose model is "
+                "then not used: keep one of the two rows"
+            )
+        if nowhere := self._searched_nowhere(action):
+            more = f" and {len(nowhere) - MAX_NAMED} more" if len(nowhere) > MAX_NAMED else ""
+            found.append(
+                f"automl_default_parameters of the schema of {action} that are no field of it: "
+                f"{', '.join(nowhere[:MAX_NAMED])}{more}; no search varies them"
+            )
         if beaten := self._beaten(action):
             more = f" and {len(beaten) - MAX_NAMED} more" if len(beaten) > MAX_NAMED else ""
             found.append(
@@ -283,6 +301,46 @@ class Bundle:
             if near[one] or one.startswith("key_defaults.")
         ]
 
+    def _hidden(self, action: str) -> list[str]:
+        """The shorthands that are the name of another field of an action, each with its key."""
+        nodes, template = self._listed(action)
+        return [
+            f"{word} (it stands for {key})"
+            for word, key in self.shorthand.items()
+            if word != key
+            and (word in nodes or get_dotted(template, word, MISSING) is not MISSING)
+            and not _is_section(word, template, nodes)
+        ]
+
+    def _filled_twice(self, action: str) -> list[str]:
+        """The fields that a source of data and an inference function fill, each with the
+        function."""
+        rows, functions = self.data_rows(action), self.spec_params.get(action) or {}
+        return [
+            f"{key} ({functions[key]})"
+            for key, row in rows.items()
+            if key in functions and isinstance(row, Mapping) and row.get("source")
+        ]
+
+    def _searched_nowhere(self, action: str) -> list[str]:
+        """What the schema of an action says is searched, and is no field of it."""
+        schema: Mapping[str, Any] = {}
+        with contextlib.suppress(MaeError):
+            schema = self.schema(action)
+        nodes = field_nodes(schema)
+        named = schema.get("automl_default_parameters") or ()
+        return [one for one in map(str, named) if one.partition("[")[0] not in nodes]
+
+    def _listed(self, action: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The fields of the schema of an action, and its template; empty where it has none."""
+        nodes: Mapping[str, Any] = {}
+        template: Mapping[str, Any] = {}
+        with contextlib.suppress(MaeError):
+            nodes = field_nodes(self.schema(action))
+        with contextlib.suppress(MaeError):
+            template = self.template(action)
+        return nodes, template
+
     def _beaten(self, action: str) -> list[str]:
         """The ``defaults`` of an entry that take the place of another value of its template."""
         path = self.template_path(action)
@@ -323,6 +381,12 @@ class Bundle:
         words = {f"spec_shorthand_keys.{word}": key for word, key in self.shorthand.items()}
         if isinstance(gpus := self.info.get("gpu_spec_key"), str):
             words["gpu_spec_key"] = gpus
+        if isinstance(named := self.info.get("auto_recipe_parameters"), list):
+            words |= {
+                f"auto_recipe_parameters[{at}]": one.partition("[")[0]
+                for at, one in enumerate(named)
+                if isinstance(one, str)
+            }
         for table in ("automl_keys", "cost_keys", "inherit"):
             for word, key in _leaves(self.info.get(table) or {}):
                 listed = key if isinstance(key, list) else [key]
@@ -646,10 +710,11 @@ class Bundle:
             _require_plain_names(found, path.name)
         known: Collection[str] = ()
         args = words_of_args(self.action(action).get("args"))
-        same = {key for key, value in args.items() if key == value}
+        same = {key for key, value in args.items() if value in (key, f"{{{key}}}")}
         with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
             if args:
                 known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
+        of_tables = functools.cache(lambda: tuple(self._named_in_tables(action)))
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
             if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
@@ -657,10 +722,21 @@ class Bundle:
             # One that is named after a section has its value in its command alone.
             if key in args and _is_section(key, found, known):
                 continue
-            _put_default(found, key, value, f"actions.{action}.defaults")
+            listed = (lambda: ()) if key in args else of_tables
+            _put_default(found, key, value, f"actions.{action}.defaults", listed)
         for key, value in self.key_defaults.items():
             if _has_place(found, key):
-                _put_default(found, key, value, "key_defaults")
+                _put_default(found, key, value, "key_defaults", of_tables)
+        return found
+
+    def _named_in_tables(self, action: str) -> list[str]:
+        """The fields of an action that its schema and the tables of the bundle name."""
+        found = [one for table in self._tables(action).values() for one in table]
+        of_all = [*self.shorthand.values(), self.info.get("gpu_spec_key")]
+        # A table of every action says nothing of the sections of this one but for its own.
+        found += [one for one in of_all if isinstance(one, str) and one.split(".")[0] == action]
+        with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
+            found += field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         return found
 
     def default_keys(self, action: str) -> dict[str, str]:
@@ -727,16 +803,50 @@ def _is_section(key: str, template: Mapping[str, Any], fields: Collection[str]) 
     )
 
 
-def _put_default(template: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Raises `SpecError` where the value would replace a section."""
-    if isinstance(get_dotted(template, key), Mapping) and value != {}:
+def _put_default(
+    template: dict[str, Any],
+    key: str,
+    value: Any,
+    where: str,
+    fields: Callable[[], Collection[str]],
+) -> None:
+    """Put a default of the bundle into its template; a section joins what is there.
+
+    Args:
+        fields: gives those of the schema and of the bundle's tables.
+
+    Raises:
+        SpecError: the value would replace a section.
+    """
+    here = get_dotted(template, key)
+    if isinstance(here, Mapping):
+        held = list(here)
+    elif isinstance(value, Mapping) or here not in (None, "") or value in (None, NOT_GIVEN):
+        held = []
+    else:  # what the template lacks may be a section all the same
+        held = [one.removeprefix(f"{key}.") for one in fields() if one.startswith(f"{key}.")]
+    if value == {} and isinstance(here, Mapping):
+        return
+    if held or isinstance(here, Mapping):
+        first = held[0] if held else "FIELD"
         raise SpecError(
-            "this value would replace a whole section of the template",
+            f"this value would replace a whole section: {key} holds "
+            f"{', '.join(held[:3]) or 'fields'}{' …' if held[3:] else ''}",
             field=f"{where}.{key}",
             got=value,
-            expected="a mapping, or the key of a field",
+            expected="a mapping of its fields, or the key of one field",
+            hint=f"name the field that is meant, as {key}.{first}",
         )
-    set_dotted(template, key, copy.deepcopy(value))
+    try:
+        set_dotted(template, key, copy.deepcopy(value))
+    except UsageError as error:  # a part of the key is a value, or a position that no list has
+        raise SpecError(
+            f"this value has no place in the template: {error.message}",
+            field=f"{where}.{key}",
+            got=value,
+            expected=error.expected or "the key of a field of the template",
+            hint=error.hint or "mend the bundle: name a field that its template can have",
+        ) from error
 
 
 def _leaves(table: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Any]]:

@@ -161,6 +161,7 @@ def layers_of(
         for key, got, expected in misread(bundle.info, action)
     ]
     raise_all(wrong, action)
+    raise_all(_both_ways(bundle, action), action)
     layers = Layers(_schema(bundle, action), optional=optional_fields(bundle, action))
     layers.notices += bundle.notices(action)
     _read_template(bundle, action, layers)
@@ -349,6 +350,37 @@ def _contradictory(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list
         f"starts without {', '.join(sorted(found)[:MAX_NAMED])}"
     )
     return [said] if found else []
+
+
+def _both_ways(bundle: Bundle, action: str) -> list[MaeError]:
+    """The fields that one table says in words must be given, and another that they need not be. A
+    table that says nothing of it gives way to the other one."""
+    rows = bundle.data_rows(action)
+    found: list[MaeError] = []
+    for key, row in _inputs(bundle.info, action).items():
+        of_input, of_data = _stated(row), _stated(rows.get(key))
+        if of_input is None or of_data is None or of_input == of_data:
+            continue
+        found.append(
+            SpecError(
+                "two tables of the bundle contradict each other: one says that this field is "
+                "optional, the other that it is not",
+                field=f"actions.{action}.inputs.{key}.optional",
+                got=of_input,
+                expected=f"{str(of_data).lower()}, as data_sources.{action}.{key} says",
+                hint="mend the bundle: say the same in both, or leave it out of one of them",
+            )
+        )
+    return found
+
+
+def _stated(row: Any) -> bool | None:
+    """Whether a row says that its field is optional; None where it says nothing of it."""
+    if not isinstance(row, Mapping):
+        return None
+    if isinstance(row.get("optional"), bool):
+        return bool(row["optional"])
+    return None if not isinstance(row.get("required"), bool) else not row["required"]
 
 
 def _nulls(layers: Layers, spec: Mapping[str, Any]) -> list[str]:
@@ -635,6 +667,7 @@ def _words_of_options(
     if entry.get("mode") != "args":
         return set(), []
     said = _unfilled_options(bundle, entry, spec, nodes)
+    said += _misspelled_flags(entry, {*nodes, *flatten(spec)})
     if not nodes:
         return set(), [*said, *_misspelled_values(entry, spec)]
     own = [key for one in option_names(entry.get("args")) if (key := one.lstrip("-")) not in nodes]
@@ -680,6 +713,19 @@ def _unfilled_options(
             elif key in known and held in (None, "", NOT_GIVEN):
                 found.append(f"{option} is left out: {key} has no value")
     return found[:MAX_NAMED]
+
+
+def _misspelled_flags(entry: Mapping[str, Any], fields: Collection[str]) -> list[str]:
+    """A notice of the flags that are a field but for their spelling: their option is always given,
+    whatever the field says."""
+    flags = [str(one).lstrip("-") for one in entry.get("flags") or ()]
+    found = [
+        f"{flag} (did you mean {near}?)"
+        for flag in flags
+        if flag not in fields and (near := misspelled(flag, fields, flags))
+    ]
+    said = f"flags that name no field are always given: {', '.join(found[:MAX_NAMED])}"
+    return [said] if found else []
 
 
 def _misspelled_values(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
@@ -916,6 +962,22 @@ def require_functions(bundle: Bundle, action: str) -> None:
             got=warm,
             expected="a command line with {socket} as a word, as in {python} -m PACKAGE {socket}",
         )
+    measure = bundle.action(action).get("measure_command")
+    for field_, line, known in (
+        ("warm_command", warm, ("python", "socket")),
+        (f"actions.{action}.measure_command", measure, ("python", "config_path", "job_dir")),
+    ):
+        for name in _PLACE.findall(line) if isinstance(line, str) else ():
+            if name in known:
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            raise SpecError(
+                "the command has a placeholder that nothing fills",
+                field=field_,
+                got=f"{{{name}}}",
+                expected="one of " + ", ".join(f"{{{one}}}" for one in known),
+                hint=f"did you mean {{{near[0]}}}?" if near else "no field of the spec stands here",
+            )
 
 
 def raise_all(problems: Sequence[MaeError], action: str) -> None:

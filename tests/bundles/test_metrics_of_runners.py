@@ -303,6 +303,27 @@ def test_a_status_file_without_a_record_is_a_warning(tmp_path: Path) -> None:
     assert said.startswith("train/status.json has no record that can be read")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            {"status": "RUNNING", "kpi": ["a"]},
+            'the kpi of 2 records is not used: ["a"]; expected a',
+        ),
+        ({"status": 7, "epoch": 1}, "the status of 2 records is not used: 7; expected text"),
+        ({"status": "RUNNING", "kpi": None}, ""),
+        ({"status": "RUNNING", "epoch": 1}, ""),
+    ],
+    ids=str,
+)
+def test_a_status_line_of_another_kind_is_a_warning(tmp_path: Path, line: Any, said: str) -> None:
+    folder = job_folder(tmp_path, "t1", "train")
+    (folder / "train" / "status.json").write_text(f"{json.dumps(line)}\n" * 2)
+    warnings = Job(folder).figures().get("warnings", [])
+    assert [one for one in warnings if said and said in one] == warnings
+    assert bool(warnings) == bool(said)
+
+
 RUNNER = r"""
 import json, os, sys, time
 spec = json.load(open(sys.argv[1]))["train"]

@@ -169,7 +169,7 @@ def test_the_key_is_a_reference_and_only_where_the_variable_is_set(root: Path) -
         ("resume_model_or_ptm", "t1", False, False, BEST),
         ("parent_model", "t1", False, False, BEST),
         ("parent_model", None, False, False, None),
-        ("parent_model_or_ptm", "t1", True, False, BEST),
+        ("parent_model_or_ptm", "t1", False, False, BEST),
         ("parent_model_or_ptm", None, True, False, "w.pth"),
         ("parent_model_folder", "t1", False, False, "t1/train"),
         ("parent_model_folder", "x1", False, False, "x1/export"),
@@ -213,6 +213,16 @@ def test_every_function_gives_what_it_says(
         root, "train", parent, rows, ptm=str(root / "w.pth") if ptm else None, job_dir=root / "new"
     )
     assert found == ({} if expected is None else {"some.model_path": expected})
+
+
+def test_weights_beside_a_parent_that_takes_their_field_are_refused(root: Path) -> None:
+    (root / "w.pth").write_bytes(b"weights")
+    with pytest.raises(
+        UsageError, match=r"reach no field of train: some\.model_path has"
+    ) as caught:
+        rows = {"some.model_path": "parent_model_or_ptm"}
+        fill(root, "train", "t1", rows, ptm=str(root / "w.pth"), job_dir=root / "new")
+    assert caught.value.field == "ptm"
 
 
 def test_two_files_of_one_kind_are_named_after_their_fields(root: Path) -> None:

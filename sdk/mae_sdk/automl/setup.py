@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "study.json"
 
+
+class NothingToSearchError(SpecError):
+    """No parameter of a study is left that a trial could vary."""
+
+
 _DEFAULT_KEYS = {
     "accumulate": "train.accum_grad_batches",
     "epochs": "train.num_epochs",
@@ -85,8 +90,8 @@ def describe(
         stated: the metric and direction that the action's entry states, where its schema does not.
 
     Raises:
-        SpecError: options, ranges or metric are wrong (all problems of one kind together), or there
-            is nothing to search.
+        SpecError: options, ranges or metric are wrong (all problems of one kind together).
+        NothingToSearchError: there is nothing to search.
         UsageError: a grid is too large.
     """
     from mae_sdk.automl.options import parse
@@ -284,7 +289,7 @@ def _keep_few_checkpoints(
     return [f"every trial keeps its best and its newest checkpoint alone; {key} changes this"]
 
 
-def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> SpecError:
+def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> NothingToSearchError:
     reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
     problem = UsageError(
         "nothing is left to search",
@@ -293,7 +298,7 @@ def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> SpecError:
         or ("an empty list" if options.parameters == () else "the schema names no parameter"),
         hint="name parameters=, or use automl_policy=off",
     )
-    return SpecError("AutoML has no search space", problems=[problem])
+    return NothingToSearchError("AutoML has no search space", problems=[problem])
 
 
 def _without_effect(options: AutoMLOptions, epochs: Any) -> list[str]:

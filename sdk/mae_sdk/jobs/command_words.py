@@ -194,7 +194,7 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
     option, it is refused.
 
     Where the entry's ``args`` are options, the fields that the entry names are all that there are.
-    A flag has no value: it is given once, unless its field says false.
+    A flag is given once, unless its field says false; one with another value is refused.
     """
     options, flags = words.get("options") or {}, words.get("flags") or {}
     names = words.get("names") or {}
@@ -205,9 +205,11 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
         value = fields.get(field, None if key in names else True)
         if value in (None, "", NOT_GIVEN) or value is False or key in names.values():
             continue
+        if value is not True and {key, field} & flags.keys():
+            raise _flag_with_a_value(words, field, value)
         written = options.get(key, flags.get(key, key))
         found.append(written if written.startswith("-") else f"--{written}")
-        if value is not True and not {key, field} & flags.keys():
+        if value is not True:
             more = [_word(one) for one in (value if isinstance(value, list) else [value])]
             # A text of the bundle has its values in it, and placeholders of a job beside them.
             more = more if {key, field} & {*own} else list(map(_held, more))
@@ -216,6 +218,19 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
             _refuse_options(field, more)
             found += more
     return found
+
+
+def _flag_with_a_value(words: Words, field: str, value: Any) -> SpecError:
+    """Why a flag cannot have a value: its option is a word alone, and the value would be lost."""
+    where = words["where"]
+    return SpecError(
+        f"a flag has no value, and {where}.flags names this field: the value would be lost",
+        field=field,
+        got=value,
+        expected="true, which gives the option, or false, which leaves it out",
+        hint=f"{field}=true or {field}=false; an option with a value is one of {where}.args, and "
+        "no flag",
+    )
 
 
 def _refuse_options(field: str, values: list[str]) -> None:

@@ -36,6 +36,9 @@ PENDING, RUNNING, COMPLETE, ERROR, CANCELED, UNKNOWN = (
     "UNKNOWN",
 )
 PREEMPTED = "PREEMPTED"  # of an attempt only
+AFTER_PREEMPTION = "after preemption"
+"""The reason of an attempt that no person asked for."""
+
 TERMINAL = frozenset({COMPLETE, ERROR, CANCELED})
 _RANK = {PENDING: 0, RUNNING: 1, COMPLETE: 2, ERROR: 2, CANCELED: 2, PREEMPTED: 2}
 
@@ -92,6 +95,7 @@ class Attempt(_AttemptFields, total=False):
 
     handle: dict[str, Any]
     checkpoints: list[list[Any]]
+    progress: list[list[int]]
     told_to_stop: bool
     anew: str
 
@@ -211,6 +215,7 @@ class JobRecord(_JobFields, total=False):
     env_names: list[str]
     versions: dict[str, str]
     resume_keys: list[str]
+    resume_lost: list[str]
     ptm_keys: list[str]
     references: dict[str, Any]
     aliases: dict[str, str]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError
@@ -12,7 +14,7 @@ from mae_skill.errors import NotFoundError
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoint_names import models_in, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex
-from mae_sdk.jobs.command_words import follow_spec, reads
+from mae_sdk.jobs.command_words import command_for, follow_spec, reads
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.moved import bring_along
 
@@ -73,6 +75,8 @@ def prepare(job_dir: Path) -> Path | None:
         newest = newest_in(job_dir, record["action"])
         if newest is not None:  # else there is nothing that it could go on from
             no_field = "the bundle names no field to resume from"
+            if lost := record.get("resume_lost"):
+                no_field = f"the field to resume from is misspelled in the bundle: {lost[0]}"
             _begin_anew(job_dir, f"{no_field}: {newest.name} is there")
         return None
     try:
@@ -87,18 +91,27 @@ def prepare(job_dir: Path) -> Path | None:
     from mae_skill.reader import read_spec
 
     before = read_spec(job_dir / SPEC)
-    spec = copy.deepcopy(before)
-    for key in keys:
-        set_dotted(spec, key, str(checkpoint))
-    for key in record.get("ptm_keys") or []:
-        if get_dotted(spec, key):  # of some runners, an empty text stands for none
-            set_dotted(spec, key, None)
     links, aliases = record.get("references") or {}, record.get("aliases")
-    spec = follow(before, spec, links, aliases=aliases, fixed=keys)
+
+    def pointed(cleared: Iterable[str]) -> dict[str, Any]:
+        """The spec with the checkpoint, and without what is cleared; what refers to it follows."""
+        spec = copy.deepcopy(before)
+        for key in keys:
+            set_dotted(spec, key, str(checkpoint))
+        for key in cleared:
+            if get_dotted(spec, key):  # of some runners, an empty text stands for none
+                set_dotted(spec, key, None)
+        return follow(before, spec, links, aliases=aliases, fixed=keys)
+
+    spec = pointed(record.get("ptm_keys") or [])
+    command = command_for(record["launch"], spec, job_dir)
+    is_told = _is_told(job_dir, record, command, checkpoint)
+    if not is_told:  # it starts anew, from the pretrained weights that it had
+        spec = pointed(())
     write_spec(job_dir, spec, record["launch"].get("config"))
-    command = follow_spec(job_dir, spec)
-    if not _is_told(job_dir, record, command, checkpoint):
-        no_place = f"the command has no place for {' or '.join(keys)}"
-        _begin_anew(job_dir, f"{no_place}: {checkpoint.name} is there, and it does not receive it")
-        return None
-    return checkpoint
+    follow_spec(job_dir, spec)
+    if is_told:
+        return checkpoint
+    no_place = f"the command has no place for {' or '.join(keys)}"
+    _begin_anew(job_dir, f"{no_place}: {checkpoint.name} is there, and it does not receive it")
+    return None

@@ -203,6 +203,11 @@ def parse_status(text: str) -> list[dict[str, Any]]:
     span of time (``0:01:30``) in seconds. A ``kpi`` that is no mapping, and a time that is none,
     are left out of their record.
     """
+    return [_well_formed(line) for line in _records(text)]
+
+
+def _records(text: str) -> list[dict[str, Any]]:
+    """The records of a status file as they are written."""
     lines = []
     for raw in text.splitlines():
         try:
@@ -214,7 +219,7 @@ def parse_status(text: str) -> list[dict[str, Any]]:
     # Of a document over several lines, no line but an inner one is a record: it has no status.
     if not any("status" in line for line in lines) and text.strip():
         lines = _documents(text) or lines
-    return [_well_formed(line) for line in lines]
+    return lines
 
 
 def _well_formed(line: dict[str, Any]) -> dict[str, Any]:
@@ -396,16 +401,31 @@ def reported_failure(job_dir: Path, since: Mapping[str, Mark]) -> str | None:
 
 
 def unreadable(names: Iterable[str], read: Callable[[str], str]) -> list[str]:
-    """A sentence for each status file of a job that says something and has no record.
+    """A sentence for each status file of a job that says something and has no record, and for what
+    its records say that cannot be read.
 
     Args:
         names: the files of the job, as paths below its folder.
     """
-    return [
-        f"{name} has no record that can be read: expected JSON lines, each with a status"
-        for name in sorted(names)
-        if is_status_file(name) and (text := read(name)).strip() and not parse_status(text)
-    ]
+    found: list[str] = []
+    for name in sorted(names):
+        text = read(name) if is_status_file(name) else ""
+        if not text.strip():
+            continue
+        lines = _records(text)
+        if not lines:
+            said = "has no record that can be read: expected JSON lines, each with a status"
+            found.append(f"{name} {said}")
+        for key, kind, expected in (("kpi", dict, "a mapping of metrics"), ("status", str, "text")):
+            said_there = [value for line in lines if (value := line.get(key)) is not None]
+            wrong = [value for value in said_there if not isinstance(value, kind)]
+            if wrong:
+                records = "1 record" if len(wrong) == 1 else f"{len(wrong)} records"
+                found.append(
+                    f"{name}: the {key} of {records} is not used: {json.dumps(wrong[0])[:80]}; "
+                    f"expected {expected}"
+                )
+    return found
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> dict[str, Any]:

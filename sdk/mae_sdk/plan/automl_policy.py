@@ -2,11 +2,13 @@
 
 An explicit ``automl_policy`` wins; else the words of the request decide; else ``auto``. The choice
 holds for this run only and never changes the bundle. AutoML needs the packaged schema and template
-of the action: without either, or when either cannot be parsed, the run is plain and says so.
+of the action: without either, or when either cannot be parsed, the run is plain and says so. So it
+is where nothing is left to search, unless a search was asked for by name or given options.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +27,8 @@ class Decision:
     """Whether AutoML runs, and why.
 
     `report` is the sentence to tell the user when it was wanted and cannot run, `understood` what
-    was read in the words of the request.
+    was read in the words of the request. `asked`: a person asked for a search by name, so none is
+    an error and no plain run.
     """
 
     automl: bool
@@ -33,6 +36,7 @@ class Decision:
     reason: str
     report: str | None = None
     understood: str | None = None
+    asked: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -66,6 +70,36 @@ NO_METRIC = (
     "AutoML is enabled, but the bundle states no metric for {action}: a plain run. "
     "For a search: --automl metric=NAME:maximize or metric=NAME:minimize"
 )
+
+
+NOTHING_LEFT = "nothing is left to search"
+
+PLAIN_INSTEAD = (
+    "AutoML is enabled, but nothing is left to search for {action} ({why}): a plain run. For a "
+    "search: --automl parameters=FIELD,FIELD; --automl-policy on makes this an error, off says "
+    "nothing of it"
+)
+
+
+def plain_instead(action: str, why: str) -> Decision:
+    """The decision for one plain run where a search by default has no parameter to vary."""
+    report = PLAIN_INSTEAD.format(action=action, why=why)
+    return Decision(False, "auto", NOTHING_LEFT, report)
+
+
+def searched_by_default(
+    schema: Mapping[str, Any], told: Collection[str] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A schema without the parameters of a search by default that no trial's command receives, and
+    these.
+
+    Args:
+        told: the fields that the command receives; None: all.
+    """
+    named = [str(one) for one in schema.get("automl_default_parameters") or ()]
+    left = [one for one in named if told is not None and one.partition("[")[0] not in told]
+    kept = [one for one in named if one not in left]
+    return ({**schema, "automl_default_parameters": kept} if left else dict(schema)), left
 
 
 def is_searched(bundle: Bundle, action: str) -> bool:
@@ -114,10 +148,11 @@ def decide(
         UsageError: the policy word is unknown, or the words of the request leave it open.
     """
     explicit = None if automl_policy is None else policy_word(automl_policy)
+    by_name = str(automl_policy).strip().lower() == "on"
     if not is_searched(bundle, action):
         return Decision(False, explicit or "auto", f"{action} is never searched")
     if not request or not request.strip():
-        return _decided(bundle, action, explicit, metric_given)
+        return replace(_decided(bundle, action, explicit, metric_given), asked=by_name)
 
     read = read_words(request)
     if explicit is None and read.meaning == UNSURE:
@@ -131,8 +166,9 @@ def decide(
         reason = f"turned off for this run by the request: {_quoted(read)}"
         decision = Decision(False, "off", reason)
     else:
-        decision = _decided(bundle, action, explicit, metric_given)
-    return replace(decision, understood=_understood(read, decision, explicit))
+        decision = replace(_decided(bundle, action, explicit, metric_given), asked=by_name)
+    asked = decision.asked or (explicit is None and read.meaning == ON)
+    return replace(decision, understood=_understood(read, decision, explicit), asked=asked)
 
 
 def _quoted(read: Reading) -> str:

@@ -36,9 +36,42 @@ _RUN_CODE = frozenset(
     mysql make gmake cmake git rsync screen tmux at batch crontab runuser sg newgrp chroot nsenter
     unshare systemd-run start-stop-daemon strace ltrace socat nc ncat jq sshpass cscript deno bun
     ts-node groovy scala ghci erl elixir swift dash.exe bash.exe
+    scp sftp mosh pdsh pssh parallel-ssh clush rpm rpmbuild bpftrace stap hyperfine redis-cli
+    mongo mongosh ansible nix-shell
     """)
 )
 """Programs that may take an argument for code, or hand it to a shell."""
+
+_RUN_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("tar", "gtar", "bsdtar"),
+        (
+            *("--to-command", "--checkpoint-action", "--use-compress-program", "--rsh-command"),
+            *("--rmt-command", "--info-script", "--new-volume-script", "-I", "-F"),
+        ),
+    ),
+    "cpio": ("--rsh-command",),
+    "sort": ("--compress-program",),
+    "gsort": ("--compress-program",),
+    "find": ("-exec", "-execdir", "-ok", "-okdir"),
+    "fd": ("--exec", "--exec-batch", "-x", "-X"),
+    "fdfind": ("--exec", "--exec-batch", "-x", "-X"),
+    "rg": ("--pre", "--hostname-bin"),
+    "split": ("--filter",),
+    "zip": ("--unzip-command", "-TT"),
+    "wget": ("--use-askpass", "--execute", "-e"),
+    **dict.fromkeys(("docker", "podman"), ("--entrypoint",)),
+    "sbatch": ("--wrap",),
+    "srun": ("--prolog", "--epilog", "--task-prolog", "--task-epilog"),
+    **dict.fromkeys(("mpirun", "mpiexec"), ("--mca", "-mca", "--launch-agent", "-launch-agent")),
+}
+"""Programs, and those of their options whose value they run: ``tar --to-command=PROGRAM``."""
+
+_OF_TWO_WORDS = ("--mca", "-mca")
+"""Those whose value is the second word after them."""
+
+_LAUNCHERS = frozenset(shlex.split("docker podman sbatch srun mpirun mpiexec"))
+"""Those of them whose options end where another program's words begin."""
 
 _SET_VARIABLES = frozenset(
     shlex.split("""
@@ -238,11 +271,57 @@ def _of_program(words: list[Word], index: int) -> str:
         name = _name(word.text)
         if name in _RUN_CODE:
             return f"as an argument of {name}, which may run it"
+        if option := _run_option(name, [one.text for one in words[at + 1 : index + 1]]):
+            return f"in {option} of {name}, which may run it"
         if name == "env" and not _after_file(words[at + 1 : index + 1], "i", assigns=True):
             return "as an argument of env before the program"
         if name in _RUN_FILES and not _after_file(words[at + 1 : index + 1], _RUN_FILES[name]):
             return f"as an argument of {name} before the file that it runs"
     return ""
+
+
+def _run_option(name: str, words: list[str]) -> str:
+    """The option of a program in whose value the last of the words after its name stands, where
+    the program runs that value; empty where it is no such option's.
+
+    A long option may be shortened, as GNU's are, and a short one be the last of several. An option
+    whose name a placeholder makes may be any.
+    """
+    options = _RUN_OPTIONS.get(name)
+    if not options or "--" in words[:-1]:
+        return ""
+    begin = PLACE.split(words[-1], maxsplit=1)[0]
+    short = [one for one in options if len(one) == 2 and begin.startswith(one)]
+    if short or re.fullmatch(r"-+[\w-]*", begin):
+        return short[0] if short else "an option"
+    is_inside = begin.startswith("-")  # --option=VALUE, else --option VALUE
+    given = begin.partition("=")[0] if is_inside else words[-2] if words[1:] else ""
+    for option in options:
+        if given == option or _shortens(given, option):
+            return option
+        if option in _OF_TWO_WORDS and option in words[-3:-1]:
+            return option
+        if not is_inside and _ends(given, option):
+            return option
+    return ""
+
+
+def runs_options(words: list[str]) -> str:
+    """Why the options that follow the words of a command must have plain values: a program among
+    them runs the values of some."""
+    names = {_name(word) for word in words} & _RUN_OPTIONS.keys() - _LAUNCHERS
+    return f"as options of {min(names)}, which may run them" if names else ""
+
+
+def _shortens(given: str, option: str) -> bool:
+    """Whether a word is the beginning of a long option."""
+    return option.startswith("--") and len(given) > 3 and option.startswith(given)
+
+
+def _ends(given: str, option: str) -> bool:
+    """Whether a cluster of short options ends in one that takes the next word."""
+    is_short = len(option) == 2 and re.fullmatch(r"-[A-Za-z]+", given) is not None
+    return is_short and given.endswith(option[1])
 
 
 def _after_file(words: list[Word], options: str, assigns: bool = False) -> bool:

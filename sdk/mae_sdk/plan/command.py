@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle, default_names, option_names, words_of_args
+from mae_skill.bundle import MAX_NAMED, Bundle, default_names, option_names, words_of_args
 from mae_skill.dialect import is_slip
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
@@ -37,7 +37,7 @@ from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
-from mae_sdk.plan.code_places import leading, leading_words, unsafe_word
+from mae_sdk.plan.code_places import leading, leading_words, runs_options, unsafe_word
 from mae_sdk.plan.shell_script import positional
 
 FORMATS = ("yaml", "json", "toml")
@@ -82,7 +82,7 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
             for, a placeholder is misspelled, or it names a field that is not given.
     """
     made, cwd, config = _made(bundle, action, spec)
-    _refuse_unknown(bundle, action, made)
+    _refuse_unknown(bundle, action, made, spec)
     filled = of_spec(made, spec)
     follows = "flags" in made or filled != made["command"]
     return Command(tuple(filled), cwd, config, made, made if follows else None)
@@ -98,7 +98,9 @@ def unknown_places(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list
     return _unknown(bundle, action, _made(bundle, action, spec)[0])
 
 
-def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
+def _known_names(bundle: Bundle, action: str) -> set[str]:
+    """What a placeholder may name: the places of a job, and the fields that the bundle's files
+    know."""
     entry = bundle.action(action)
     known = {*PLACES, "results_dir"}
     known |= {*(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
@@ -110,12 +112,59 @@ def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
         schema = bundle.schema(action)
         known |= {*field_nodes(schema), *_fields_of_template(schema.get("default") or {})}
         known |= set(schema.get("x_aliases") or {})
-    texts = words_of_args(entry.get("args")).values() if entry.get("mode") == "args" else ()
+    return known
+
+
+def _own_fields(bundle: Bundle, action: str) -> set[str]:
+    """The fields of an action's schema, and of its template without what its entry adds."""
+    found: set[str] = set()
+    with contextlib.suppress(MaeError):
+        found |= field_nodes(bundle.schema(action)).keys()
+    with contextlib.suppress(MaeError, OSError):
+        path = bundle.template_path(action)
+        found |= flatten(read_spec(path)).keys() if path.is_file() else set()
+    return found
+
+
+def _texts_of_options(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Option → its text, of the options in an entry's ``args``, or its default there."""
+    args = entry.get("args")
+    if entry.get("mode") != "args":
+        return {}
+    rows = args if isinstance(args, list) else []
+    if isinstance(args, Mapping):
+        rows = [{"name": name, **row} for name, row in args.items() if isinstance(row, Mapping)]
+    found = words_of_args(args)
+    for row in rows:
+        text = row.get("default", row.get("value")) if isinstance(row, Mapping) else None
+        if isinstance(text, str) and isinstance(row.get("name"), str):
+            found[row["name"].lstrip("-")] = text
+    return found
+
+
+def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
+    known = _known_names(bundle, action)
+    texts = _texts_of_options(bundle.action(action)).values()
     found = PLACE.findall(" ".join([*made["command"], *texts]))
     keys = bundle.shorthand
     return [
         name for name in dict.fromkeys(found) if keys.get(name, name).partition("[")[0] not in known
     ]
+
+
+def fields_of_options(bundle: Bundle, action: str) -> list[str]:
+    """The fields that the texts of options name, of a bundle that lists no field at all: these must
+    be given, and then they are there."""
+    if bundle.template_path(action).is_file():
+        return []
+    with contextlib.suppress(MaeError):
+        if bundle.schema(action):
+            return []
+    entry, keys = bundle.action(action), bundle.shorthand
+    options = {one.lstrip("-") for one in option_names(entry.get("args"))}
+    names = PLACE.findall(" ".join(_texts_of_options(entry).values()))
+    fields = dict.fromkeys(keys.get(name, name) for name in names)
+    return [one for one in fields if one not in {*PLACES, "results_dir", *options}]
 
 
 def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
@@ -138,6 +187,7 @@ def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
 
 _CONVERTED = re.compile(r"\{([A-Za-z_][\w.\[\]]*)(?:![a-z]|:[^{}\s]*)\}")
 _UNCLOSED = re.compile(r"\{(\w+)(?![\w.\[\],]*[}!:])")
+_FORMAT = re.compile(r"\{\w*[:!][^{}]*\}")
 _DOUBLED = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _NOT_PLACES = (_CONVERTED, _UNCLOSED, _DOUBLED)
 _NUMBERED = re.compile(r"(?<!\$)\{\d+\}")
@@ -183,12 +233,37 @@ def braces_left(bundle: Bundle, action: str) -> list[str]:
                     )
             found += _NUMBERED.findall(text)
     said = f"braces in the command of {action} that are no placeholders stay as they are: "
-    return [said + ", ".join(dict.fromkeys(found))] if found else []
+    notices = [said + ", ".join(dict.fromkeys(found))] if found else []
+    return [*notices, *_places_in_values(bundle, action)]
 
 
-def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
+def _places_in_values(bundle: Bundle, action: str) -> list[str]:
+    """A notice of the values of a bundle's own spec that name a place of the job: placeholders are
+    filled in commands and in the options of ``args`` alone."""
+    values: dict[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        values = flatten(bundle.template(action))
+    values |= dict(bundle.constants(action))
+    options = _texts_of_options(bundle.action(action))
+    left = [
+        f"{key}: {value}"
+        for key, value in values.items()
+        if isinstance(value, str)
+        and key not in options
+        and {*PLACE.findall(value)} & {*PLACES, "results_dir"}
+    ]
+    more = f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else ""
+    said = (
+        f"values of {action} with a placeholder of a command, which no spec fills: "
+        f"{', '.join(left[:MAX_NAMED])}{more}; ${{results_dir}} refers to that field"
+    )
+    return [said] if left else []
+
+
+def _refuse_unknown(bundle: Bundle, action: str, made: Words, spec: Mapping[str, Any]) -> None:
     """Refuse a placeholder that is one of a job's places but for a letter or two, or a field that
-    a closed schema has not: nothing that is given fills it.
+    a closed schema has not: nothing that is given fills it. One in the text of an option that no
+    field of the bundle has is refused too, unless the spec has it: the runner would get its braces.
 
     Raises:
         SpecError: the first such one.
@@ -214,6 +289,44 @@ def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
             expected=f"a field of the schema, or one of {places}",
             hint=f"did you mean {{{near}}}?" if near else None,
         )
+    _refuse_unknown_of_options(bundle, action, spec)
+
+
+def _refuse_unknown_of_options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> None:
+    """Refuse a placeholder in the text of an option that nothing fills. A text with a format in it,
+    ``{epoch:02d}-{loss}``, is the runner's own.
+
+    Raises:
+        SpecError: the first such one.
+    """
+    entry = bundle.action(action)
+    texts = _texts_of_options(entry)
+    if not PLACE.search(" ".join(texts.values())):
+        return
+    written = {one.lstrip("-"): one for one in option_names(entry.get("args"))}
+    keys, known = bundle.shorthand, _known_names(bundle, action)
+    names = sorted(({*known, *keys, *flatten(spec)} - written.keys()) | _own_fields(bundle, action))
+    for option, text in texts.items():
+        for name in PLACE.findall(text) if not _FORMAT.search(text) else ():
+            field = keys.get(name, name)
+            held = get_dotted(spec, field)
+            # The text of an option that has placeholders itself is no value of a field.
+            is_text = field in texts and held == texts[field] and PLACE.search(str(held))
+            if not is_text and (field.partition("[")[0] in known or held is not None):
+                continue
+            near = next((one for one in names if is_slip(name, one)), None)
+            near = near or next(iter(difflib.get_close_matches(name, names, n=1)), None)
+            raise SpecError(
+                f"the option has a placeholder that no field of {action} fills: its runner would "
+                "get the braces",
+                field=f"actions.{action}.args.{written[option]}",
+                got=f"{{{name}}}",
+                expected="a field of the template or the schema, or one of "
+                + ", ".join(f"{{{one}}}" for one in PLACES[:5]),
+                hint=(f"did you mean {{{near}}}? " if near else "")
+                + f"mend the bundle: name a field that is there, or give its template {name}; "
+                f"{{{name}:}} is a format of the runner's own",
+            )
 
 
 def _is_refused(asked: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
@@ -288,7 +401,9 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
         )
     plain = {**_unsafe([*words, *more], len(words)), **plain}
     words = [*words, *more]
-    if mode == "args" and (reason := unsafe_word([*words, "{option}"], len(words))):
+    if mode == "args" and (
+        reason := unsafe_word([*words, "{option}"], len(words)) or runs_options(words)
+    ):
         plain[OPTIONS] = reason
 
     bundle_dir = str(bundle.root.resolve())

@@ -11,7 +11,7 @@ ptm                      ``--ptm``, else the checkpoint of the parent
 resume_model             the newest checkpoint in the folder of *this* job
 ptm_if_no_resume_model   as ``ptm``, but only while this job has no checkpoint
 resume_model_or_ptm      the newest checkpoint of this job, else as ``ptm``
-parent_model_or_ptm      the parent's model, else ``--ptm``
+parent_model_or_ptm      the parent's model, or ``--ptm``; both are one too many
 create_onnx_file         ``<this job>/<action>/model.onnx``
 create_engine_file       ``<this job>/<action>/model.engine``; so ``create_pth_file``,
                          ``create_hdf5_file``, ``create_cal_cache``, result files and plots
@@ -217,8 +217,9 @@ def apply(
         raise UsageError(
             f"{action} takes no pretrained weights", field="ptm", got=urls.redact(context.ptm)
         )
-    if context.ptm and not from_ptm and not resumed:
+    if context.ptm and not from_ptm and not resumed and _resume(context) is None:
         _refuse_other_weights(rows, context)
+        _refuse_lost_weights(action, rows, context, found)
     if context.parent is not None and not from_parent:
         if not functions & {*OF_PARENT, *OF_PTM}:
             raise UsageError(
@@ -254,6 +255,57 @@ def _refuse_other_weights(rows: Mapping[str, tuple[str, Any]], context: Inferenc
             expected="one of the two",
             hint="leave one of the two out",
         )
+
+
+def _refuse_lost_weights(
+    action: str,
+    rows: Mapping[str, tuple[str, Any]],
+    context: InferenceContext,
+    found: Collection[InferredField],
+) -> None:
+    """Refuse ``--ptm`` that fills no field: the run would start without it.
+
+    Raises:
+        UsageError: no field has it.
+    """
+    takers = [name for name, row in rows.items() if row[0] in (*OF_PTM, "parent_model_or_ptm")]
+    if any(context.value_of(name) == context.ptm for name in takers if name in context.given):
+        return
+    held = [
+        f"{one.field} has the model of {one.note}" for one in found if one.function in OF_PARENT
+    ]
+    models = [name for name, row in rows.items() if row[0] in OF_PARENT and name in context.given]
+    held += [f"{name} is given" for name in models]
+    why = f": {', '.join(held)}" if held else ""
+    raise UsageError(
+        f"the pretrained weights reach no field of {action}{why}",
+        field="ptm",
+        got=urls.redact(str(context.ptm)),
+        expected=f"a field that is open for them ({', '.join(takers)})",
+        hint="leave --ptm out, or what is given beside it (--parent, the field of a model)",
+    )
+
+
+def starts_anew(bundle: Bundle, action: str, told: Collection[str] | None) -> list[str]:
+    """A notice where the runner sees none of the fields of the checkpoint to go on from: a resumed
+    job starts anew.
+
+    Args:
+        told: the fields that the command receives; None: all.
+    """
+    rows = bundle.spec_params.get(action) or {}
+    fields = [key for key, row in rows.items() if function_of(row) in OF_RESUME]
+    misspelled = bundle.misspelled_fields(action)
+    lost = {key: str(misspelled[key].hint) for key in fields if key in misspelled}
+    unseen = [key for key in fields if told is not None and key not in told and key not in lost]
+    if not fields or {*lost, *unseen} != {*fields}:
+        return []
+    reasons = [
+        f"spec_params.{action}.{key} names a field that is not there ({hint})"
+        for key, hint in lost.items()
+    ]
+    reasons += [f"the command does not receive {key}" for key in unseen]
+    return [f"a resumed job of {action} would start anew: {'; '.join(reasons)}"]
 
 
 _NUMBERS = {"integer", "number", "boolean", "null"}

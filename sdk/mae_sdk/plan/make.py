@@ -46,7 +46,9 @@ from mae_sdk.plan.automl_policy import (
     Decision,
     decide,
     is_searched,
+    plain_instead,
     require_optuna,
+    searched_by_default,
     stated_metric,
 )
 from mae_sdk.plan.command import braces_left, fields_named, fields_told
@@ -672,11 +674,26 @@ STEPS: tuple[Callable[[Draft], None], ...] = (
 
 
 def plan_of(draft: Draft) -> Plan:
-    """Resolve the draft's spec, judge it, and work out launch, study and cost.
+    """Resolve the draft's spec, judge it, and work out launch, study and cost. Where a search that
+    nobody asked for has nothing to vary, it is a plain run, and says so.
 
     Raises:
         MaeError: as `make_plan`.
     """
+    try:
+        return _plan_of(draft)
+    except setup.NothingToSearchError as error:
+        request = draft.request
+        by_budget = request.budget is not None and request.recipe != AUTO
+        if draft.decision.asked or request.automl or by_budget:
+            raise
+        why = str(error.problems[0].got)
+    draft.decision = plain_instead(draft.action, why)
+    choose_open_fields(draft)  # a budget is that of one run now
+    return _plan_of(draft)
+
+
+def _plan_of(draft: Draft) -> Plan:
     bundle, layers = draft.bundle, draft.layers
     survey = survey_of(draft)
     found = resolve(
@@ -731,6 +748,10 @@ def plan_of(draft: Draft) -> Plan:
     )
     plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
     plan.notices += braces_left(bundle, draft.action)
+    told = _told(bundle, plan)
+    received = fields_told(bundle, draft.action, plan.spec)
+    plan.notices += inferred_fields.starts_anew(bundle, draft.action, received)
+    _refuse_untold_model(draft, told)
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
@@ -929,6 +950,28 @@ def _refuse_untold(bundle: Bundle, plan: Plan, study: StudyRecord) -> None:
         )
 
 
+def _refuse_untold_model(draft: Draft, told: frozenset[str] | None) -> None:
+    """Refuse weights, and the model of a parent, where the command receives no field of theirs.
+
+    Raises:
+        UsageError: it receives none.
+    """
+    of_models = (*inferred_fields.OF_PARENT, *inferred_fields.OF_PTM)
+    filled = [item.field for item in draft.inferred if item.function in of_models]
+    if told is None or not filled or told.intersection(filled):
+        return
+    by_ptm = bool(draft.request.ptm)
+    raise UsageError(
+        f"the command of {draft.action} does not receive the model: it has no place for "
+        f"{' or '.join(filled)}",
+        field="ptm" if by_ptm else "parent_job_id",
+        got=urls.redact(str(draft.request.ptm)) if by_ptm else draft.request.parent_job_id,
+        expected=f"{{{filled[0]}}} or {{config_path}} in actions.{draft.action}.command, or an "
+        "option in its args",
+        hint=f"mend the bundle, or leave {'--ptm' if by_ptm else '--parent'} out",
+    )
+
+
 def _empty_patterns(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[MaeError]:
     """The patterns of files among an action's inputs that match nothing; data is judged apart."""
     inputs = bundle.action(action).get("inputs")
@@ -1108,6 +1151,8 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     Trial 1 is the auto recipe, in a bundle that has one; a budget is that of the whole study.
     Where the spec as given takes more than that run leaves of it, the auto recipe is trial 0.
     """
+    from mae_sdk.automl.options import parse
+
     bundle, launch = draft.bundle, plan.launch
     options = dict(plan.request.automl)
     seconds = _budget(draft)
@@ -1122,6 +1167,9 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         if seconds and share and given and given > seconds - share:
             too_long = f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
     there = range(plan.resources.gpus or 0) if launch["device_count"] else []
+    untold: list[str] = []
+    if parse(options).parameters is None:
+        schema, untold = searched_by_default(schema, _told(bundle, plan))
     study = setup.describe(
         schema,
         plan.spec,
@@ -1138,6 +1186,11 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         others={*bundle.actions} - {plan.action},
     )
     _refuse_untold(bundle, plan, study)
+    if untold:
+        plan.notices.append(
+            f"not searched, since the command of {plan.action} does not receive "
+            f"{'it' if len(untold) == 1 else 'them'}: {', '.join(untold)}"
+        )
     plan.study = study
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}

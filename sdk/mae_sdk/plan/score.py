@@ -27,10 +27,24 @@ from mae_skill.resolve import (
 )
 from mae_skill.schema_check import UNKNOWN, check_schema
 
+from mae_sdk.automl import setup
 from mae_sdk.jobs.secrets import ENCRYPTION_VARIABLE
 from mae_sdk.plan import inferred_fields, sources
-from mae_sdk.plan.automl_policy import decide, stated_metric
-from mae_sdk.plan.command import braces_left, fields_named, unknown_places
+from mae_sdk.plan.automl_policy import (
+    NOTHING_LEFT,
+    Decision,
+    decide,
+    plain_instead,
+    searched_by_default,
+    stated_metric,
+)
+from mae_sdk.plan.command import (
+    braces_left,
+    fields_named,
+    fields_of_options,
+    fields_told,
+    unknown_places,
+)
 from mae_sdk.plan.inferred_fields import InferenceContext
 from mae_sdk.plan.launch_record import device_key, prepared, shape
 from mae_sdk.run.platform import Resources
@@ -110,9 +124,13 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         stated_metric(bundle, action)
         _judge_launch(bundle, action, spec, filled, needs, notices)
         notices += braces_left(bundle, action)
+        received = fields_told(bundle, action, spec)
+        notices += inferred_fields.starts_anew(bundle, action, received)
         require_functions(bundle, action)
         decision = decide(bundle, action)
-        searched = decision.reason
+        if decision.automl and not problems:
+            decision = _with_something_to_search(bundle, action, spec, decision)
+        searched = decision.reason + (": a plain run" if decision.reason == NOTHING_LEFT else "")
     except MaeError as error:
         problems.append(error)
     told = [error.to_dict() for error in problems]
@@ -123,6 +141,25 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         "automl": searched,
         "notices": list(dict.fromkeys(notices)),
     }
+
+
+def _with_something_to_search(
+    bundle: Bundle, action: str, spec: Mapping[str, Any], decision: Decision
+) -> Decision:
+    """The decision to search, or that of a plain run where the bundle's own spec leaves nothing to
+    vary."""
+    has_words = bundle.action(action).get("mode") in ("args", "passthrough")
+    told = fields_told(bundle, action, spec) if has_words else None
+    schema, _ = searched_by_default(bundle.schema(action), told)
+    others = {*bundle.actions} - {action}
+    stated = stated_metric(bundle, action)
+    try:
+        setup.describe(schema, spec, None, {}, info=bundle.info, stated=stated, others=others)
+    except setup.NothingToSearchError as error:
+        return plain_instead(action, str(error.problems[0].got))
+    except MaeError:  # what a plan would say depends on what is given to it
+        return decision
+    return decision
 
 
 def _needs_of_data(
@@ -282,6 +319,11 @@ def _judge_launch(
             set_dotted(whole, key, GIVEN)
         if not _is_told(bundle, action, key, filled, optional):
             wanted.add(key)
+    for key in fields_of_options(bundle, action):
+        if get_dotted(whole, key) is None:
+            set_dotted(whole, key, GIVEN)
+            if not _is_told(bundle, action, key, filled, optional):
+                wanted.add(key)
     prepared(bundle, action, whole, Path("/job"))
     needs |= wanted
     counted = device_key(bundle.info, action, whole)

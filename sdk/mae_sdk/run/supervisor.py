@@ -8,7 +8,8 @@ the ranks end with                  the attempt becomes
 ==================================  =====================================================
 0, and the result was written       COMPLETE
 0, and no result                    ERROR
-75, and nobody stopped us           PREEMPTED, and the next attempt starts here
+75, and nobody stopped us           PREEMPTED, and the next attempt starts here, as long as
+                                    each gets further (`mae_sdk.jobs.progress`)
 75, after a SIGTERM to us           PREEMPTED; the job waits (PENDING) to be resumed
 a kill, after a SIGTERM to us       the same where an engine sent it: it had no time to save
 anything after a request to cancel  CANCELED
@@ -57,8 +58,6 @@ from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
 if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
 
-_MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
-_AFTER = "after preemption"
 _ROOM_SECONDS = 60.0
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
@@ -84,28 +83,23 @@ def supervise(job_dir: Path) -> int:
     if record is None:
         return 0
 
-    idle = _stops_without_progress(record)
-    if idle > _MAX_PREEMPTIONS_WITHOUT_PROGRESS:  # its engine would start it for ever
-        _end(job_dir, _no_progress(idle))
+    if (reason := _why_no_more(job_dir, record)) is not None:  # its engine would start it for ever
+        _end(job_dir, reason)
         return 5
 
-    preemptions_without_progress = 0
     while True:
         number = records.last_attempt(record)["number"]
         state = _attempt(job_dir, record)
         if state != records.PREEMPTED:
             return _exit_of_error(job_dir) if state == records.ERROR else _EXITS.get(state, 5)
 
-        attempts = records.read_record(job_dir)["attempts"]
+        record = records.read_record(job_dir)
+        attempts = record["attempts"]
         if len(attempts) != number or attempts[-1].get("told_to_stop"):
             return PREEMPTED_EXIT
 
-        made_progress = len(attempts) < 2 or (
-            attempts[-1].get("checkpoints") != attempts[-2].get("checkpoints")
-        )
-        preemptions_without_progress = 0 if made_progress else preemptions_without_progress + 1
-        if preemptions_without_progress >= _MAX_PREEMPTIONS_WITHOUT_PROGRESS:
-            _give_up(job_dir, preemptions_without_progress + 1)
+        if (reason := _why_no_more(job_dir, record)) is not None:
+            _give_up(job_dir, reason)
             return 5
         record = _next_attempt(job_dir)
 
@@ -135,7 +129,8 @@ def _claim(job_dir: Path) -> JobRecord | None:
 
         has_begun = attempt["state"] != records.PENDING
         if has_begun:
-            records.advance(record, records.PREEMPTED, "started again by its platform")
+            there = _reached(job_dir, record, records.PREEMPTED)
+            records.advance(record, records.PREEMPTED, "started again by its platform", **there)
         else:
             attempt["process"] = mine
         records.write_record(job_dir, record)
@@ -148,7 +143,7 @@ def _next_attempt(job_dir: Path) -> JobRecord:
 
     def open_attempt(record: JobRecord) -> None:
         before = records.last_attempt(record)
-        attempt = records.new_attempt(record, _AFTER)
+        attempt = records.new_attempt(record, records.AFTER_PREEMPTION)
         attempt["process"] = identify()
         if "handle" in before:  # it is the same job of the engine
             attempt["handle"] = before["handle"]
@@ -167,28 +162,24 @@ def _next_attempt(job_dir: Path) -> JobRecord:
     return records.read_record(job_dir)  # the command may name the checkpoint
 
 
-def _stops_without_progress(record: JobRecord) -> int:
-    """How many attempts before one that an engine started again ended PREEMPTED, one after another,
-    with the same checkpoints."""
-    if records.last_attempt(record)["transitions"][0]["reason"] != _AFTER:
-        return 0
-    count, newest = 0, None
-    for attempt in reversed(record["attempts"][:-1]):
-        mark = attempt.get("checkpoints") or []
-        if attempt["state"] != records.PREEMPTED or (count and mark != newest):
-            break
-        count, newest = count + 1, mark
-    return count
+def _why_no_more(job_dir: Path, record: JobRecord) -> str | None:
+    """Why a job is not started again after a preemption; None where it is, or was not preempted."""
+    if not any(attempt["state"] == records.PREEMPTED for attempt in record["attempts"]):
+        return None
+    from mae_sdk.jobs import progress  # loads more than a first one needs
+
+    if said := progress.odd_setting():
+        with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
+            log.write(f"--- {said} ---\n")
+    return progress.why_no_more(record)
 
 
-def _no_progress(preemptions: int) -> str:
-    return f"preempted {preemptions} times without a new checkpoint"
-
-
-def _give_up(job_dir: Path, preemptions: int) -> None:
-    """End a job that is preempted again and again before it can save anything."""
-    records.update_record(job_dir, lambda record: records.new_attempt(record, _AFTER))
-    _end(job_dir, _no_progress(preemptions))
+def _give_up(job_dir: Path, reason: str) -> None:
+    """End a job that is preempted again and again."""
+    records.update_record(
+        job_dir, lambda record: records.new_attempt(record, records.AFTER_PREEMPTION)
+    )
+    _end(job_dir, reason)
 
 
 def _end(job_dir: Path, message: str) -> None:
@@ -465,7 +456,7 @@ def _finish(
         problem = failure("lost_process", reason)
     fields: dict[str, Any] = {
         "exit_code": None if outcome is None else outcome.exit_code,
-        "checkpoints": _checkpoint_mark(job_dir),
+        **_reached(job_dir, record, state),
     }
     if state == records.PREEMPTED and outcome is not None:
         fields["told_to_stop"] = outcome.stopped
@@ -554,16 +545,11 @@ def _explained(
     )
 
 
-def _checkpoint_mark(job_dir: Path) -> list[list[Any]]:
-    """What changes when a run makes progress: the times of the checkpoint indexes, or of the
-    newest checkpoint."""
-    indexes = list(job_dir.glob("*/checkpoints.json"))
-    if not indexes:  # a runner that keeps none
-        from mae_sdk.jobs.checkpoint_names import newest_in
+def _reached(job_dir: Path, record: JobRecord, state: str) -> dict[str, Any]:
+    """What tells whether an attempt that ends in this state got further than the one before it."""
+    from mae_sdk.jobs.progress import reached
 
-        newest = newest_in(job_dir, records.read_record(job_dir)["action"])
-        indexes = [] if newest is None else [newest]
-    return sorted([str(path.relative_to(job_dir)), path.stat().st_mtime_ns] for path in indexes)
+    return reached(job_dir, record, preempted=state == records.PREEMPTED)
 
 
 def _close_status(job_dir: Path, state: str, reason: str, problem: Failure | None) -> None:

@@ -1,8 +1,8 @@
 """The fields that a bundle's tables name and its template and schema do not have.
 
 A runner may read a field that neither lists, so such a field is only named. One that is a slip of
-the pen away from a field that is listed, and that no other table names, is misspelled: what goes
-there would be lost.
+the pen away from a field that is listed, and that its own table does not name beside it, is
+misspelled: what goes there would be lost.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def unknown(
     """Field → the table that names it, and the field that is meant, of those that are not there.
 
     Args:
-        tables: key of a table → the fields that it names. A field of two tables is meant.
+        tables: key of a table → the fields that it names. A field of two tables is meant, unless it
+            is misspelled and no table names the one that is there; a field of the table ``""``, of
+            the command itself, always is.
         listed: the fields that there are.
         has: whether there may be a field.
     """
@@ -86,6 +88,10 @@ def unknown(
     count = Counter(field for fields in tables.values() for field in set(fields))
     for table, fields in tables.items():
         for field in fields:
-            if count[field] == 1 and not has(field):
-                found[field] = (table, misspelled(field, listed, count))
+            if has(field) or field in found or field in tables.get("", ()):
+                continue
+            # What another table says of the right field, an input beside a mapping, is no reason.
+            near = misspelled(field, listed, fields)
+            if count[field] == 1 or (near is not None and near not in count):
+                found[field] = (table, near)
     return found

@@ -47,6 +47,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
@@ -74,6 +78,14 @@ _KEYWORDS: dict[str, Callable[[Any], bool]] = {
         lambda value: value is None or isinstance(value, str),
     ),
     "uniqueItems": lambda value: isinstance(value, bool),
+    # Upstream writes no bound as null, and as an infinity.
+    **dict.fromkeys(
+        (*_BOUNDS, "valid_min", "valid_max"),
+        lambda value: value is None or _is_number(value),
+    ),
+    **dict.fromkeys(
+        ("enum", "valid_options"), lambda value: value is None or isinstance(value, list)
+    ),
 }
 """Keywords, and what they hold; one that holds something else is dropped, and said."""
 
@@ -321,4 +333,4 @@ def _listed(keys: Sequence[str]) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_number(value) and math.isfinite(value)
