@@ -120,39 +120,22 @@ def _merge_into(
     for name, value in document.items():
         key = f"{prefix}{name}"
         if "[" in str(name) and str(name) not in (schema.get("properties") or {}):
-            plain, positions = split_index(str(name))
-            if len(positions) == 1:
-                problems += _merge_item(
-                    resolved, value, schema, layer, f"{prefix}{plain}", positions[0]
-                )
+            found = _merge_indexed(resolved, str(name), value, schema, layer, prefix)
+            if found is not None:
+                problems += found
                 continue
-            whole = _INDEXED.fullmatch(str(name))
-            if whole and get_dotted(resolved.spec, key, MISSING) is MISSING:
-                listed = get_dotted(resolved.spec, f"{prefix}{whole[1]}")
-                count = len(listed) if isinstance(listed, list) else 0
-                problems.append(_no_item(key, whole[2], count))
-                continue
+
         child = _child(schema, str(name))
         if isinstance(value, Mapping) and (_is_section(child) or not child):
-            here = get_dotted(resolved.spec, key)
-            by_key = not child and layer in _BY_KEY and here not in ("", NOT_GIVEN)
-            if (
-                here is not None and not isinstance(here, dict) and (_is_section(child) or by_key)
-            ):  # an earlier layer's mistake is not covered up
-                problems.append(
-                    SpecError(
-                        "a section is given as a value",
-                        field=key,
-                        got=here,
-                        expected="a section",
-                        hint=_below(key, here, value) if by_key else f"name a field of it: {key}.…",
-                    )
-                )
+            wrong = _no_section(resolved, key, value, child, layer)
+            if wrong is not None:
+                problems.append(wrong)
                 continue
-            if not isinstance(here, dict):
+            if not isinstance(get_dotted(resolved.spec, key), dict):
                 set_dotted(resolved.spec, key, {})
             _merge_into(resolved, value, child, layer, f"{key}.", problems)
             continue
+
         if value is None and _is_section(child):
             continue  # "train:" with nothing under it leaves the section as it was
         section = get_dotted(resolved.spec, key)
@@ -165,34 +148,10 @@ def _merge_into(
                 resolved.notices.append(
                     f"{key} replaces a section that held {', '.join(list(section)[:5])}"
                 )
-        odd = no_text(name) or no_text(value)
-        if odd is not None:
-            problems.append(
-                SpecError(
-                    "holds a character that no file or path can hold",
-                    field=ascii(key)[1:-1],
-                    got=ascii(odd[:80]),
-                    expected="text without NUL and without halves of a character (surrogates)",
-                    hint="write the text again in UTF-8",
-                )
-            )
-            continue
-        address = no_url(value)
-        if address is not None:
-            problems.append(url_error(address, key))
-            continue
-        bad = _non_finite(value)
-        if bad is not None:
-            is_whole = isinstance(bad, int)
-            problems.append(
-                SpecError(
-                    "too large a number" if is_whole else "a number must be finite",
-                    field=key,
-                    got=bad if is_whole else repr(bad),
-                    expected="a finite number" + (", below 1.8e308" if is_whole else ""),
-                    hint=f"see mae explain {key}",
-                )
-            )
+
+        wrong = _unusable(key, name, value)
+        if wrong is not None:
+            problems.append(wrong)
             continue
         try:
             coerced, note = coerce(value, child)
@@ -209,6 +168,77 @@ def _merge_into(
             continue
         set_dotted(resolved.spec, key, coerced)
         resolved.provenance[key] = Origin(layer, note)
+
+
+def _merge_indexed(
+    resolved: Resolved,
+    name: str,
+    value: Any,
+    schema: Mapping[str, Any],
+    layer: OriginKind,
+    prefix: str,
+) -> list[MaeError] | None:
+    """Merges ``NAME[0]``; None where it is the name of a field and no item of a list."""
+    plain, positions = split_index(name)
+    if len(positions) == 1:
+        return list(_merge_item(resolved, value, schema, layer, f"{prefix}{plain}", positions[0]))
+
+    key = f"{prefix}{name}"
+    whole = _INDEXED.fullmatch(name)
+    if whole and get_dotted(resolved.spec, key, MISSING) is MISSING:
+        listed = get_dotted(resolved.spec, f"{prefix}{whole[1]}")
+        return [_no_item(key, whole[2], len(listed) if isinstance(listed, list) else 0)]
+    return None
+
+
+def _no_section(
+    resolved: Resolved,
+    key: str,
+    value: Mapping[str, Any],
+    child: Mapping[str, Any],
+    layer: OriginKind,
+) -> MaeError | None:
+    """The error of a section where an earlier layer gave a value: its mistake is not covered up."""
+    here = get_dotted(resolved.spec, key)
+    by_key = not child and layer in _BY_KEY and here not in ("", NOT_GIVEN)
+    if here is None or isinstance(here, dict) or not (_is_section(child) or by_key):
+        return None
+    return SpecError(
+        "a section is given as a value",
+        field=key,
+        got=here,
+        expected="a section",
+        hint=_below(key, here, value) if by_key else f"name a field of it: {key}.…",
+    )
+
+
+def _unusable(key: str, name: Any, value: Any) -> MaeError | None:
+    """The error of a value that no field can hold, whatever its type."""
+    odd = no_text(name) or no_text(value)
+    if odd is not None:
+        return SpecError(
+            "holds a character that no file or path can hold",
+            field=ascii(key)[1:-1],
+            got=ascii(odd[:80]),
+            expected="text without NUL and without halves of a character (surrogates)",
+            hint="write the text again in UTF-8",
+        )
+
+    address = no_url(value)
+    if address is not None:
+        return url_error(address, key)
+
+    bad = _non_finite(value)
+    if bad is None:
+        return None
+    is_whole = isinstance(bad, int)
+    return SpecError(
+        "too large a number" if is_whole else "a number must be finite",
+        field=key,
+        got=bad if is_whole else repr(bad),
+        expected="a finite number" + (", below 1.8e308" if is_whole else ""),
+        hint=f"see mae explain {key}",
+    )
 
 
 def _replaces(key: str, value: Any, section: Mapping[str, Any], layer: OriginKind) -> SpecError:
