@@ -24,11 +24,13 @@ What the methods are given, and what they promise:
     written when it returns.
 ``state(jobs)``
     is asked about many jobs at once, so that a cluster is polled with one request, and only about
-    those whose record holds no end yet. It answers for each with the states of a job: PENDING
-    (queued, or about to start again after a preemption), RUNNING, UNKNOWN (cannot be seen from
-    here), or one of COMPLETE, ERROR, CANCELED, which all mean that the engine no longer runs it.
+    those whose record holds no end yet, or that were preempted and may go on. It answers for each
+    with the states of a job: PENDING (queued, or about to start again after a preemption), RUNNING,
+    UNKNOWN (cannot be seen from here), or one of COMPLETE, ERROR, CANCELED, which all mean that the
+    engine no longer runs it.
     If the record still holds no end then, the job becomes CANCELED where that was asked for, else
-    ERROR with the reason and the category of the answer.
+    ERROR with the reason and the category of the answer. A job that the engine does not know is
+    `forgotten_by` it.
 ``cancel(job_dir, record)``
     ends the attempt if it runs, waits or has left something behind, and returns at once. The
     supervisor gets SIGTERM; it finds the request to cancel in the folder and writes CANCELED.
@@ -49,7 +51,8 @@ Preemption: a supervisor that gets SIGTERM lets the run save, and the attempt en
 engine that starts preempted or lost jobs again runs the same command: a supervisor that finds its
 attempt begun opens the next one, which resumes from the newest checkpoint. Until then `state`
 answers PENDING; if the engine does not start it again, `state` answers with an end and the job
-waits for `Job.resume`.
+waits for `Job.resume`. It ends with CANCELED where the engine says so, and where an engine that
+starts jobs again (`starts_again`) has forgotten it.
 
 Nothing is submitted twice: `submit` below holds the folder's lock, and an adapter gives its engine
 the name of the attempt (`attempt_name`), by which it finds what a caller that was killed in between
@@ -101,11 +104,19 @@ class EngineState(NamedTuple):
         state: PENDING, RUNNING, UNKNOWN, or (it has ended) COMPLETE, ERROR, CANCELED.
         reason: of an end that the job's record does not tell, in plain words.
         category: of a failure, one of `mae_sdk.jobs.failure.CATEGORIES`.
+        forgotten: the engine does not know the job: whether it was canceled there or lost, nobody
+            can tell.
     """
 
     state: str
     reason: str = "its supervisor is gone"
     category: str = "lost_process"
+    forgotten: bool = False
+
+
+def forgotten_by(engine: str) -> EngineState:
+    """What is said of a job that its engine does not know, or no longer."""
+    return EngineState(records.ERROR, f"{engine} knows it no longer", forgotten=True)
 
 
 class Reference(TypedDict, total=False):
@@ -160,6 +171,8 @@ class Platform(ABC):
         apart: whether its jobs see no folder of the caller's. Then `submit` copies the folder to
             its URL first, and whoever runs the job there is `mae_sdk.run.from_url`.
         supervised_here: whether the supervisor is a process of the caller's machine.
+        starts_again: whether its engine starts a preempted job again by itself. One that it has
+            forgotten is over then, and does not wait for anybody.
         options: the settings that a job may be given.
     """
 
@@ -167,6 +180,7 @@ class Platform(ABC):
     about: ClassVar[str] = ""
     apart: ClassVar[bool] = False
     supervised_here: ClassVar[bool] = False
+    starts_again: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
 
     @abstractmethod

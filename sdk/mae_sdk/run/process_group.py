@@ -302,6 +302,13 @@ def _signals(stop: list[int]) -> Iterator[int]:
         os.close(writer)
 
 
+@contextlib.contextmanager
+def note_signals(stop: list[int]) -> Iterator[None]:
+    """Note in `stop` the signals that ask for a stop, for who has more to do than run ranks."""
+    with _signals(stop):
+        yield
+
+
 def _shared_variables(cluster: Cluster, nproc: int) -> dict[str, str]:
     """What all `nproc` ranks of this node are told of one another."""
     return {
@@ -435,7 +442,8 @@ def _watch(
 
         if all(process.returncode is not None for process in ranks):
             rank, code = failed or (None, 0)
-            return Outcome(code, rank, stopped=asked)
+            # Who signals the ranks too may have them saved before we asked them to.
+            return Outcome(code, rank, stopped=asked or bool(stop and code == PREEMPTED_EXIT))
 
         moment = time.monotonic()
         if tick and moment >= next_tick:

@@ -30,6 +30,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    forgotten_by,
     with_python,
 )
 
@@ -103,7 +104,7 @@ class RayPlatform(Polled):
                 found |= {
                     (address, str(job.submission_id)): _state(job) for job in client.list_jobs()
                 }
-        gone = EngineState(records.ERROR, "the Ray cluster knows it no longer")
+        gone = forgotten_by("the Ray cluster")
         states = [found.get((handle["address"], handle["job"]), gone) for handle in handles]
         return [
             _CANCELED if seen.state == records.PENDING and _is_unwanted(job_dir) else seen

@@ -36,6 +36,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    forgotten_by,
     last_lines,
     with_python,
 )
@@ -112,6 +113,7 @@ class SlurmPlatform(Polled):
 
     about = "a SLURM cluster, through sbatch"
     how = _HOW
+    starts_again = True
     options = {  # noqa: RUF012  # as the contract declares it
         "partition": Option("partition; default: the cluster's"),
         "account": Option("account that is charged"),
@@ -157,8 +159,7 @@ class SlurmPlatform(Polled):
         found = _queue(numbers)
         gone = [number for number in numbers if number not in found]
         found |= _accounting(gone) if gone else {}
-        unknown = EngineState(records.ERROR, "SLURM knows it no longer")
-        return [found.get(number, unknown) for number in numbers]
+        return [found.get(number, forgotten_by("SLURM")) for number in numbers]
 
     def cancel(self, job_dir: Path, record: JobRecord) -> None:
         """``scancel``; one that has ended is left as it is."""

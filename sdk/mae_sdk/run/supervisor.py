@@ -52,7 +52,12 @@ from mae_sdk.run.devices import THREADS, CoreShare
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.platform import DEFAULT, platform_of
 from mae_sdk.run.process import end_strays, identify, is_alive, kill_leftovers
-from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
+from mae_sdk.run.process_group import (
+    PREEMPTED_EXIT,
+    Outcome,
+    note_signals,
+    start_and_watch,
+)
 
 if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
@@ -201,7 +206,16 @@ def _end(job_dir: Path, message: str) -> None:
 
 
 def _attempt(job_dir: Path, record: JobRecord) -> str:
-    """One attempt; returns its terminal state."""
+    """One attempt; returns its terminal state.
+
+    From the start of the runner on signals are noted until the end is written: an engine and its
+    batch script may both send one, and the second must not end us in between.
+    """
+    with contextlib.ExitStack() as noting:
+        return _to_its_end(job_dir, record, noting)
+
+
+def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) -> str:
     number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
     secrets = secret_values(environment, record.get("env_names") or ())
@@ -213,6 +227,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     outcome: Outcome | None = None
     problem: Failure | None = None
     sync = None
+    stops: list[int] = []
     with contextlib.ExitStack() as shared:
         try:
             # First: who waits for a device shows itself to other machines too.
@@ -222,7 +237,8 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             if is_unwanted():
                 outcome = Outcome(0, stopped=True)
             else:
-                outcome = _run(job_dir, record, environment, secrets, is_unwanted)
+                noting.enter_context(note_signals(stops))
+                outcome = _run(job_dir, record, environment, secrets, is_unwanted, stops)
         except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             if _is_full(error):
@@ -236,7 +252,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             problem = failure("runner", said)
         else:
             problem = _explained(job_dir, record, outcome, log_start, said)
-    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start, stops)
 
 
 def _mark(job_dir: Path, number: int) -> None:
@@ -370,6 +386,7 @@ def _run(
     environment: dict[str, str],
     secrets: list[str],
     is_unwanted: Callable[[], bool],
+    stops: list[int],
 ) -> Outcome:
     """Run the ranks; the attempt is RUNNING from here."""
     launch = record["launch"]
@@ -396,6 +413,7 @@ def _run(
         # A runner of ours waits for what it starts.
         ended=None if is_own else partial(_end_strays, job_dir),
         ranked=not launch.get("spawns"),
+        stop=stops,
     )
 
 
@@ -449,8 +467,13 @@ def _finish(
     secrets: list[str],
     sync: FolderSync | None,
     log_start: int,
+    stops: list[int],
 ) -> str:
-    """Write the attempt's end into the record and finish the remote copy; returns the state."""
+    """Write the attempt's end into the record and finish the remote copy; returns the state.
+
+    Args:
+        stops: the signals that ask for a stop; one that comes meanwhile is heeded too.
+    """
     cancel = job_dir / records.CANCEL_NAME
     _give_room(job_dir)
     if outcome is not None and outcome.unlogged:
@@ -497,6 +520,8 @@ def _finish(
         fields["failure"] = problem
     with contextlib.suppress(OSError):
         cancel.unlink(missing_ok=True)
+    if state == records.PREEMPTED and stops:
+        fields["told_to_stop"] = True
     _write_down(job_dir, lambda record: records.advance(record, state, reason, **fields))
     if sync is not None:
         with contextlib.suppress(Exception):
