@@ -175,6 +175,32 @@ def step_seconds(work: float, exchange: float, beside: float = 0.0) -> float:
     return max(work, work / 3 + exchange) + beside
 
 
+def _taken(machine: Machine, made: Any) -> Machine:
+    """The part of a machine that a plan's run takes."""
+    return replace(machine, gpus=made.launch["processes"], nodes=made.nodes)
+
+
+def _exchange_of(machine: Machine, made: Any) -> float | None:
+    """Seconds of a step's exchange in a plan; None where its step is not known."""
+    parameters = (made.estimates.get("parameters") or {}).get("total")
+    size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
+    if not made.seconds.get("step_parts") or not size:
+        return None
+    taking = _taken(machine, made)
+    return exchange_seconds(size * 2**20, taking) if taking.world > 1 else 0.0
+
+
+def pace_of(machine: Machine, made: Any) -> float:
+    """A plan's step with its exchange of gradients over one without, by which whatever is fitted to
+    a budget has the same step as the plan."""
+    parts, seconds = made.seconds.get("step_parts"), _exchange_of(machine, made)
+    if seconds is None:
+        return 1.0
+    alone = max(parts["work"] + parts["beside"], parts["images"])
+    busy = step_seconds(parts["work"], seconds, parts["beside"])
+    return float(max(busy, parts["images"]) / alone)
+
+
 def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     """Make the exchange of gradients part of a plan's step; what it takes, where that is known.
 
@@ -182,13 +208,10 @@ def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     ``loader_cores_per_node`` the cores that decode as many; ``cores_images_per_second_per_node`` is
     what all cores of a node give.
     """
-    parts = made.seconds.get("step_parts")
-    parameters = (made.estimates.get("parameters") or {}).get("total")
-    size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
-    if not parts or not size:
+    parts, seconds = made.seconds.get("step_parts"), _exchange_of(machine, made)
+    if seconds is None:
         return {}
-    taking = replace(machine, gpus=made.launch["processes"], nodes=made.nodes)
-    seconds = exchange_seconds(size * 2**20, taking) if taking.world > 1 else 0.0
+    taking = _taken(machine, made)
     compute = parts["work"] + parts["beside"]
     busy = step_seconds(parts["work"], seconds, parts["beside"])
     step = made.seconds["seconds_per_step"] = max(busy, parts["images"])

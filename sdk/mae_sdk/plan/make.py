@@ -17,7 +17,7 @@ from mae_skill.bundle import Bundle, words_of_args
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, remove_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
-from mae_skill.merge import accepted_types, holds_lists
+from mae_skill.merge import accepted_types, holds_lists, merge
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import (
@@ -69,6 +69,7 @@ from mae_sdk.plan.machine import (
     exchange,
     notes_of,
     notice_of_disk,
+    pace_of,
     price_of,
 )
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
@@ -84,6 +85,10 @@ RUNS_OF_A_TRIAL = 0.6
 FIRST_RUN = 0.6
 """Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
 are to be: one good run, and the search with what is left."""
+
+
+_ROUNDS = 4
+"""Looks at what a budget holds, each with the step of the one before."""
 
 
 FEW_JUDGED = 20
@@ -103,7 +108,8 @@ class Draft:
         remote: count data behind URLs too, which fetches it into the cache.
         owned: dotted keys that name the job's own folder.
         reasons: dotted key → the rule by which the auto recipe chose it.
-        pace: measured time of a step over the estimated one.
+        pace: how much longer a step takes than the auto recipe's estimate: by what was measured, or
+            by the exchange of gradients.
         problems: what is wrong so far; all of it is raised together.
         references: dotted key → what was written, of fields that refer to others.
         unseen: why the platform does not say what it has; the plan is not launched then.
@@ -189,12 +195,13 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         raise
     except OSError as error:
         raise request.unusable_path(error) from error
-    if request.recipe == AUTO and request.budget is not None:
-        if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
+    if request.recipe != AUTO or (request.budget is None and request.on is None):
+        return plan
+    if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
+        if request.budget is not None:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
-            return plan
-        return keep_to_budget(draft, plan)
-    return plan
+        return plan
+    return keep_to_budget(draft, plan)
 
 
 def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
@@ -215,6 +222,8 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
     The time is measured once for a model, its data and this machine, and kept. Where it cannot be,
     the estimate stands.
     """
+    if draft.request.on is not None:
+        return keep_to_exchange(draft, plan, Machine.of(draft.request.on))
     estimated = plan.seconds.get("seconds_per_step")
     if not estimated or not plan.resources.here:
         return plan
@@ -228,6 +237,20 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
     plan = plan_of(draft)
     plan.estimates["measured"] = measured
     plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
+    return plan
+
+
+def keep_to_exchange(draft: Draft, plan: Plan, there: Machine) -> Plan:
+    """The plan with the epochs that its budget holds by the step that the plan itself has, with the
+    exchange of gradients. A batch that follows from them changes that step: it is looked at again.
+    """
+    for _ in range(_ROUNDS):
+        pace = pace_of(there, plan)
+        if math.isclose(pace, draft.pace, rel_tol=0.01):
+            break
+        draft.pace = pace
+        choose_open_fields(draft)
+        plan = plan_of(draft)
     return plan
 
 
@@ -647,11 +670,13 @@ def _budget(draft: Draft) -> float | None:
     """The seconds of a run, or of a whole study."""
     if draft.request.budget is None:
         return None
-    processes = shape(
-        draft.bundle.info, draft.action, draft.layers.overrides, draft.resources
-    ).processes
-    layer = draft.layers.overrides
-    nodes = nodes_of(draft.bundle.info, draft.action, layer, draft.environment)
+    # The GPUs that the run takes may be named by any layer: by a spec file as by an override.
+    spec = merge(draft.layers.in_order(), draft.layers.schema).spec
+    try:
+        processes = shape(draft.bundle.info, draft.action, spec, draft.resources).processes
+    except MaeError:  # the plan says what is wrong with its devices
+        processes = 1
+    nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
     return seconds_of(draft.request.budget, processes * nodes, draft.resources.gpus)
 
 
@@ -740,7 +765,7 @@ def plan_of(draft: Draft) -> Plan:
     plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     if draft.decision.automl:
-        describe_study(draft, plan, layers.schema, survey)
+        describe_study(draft, plan, layers.schema, survey, there)
     exchanged = {} if there is None else exchange(there, plan)
     if there is None:
         warn_of_disk(plan, draft.job_dir)
@@ -1102,7 +1127,13 @@ def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
             plan.seconds[name] = estimates.pop(name)
 
 
-def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: Survey) -> None:
+def describe_study(
+    draft: Draft,
+    plan: Plan,
+    schema: Mapping[str, Any],
+    survey: Survey,
+    machine: Machine | None,
+) -> None:
     """The study, and the disk that all its trials take.
 
     Trial 1 is the auto recipe, in a bundle that has one; a budget is that of the whole study.
@@ -1117,7 +1148,10 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     too_long = None
     if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and is_counted(plan.sources):
         share = seconds and seconds_of_a_run(seconds, plan.request.automl)
-        auto, _ = recommend(draft.bundle, draft.layers, survey, share)
+        pace = draft.pace if machine is None else pace_of(machine, plan)
+        auto, _ = recommend(draft.bundle, draft.layers, survey, share, pace)
+        if machine is not None and "seconds_per_step" in plan.seconds:
+            plan.seconds["seconds_per_step"] *= pace
         given = cost.time_of(bundle.info, plan).get("seconds_total")
         if seconds and share and given and given > seconds - share:
             too_long = f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
