@@ -442,8 +442,7 @@ def _watch(
 
         if all(process.returncode is not None for process in ranks):
             rank, code = failed or (None, 0)
-            # Who signals the ranks too may have them saved before we asked them to.
-            return Outcome(code, rank, stopped=asked or bool(stop and code == PREEMPTED_EXIT))
+            return Outcome(code, rank, stopped=asked)
 
         moment = time.monotonic()
         if tick and moment >= next_tick:

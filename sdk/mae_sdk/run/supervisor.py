@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 _MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
 _AFTER = "after preemption"
 _ROOM_SECONDS = 60.0
+_SIGNAL_SECONDS = 1.0
+"""Between the signals of an engine to the processes of one job."""
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
 
@@ -239,6 +241,7 @@ def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) 
             else:
                 noting.enter_context(note_signals(stops))
                 outcome = _run(job_dir, record, environment, secrets, is_unwanted, stops)
+                outcome = _told_at_once(outcome, record, stops)
         except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             if _is_full(error):
@@ -253,6 +256,18 @@ def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) 
         else:
             problem = _explained(job_dir, record, outcome, log_start, said)
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start, stops)
+
+
+def _told_at_once(outcome: Outcome, record: JobRecord, stops: list[int]) -> Outcome:
+    """The outcome of ranks that an engine signaled beside us: they may have ended before we asked
+    them to, and even before our own signal came."""
+    if outcome.stopped or outcome.exit_code not in (PREEMPTED_EXIT, *_KILLED):
+        return outcome
+    deadline = time.monotonic() + _SIGNAL_SECONDS
+    is_waited_for = "handle" in records.last_attempt(record) and outcome.exit_code in _KILLED
+    while is_waited_for and not stops and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return outcome._replace(stopped=bool(stops))
 
 
 def _mark(job_dir: Path, number: int) -> None:
@@ -518,9 +533,10 @@ def _finish(
 
     if problem is not None:
         fields["failure"] = problem
-    with contextlib.suppress(OSError):
-        cancel.unlink(missing_ok=True)
-    if state == records.PREEMPTED and stops:
+    if state != records.PREEMPTED:  # of that, a request that has come since is still to be heeded
+        with contextlib.suppress(OSError):
+            cancel.unlink(missing_ok=True)
+    elif stops:
         fields["told_to_stop"] = True
     _write_down(job_dir, lambda record: records.advance(record, state, reason, **fields))
     if sync is not None:

@@ -147,7 +147,8 @@ def test_scancel_cancels_a_job_that_runs_and_one_that_waits(
     running(job, up)
     cluster.call("scancel", cluster.number(job))
     wait_until(lambda: job.state == "CANCELED", 60)
-    assert len(job.record["attempts"]) == 1
+    # It may have saved, and said so, before the batch script knew why it was signaled.
+    assert len([one for one in job.record["attempts"] if one["process"]]) == 1
     assert not cluster.call("squeue", "-hj", cluster.number(job), "-t", "PD,R")
 
     held = write(tmp_path / "held", "true", platform="slurm")
@@ -220,7 +221,8 @@ def test_a_job_that_slurm_has_forgotten_is_called_canceled_or_lost(
     number = cluster.number(job)
     with cluster.configured("MinJobAge", "2"):
         cluster.call("scancel", number)
-        wait_until(lambda: not cluster.call("squeue", "-h", "-t", "all", "-o", "%i"), 120)
+        known = ("squeue", "-h", "-t", "all", "-o", "%i")
+        wait_until(lambda: number not in cluster.call(*known).split(), 120)
         if by == "mae":
             assert job.cancel(20) == "CANCELED"
             return
