@@ -38,7 +38,7 @@ from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
 from mae_sdk.plan.sources import is_images, names_files
-from mae_sdk.run.platform import check_system, platform_for, submit
+from mae_sdk.run.platform import check_system, platform_for, submit, was_refused
 from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer, urls
 
@@ -69,7 +69,8 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     Raises:
         UsageError: it is a run over several nodes, or of several tasks that nothing joins.
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
-            platform did not take the job, which the job's record says too.
+            platform did not take the job. Where it refused it for good nothing is left of the job;
+            else its record says so, and `Job.resume` submits it again.
     """
     if plan.request.on is not None or plan.request.images is not None:
         raise UsageError(
@@ -98,11 +99,14 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     settings = {name: str(value) for name, value in plan.request.env.items()}
     try:
         submit(job_dir, {**settings, **plan.secrets})
-    except MaeError:
-        if root.remote:
+    except MaeError as error:
+        if was_refused(job_dir, error):
+            with contextlib.suppress(MaeError, OSError):  # the first error tells more
+                job.delete()
+        elif root.remote:
             from mae_sdk.jobs import sync
 
-            with contextlib.suppress(MaeError):  # the first error tells more
+            with contextlib.suppress(MaeError):
                 sync.push(job_dir, root.job_url(plan.job_id))
         raise
     return job

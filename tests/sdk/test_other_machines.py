@@ -328,3 +328,18 @@ def test_the_rate_of_the_auto_recipe_is_that_of_the_batch_of_all_nodes() -> None
     assert four.effective_batch == 4 * one.effective_batch
     rates = [made.spec["train"]["optim"]["lr"] for made in (one, four)]
     assert rates[1] == pytest.approx(2 * rates[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "text", ["8xA100-80G", "8xA100-80GB", "8XA100-80gb", "8 x a100 - 80 GB", "8xa100-80g,NODES=1"]
+)
+def test_a_machine_is_read_however_it_is_spelled(text: str) -> None:
+    machine = Machine.of(text)
+    assert (machine.gpus, machine.name, machine.memory_gb, machine.assumed) == (8, "A100", 80, "")
+
+
+def test_a_card_of_several_sizes_is_taken_with_a_notice_of_the_others() -> None:
+    made = plan(on="8XA100", images="1.28M")
+    said = [text for text in made.notices if "taken as A100-80G" in text]
+    assert said and "--on 8xA100-40G" in said[0]
+    assert not [text for text in plan(on="1xT4", images="1M").notices if "taken as" in text]

@@ -275,12 +275,6 @@ class Trials:
         self.job(folder).cancel(wait=0.0)
 
 
-def _fill(text: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        text = text.replace(name, value)
-    return text
-
-
 def _moved(value: Any, old: str, new: str) -> Any:
     """A copy of a spec in which paths in the study's folder are the same paths in a trial's."""
     if isinstance(value, Mapping):

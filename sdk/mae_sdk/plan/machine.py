@@ -34,7 +34,7 @@ FRAGMENTED = 1.15
 _MIB = 2**20
 """The unit of the estimates; GB are 10⁹ bytes here, as makers of GPUs and disks count."""
 
-_ON = re.compile(r"(\d+)x([A-Za-z]*\d+[A-Za-z]*)(?:-(\d+)G)?((?:,[a-z]+=[\d.]+)*)")
+_ON = re.compile(r"(\d+)X([A-Z]*\d+[A-Z]*)(?:-(\d+)GB?)?((?:,[A-Z]+=[\d.]+)*)")
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
@@ -45,6 +45,8 @@ class Machine:
     Attributes:
         gpus: of a node.  name: in `mae_skill.gpus.GPUS`.  memory_gb: of a GPU.
         cores: of a node.  network_gb: GB per second between nodes.
+        assumed: what was taken of a card that comes with several sizes of memory; empty where the
+            size was said.
     """
 
     gpus: int
@@ -53,6 +55,7 @@ class Machine:
     nodes: int = 1
     cores: int = 0
     network_gb: float = NETWORK_GB
+    assumed: str = ""
 
     @classmethod
     def of(cls, text: str) -> Machine:
@@ -61,17 +64,17 @@ class Machine:
         Raises:
             UsageError: it is written otherwise, or names no known GPU.
         """
-        found = _ON.fullmatch(text.strip().replace(" ", ""))
+        found = _ON.fullmatch(text.strip().replace(" ", "").upper())
         if found is None:
             raise UsageError(
                 "not a machine",
                 field="on",
                 got=text,
                 expected="COUNTxGPU[-MEMORYG][,nodes=N][,cores=N][,network=GB_A_SECOND]",
-                hint="8xA100-80G,nodes=4",
+                hint=f"8xA100-80G,nodes=4; a GPU is one of {', '.join(GPUS)}",
             )
         count, name, memory, rest = found.groups()
-        name = name.upper().removeprefix("RTX")
+        name = name.removeprefix("RTX")
         gpu = GPUS.get(name)
         if gpu is None or (memory and int(memory) not in gpu.memory_gb):
             sizes = {one: "/".join(map(str, row.memory_gb)) for one, row in GPUS.items()}
@@ -81,7 +84,7 @@ class Machine:
                 got=text,
                 expected=", ".join(f"{one}-{size}G" for one, size in sizes.items()),
             )
-        more = dict(item.split("=") for item in rest.split(",") if item)
+        more = dict(item.lower().split("=") for item in rest.split(",") if item)
         if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
             raise UsageError("not a property of a machine", field="on", got=unknown[0])
         for key in ("nodes", "cores"):
@@ -89,6 +92,13 @@ class Machine:
                 raise UsageError(
                     "not a whole number", field="on", got=f"{key}={more[key]}", expected=f"{key}=4"
                 )
+        cards = [f"{name}-{size}G" for size in gpu.memory_gb]
+        assumed = (
+            f"on={text}: taken as {cards[0]}; there is {' and '.join(cards[1:])} too: "
+            f"--on {count}x{cards[1]} plans for it"
+            if len(cards) > 1 and not memory
+            else ""
+        )
         machine = cls(
             gpus=int(count),
             name=name,
@@ -96,6 +106,7 @@ class Machine:
             nodes=int(more.get("nodes", 1)),
             cores=int(more.get("cores", CORES_PER_GPU * int(count))),
             network_gb=float(more.get("network", NETWORK_GB)),
+            assumed=assumed,
         )
         if min(machine.gpus, machine.nodes, machine.cores) < 1 or machine.network_gb <= 0:
             raise UsageError("a machine has at least one of each", field="on", got=text)

@@ -775,6 +775,7 @@ def plan_of(draft: Draft) -> Plan:
     plan.warnings += too_little_time(plan)
     plan.notices += started_again(plan)
     if there is not None:
+        plan.notices += filter(None, [there.assumed])
         estimate_machine(plan, there, exchanged)
     _take_options_out(bundle, plan, layers.schema)
     return plan

@@ -483,6 +483,7 @@ def _handed_over(job_dir: Path, record: JobRecord) -> Iterator[None]:
         raise
     except Exception:
         record["claim"] = claim
+        records.last_attempt(record).pop("handle", None)  # nothing is there under that name
         raise
 
 
@@ -494,11 +495,29 @@ def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:
     details = redact_tree(error.to_dict(), secrets) if isinstance(error, MaeError) else None
     category = category_of(str((details or {}).get("code")))
     message = f"platform {record.get('platform') or DEFAULT} did not take the job: {error}"
+    if not isinstance(error, StorageError):  # else its answer may have been lost
+        message = f"refused, and never submitted: {message}"
     message = redact(message.partition("\n")[0], secrets)
     problem = failure(category, message, error=details)
     records.advance(record, records.ERROR, message, failure=problem)
     with contextlib.suppress(StorageError):
         records.write_record(job_dir, record)
+
+
+def was_refused(job_dir: Path, error: MaeError) -> bool:
+    """Whether a job was refused for good, before anything of it was started: its engine answered,
+    did not take it, and would not take it later. Then nobody can do anything with its folder.
+
+    Args:
+        error: of `submit`.
+    """
+    if error.retryable or isinstance(error, StorageError):  # it may have been taken, or may yet be
+        return False
+    try:
+        attempts = records.read_record(job_dir)["attempts"]
+    except MaeError:
+        return False
+    return len(attempts) == 1 and not was_submitted(attempts[0])
 
 
 def was_submitted(attempt: Attempt) -> bool:
