@@ -50,7 +50,7 @@ from mae_sdk.plan.automl_policy import (
     stated_metric,
 )
 from mae_sdk.plan.command import braces_left, fields_named, fields_told
-from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
+from mae_sdk.plan.data import HIDDEN, STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
@@ -315,6 +315,11 @@ def describe_machine(draft: Draft, text: str) -> None:
     draft.request = replace(draft.request, spec_overrides=overrides)
 
 
+def mounts_of(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Folders that a platform mounts where a job with these settings runs."""
+    return platform(name).mounted(options)
+
+
 def decide_automl(draft: Draft) -> None:
     """Whether a study runs, and whether it can.
 
@@ -457,7 +462,14 @@ def locate_data(draft: Draft) -> None:
     _refuse_other_data(draft, overridden & of_arguments)
 
     values, draft.problems = locate(
-        draft.action, info, sources, settled, draft.value_of, draft.takes_list, draft.is_list
+        draft.action,
+        info,
+        sources,
+        settled,
+        draft.value_of,
+        draft.takes_list,
+        draft.is_list,
+        mounts_of(draft.request.platform, draft.platform_options),
     )
     if request.images is not None:
         for key, row in rows.items():
@@ -501,7 +513,13 @@ def _refuse_other_data(draft: Draft, overridden: Collection[str]) -> None:
         mine = [key for key in rows if rows[key].get("source") == name]
         own = {name: sources[name]}
         values, _ = locate(
-            draft.action, draft.bundle.info, own, (), draft.value_of, draft.takes_list
+            draft.action,
+            draft.bundle.info,
+            own,
+            (),
+            draft.value_of,
+            draft.takes_list,
+            mounts=mounts_of(draft.request.platform, draft.platform_options),
         )
         asked = {
             key: get_dotted(layer, key)
@@ -639,10 +657,11 @@ def choose_open_fields(draft: Draft) -> None:
     values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
     if not is_counted(survey.sources):
         raise UsageError(
-            "the auto recipe looks at the images, and those behind a URL are not to be fetched",
+            "the auto recipe looks at the images, and some are not looked at: those behind a URL "
+            "are not to be fetched, or only the machine of the job sees them",
             field="recipe",
             got=AUTO,
-            expected="a plan that counts them: without --no-count",
+            expected="a plan that counts them: without --no-count, or with --images N",
         )
     draft.layers.recipe = nested(values)
 
@@ -714,7 +733,12 @@ def plan_of(draft: Draft) -> Plan:
     )
     if draft.resources.here:
         errors, warnings = input_files.missing(
-            bundle, draft.action, found.spec, found.provenance, layers.given - draft.owned
+            bundle,
+            draft.action,
+            found.spec,
+            found.provenance,
+            layers.given - draft.owned,
+            mounts_of(draft.request.platform, draft.platform_options),
         )
         known = {one.field for one in found.errors}
         found.errors += [one for one in errors if one.field not in known]
@@ -760,6 +784,7 @@ def plan_of(draft: Draft) -> Plan:
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     plan.warnings += _out_of_sight(draft, plan)
+    plan.warnings += _not_looked_at(draft, plan)
     take_nodes(draft, plan)
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
@@ -817,6 +842,22 @@ def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:
         "image, or name a URL, or mount a claim: --platform-option 'claims={CLAIM: /FOLDER}'"
         for field, uri in hidden.items()
     ]
+
+
+def _not_looked_at(draft: Draft, plan: Plan) -> list[Notice]:
+    """A warning of each source that only the machine of the job sees."""
+    stated = plan.request.images is not None
+    more = "" if stated else "; --images N states how many images there are to train on"
+    found = []
+    for key, seen in plan.sources.items():
+        if seen.get("why") == HIDDEN:
+            text = (
+                f"{seen['uri']} is not on this machine, and {plan.request.platform} mounts a "
+                "folder there: that it exists, how much it holds and whether it can be read were "
+                f"not looked at, and the job ends in ERROR where it cannot{more}"
+            )
+            found.append(Notice(key, text))
+    return found
 
 
 def take_nodes(draft: Draft, plan: Plan) -> None:
@@ -1043,6 +1084,7 @@ def survey_of(draft: Draft) -> Survey:
         taught=inherit.taught_by(draft.bundle, draft.parent),
         environment=draft.environment,
         images=None if draft.request.images is None else count_of(draft.request.images),
+        mounts=mounts_of(draft.request.platform, draft.platform_options),
     )
 
 
@@ -1388,6 +1430,8 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
         classes=_classes_of(parent),
         taught=inherit.taught_by(bundle, parent),
         environment={**os.environ, **{k: str(v) for k, v in plan.request.env.items()}},
+        images=None if plan.request.images is None else count_of(plan.request.images),
+        mounts=mounts_of(plan.request.platform, plan.platform_options),
     )
     found = Resolution(plan.spec, plan.provenance)
     judge(bundle, plan.action, schema, found, look=survey.look)

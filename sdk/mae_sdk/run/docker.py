@@ -83,6 +83,11 @@ class DockerPlatform(LocalPlatform):
         _image(options)
         return super().resources(options)
 
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Where the folders of ``mounts`` are in the container."""
+        parts = [str(mount).split(":") for mount in options.get("mounts") or ()]
+        return [part[1] for part in parts if len(part) > 1]
+
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         if here := super().missing(options):
             return here

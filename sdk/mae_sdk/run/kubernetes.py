@@ -206,6 +206,10 @@ class KubernetesPlatform(Polled):
         device = name if gpus else "cpu"
         return Resources(gpus=gpus, device=device, nodes=len(nodes), where=where)
 
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Where the claims are in a pod."""
+        return list((options.get("claims") or {}).values())
+
     def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
         """Manifests need no cluster; one that was named by its context should be there."""
         unnamed = error.message.startswith(_NO_CLUSTER) and not options.get("context")

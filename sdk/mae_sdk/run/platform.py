@@ -41,6 +41,9 @@ What the methods are given, and what they promise:
 ``plans_without(error, options)``, ``stretch(options)``
     for plans: whether one can be made though `resources` raised this error, since the engine is
     only out of reach; and after how many seconds the engine has a job save and starts it again.
+``mounted(options)``
+    the folders that the settings mount where the job runs. Data in them that are not on the machine
+    of the caller are planned without a look at them.
 ``wrap(command, record, environment)``
     the command that the supervisor runs in place of the job's own, and how many processes of it:
     to start the ranks in a container, or on every node of a job that has several.
@@ -227,6 +230,11 @@ class Platform(ABC):
         """Whether a job can be planned and shown though `resources` raised this error: the engine
         is out of reach, and nothing else is wrong. Such a plan is not launched."""
         return False
+
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Folders that these settings put into the place where a job runs: what lies in one may be
+        seen there alone."""
+        return []
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         """What keeps jobs with these settings from running; empty where nothing does."""
