@@ -46,6 +46,7 @@ from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import (
     Claimed,
+    Failure,
     JobRecord,
     Launch,
     ProcessIdentity,
@@ -83,6 +84,7 @@ from mae_sdk.storage import urls
 _NEVER_LAUNCHED_SECONDS = 60.0
 _MAX_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
+_ON_REQUEST = "canceled on request"
 _SETTLING_SECONDS = 15.0
 """How long the record of a job that its engine does not know may still change."""
 OUT_OF_SIGHT = "machine"
@@ -119,7 +121,7 @@ def observe(job_dir: Path) -> tuple[JobRecord, str]:
     before = records.read_record(job_dir)
     seen = observe_all([(job_dir, before)])[0]
     was_over, is_over = (
-        records.is_terminal(records.last_attempt(record)["state"]) for record in (before, seen[0])
+        records.last_attempt(record)["state"] in records.TERMINAL for record in (before, seen[0])
     )
     if is_over and not was_over:  # nobody else is left to write its report
         report_process.start_report(job_dir)
@@ -131,17 +133,52 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
     observed = [(record, records.state_of(record)) for _, record in jobs]
     unfinished: dict[str, list[int]] = defaultdict(list)
     for index, (_, record) in enumerate(jobs):
-        if not records.is_terminal(records.last_attempt(record)["state"]):
+        if _may_go_on(record):
             unfinished[_engine(record)].append(index)
 
     for indices in unfinished.values():
         asked = [jobs[index] for index in indices]
         for index, (job_dir, record), seen in zip(indices, asked, ask(asked), strict=True):
             if records.is_terminal(seen.state):
-                observed[index] = _settle(job_dir, record, seen)
+                if _is_end(job_dir, record, seen):
+                    observed[index] = _settle(job_dir, record, seen)
             elif seen.state != records.RUNNING:
                 observed[index] = (record, seen.state)
     return observed
+
+
+def _may_go_on(record: JobRecord) -> bool:
+    """Whether only the engine of a job knows what became of it: its record holds no end, or that
+    of an attempt which was preempted, and which the engine may start again."""
+    attempt = records.last_attempt(record)
+    if attempt["state"] == records.PREEMPTED:
+        return "handle" in attempt
+    return not records.is_terminal(attempt["state"])
+
+
+def _is_end(job_dir: Path, record: JobRecord, seen: EngineState) -> bool:
+    """Whether what an engine says of a job that it does not run is the end of the job: one that was
+    preempted otherwise waits to be resumed."""
+    if records.last_attempt(record)["state"] != records.PREEMPTED:
+        return True
+    return _ends_waiting(record, seen) or os.path.lexists(job_dir / records.CANCEL_NAME)
+
+
+def _ends_waiting(record: JobRecord, seen: EngineState) -> bool:
+    """Whether a preempted job waits for nothing any more: it was canceled in its engine, or the
+    engine that was to start it again has forgotten it."""
+    if seen.state == records.CANCELED:
+        return True
+    return seen.forgotten and platform_of(record).starts_again
+
+
+def _was_forgotten(job_dir: Path, record: JobRecord) -> bool:
+    """Whether the engine of a job does not know it."""
+    attempt = records.last_attempt(record)
+    if not _may_go_on(record) or not was_submitted(attempt):
+        return False
+    (seen,) = ask([(job_dir, record)])
+    return seen.forgotten
 
 
 def _engine(record: JobRecord) -> str:
@@ -193,10 +230,11 @@ def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRec
     try:
         with records.locked(job_dir):
             record = records.read_record(job_dir)
-            if records.is_terminal(records.last_attempt(record)["state"]):
+            if not _may_go_on(record):
                 return record, records.state_of(record)
             (seen,) = ask([(job_dir, record)])
-            if not records.is_terminal(seen.state):  # another caller has started it again
+            # Another caller, or its engine, may have started it again.
+            if not records.is_terminal(seen.state) or not _is_end(job_dir, record, seen):
                 return record, records.state_of(record)
 
             platform_of(record).cancel(job_dir, record)  # ends what it left behind
@@ -208,7 +246,7 @@ def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRec
             files.remove_leftovers(job_dir)
             files.remove_leftovers(job_dir / record["action"])
     except StorageError:
-        if not records.is_terminal(records.last_attempt(record)["state"]):
+        if _may_go_on(record):
             _advance_to_end(job_dir, record, seen)
     return record, records.state_of(record)
 
@@ -254,15 +292,42 @@ def study_options(job: Job) -> dict[str, Any]:
 def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None:
     """Move the record of a job that nobody runs any more to CANCELED or ERROR."""
     if os.path.lexists(job_dir / records.CANCEL_NAME):
-        records.advance(record, records.CANCELED, "canceled on request")
+        _end(record, records.CANCELED, _ON_REQUEST)
         return
     if seen.state == records.CANCELED:
-        records.advance(record, records.CANCELED, seen.reason)
+        _end(record, records.CANCELED, seen.reason)
         return
-    problem = failure(seen.category, seen.reason)
+    problem = _problem(record, seen)
     if seen.category == "lost_process":
         problem = explain_loss(job_dir, problem)
-    records.advance(record, records.ERROR, problem["message"], failure=problem)
+    _end(record, records.ERROR, problem["message"], failure=problem)
+
+
+def _end(record: JobRecord, state: str, reason: str, **fields: Any) -> None:
+    """End a job that nobody runs. One whose last attempt was preempted has waited for the next: it
+    is that one which ends."""
+    last = records.last_attempt(record)
+    if last["state"] == records.PREEMPTED:
+        records.new_attempt(record, "waited after preemption")
+        if "handle" in last:  # the same job of the engine
+            records.last_attempt(record)["handle"] = last["handle"]
+    records.advance(record, state, reason, **fields)
+
+
+def _problem(record: JobRecord, seen: EngineState) -> Failure:
+    """Why a job that its engine does not run is in ERROR, in words that claim no more than what is
+    known: a forgotten job that never started has lost no supervisor."""
+    attempt, job_id = records.last_attempt(record), record["id"]
+    if not seen.forgotten:
+        return failure(seen.category, seen.reason)
+    unknown = f"{seen.reason}: it was canceled there or lost"
+    if attempt["state"] == records.PREEMPTED:
+        hint = f"mae jobs resume {job_id} goes on from its newest checkpoint"
+        return failure(seen.category, f"it was preempted, and {unknown}", hint=hint)
+    if attempt["state"] == records.PENDING and attempt["process"] is None:
+        hint = f"mae jobs resume {job_id} submits it again"
+        return failure(seen.category, f"it never started, and {unknown}", hint=hint)
+    return failure(seen.category, f"its supervisor is gone, and {seen.reason}")
 
 
 class State(str):
@@ -895,14 +960,18 @@ class Job:
             wait: seconds to wait for its end.
 
         Returns:
-            The state; a job that has ended is left as it is.
+            The state; a job that has ended is left as it is. One that was preempted and waits to be
+            resumed becomes CANCELED, and so does one that its engine has forgotten.
 
         Raises:
             UsageError, DependencyError: its platform is not installed here.
         """
+        if _was_forgotten(self.folder, records.read_record(self.folder)):
+            # Without the request it would be observed as canceled or lost, nobody knows which.
+            (self.folder / records.CANCEL_NAME).touch()
         record, state = self.observe()
         if self._is_over(record):
-            return state
+            return self._stop_waiting(state)
 
         (self.folder / records.CANCEL_NAME).touch()
         with _asked():
@@ -911,7 +980,26 @@ class Job:
         while time.monotonic() < deadline and not self._is_over(record):
             time.sleep(0.02)
             record, state = self.observe()
-        return state
+        return self._stop_waiting(state) if self._is_over(record) else state
+
+    def _stop_waiting(self, state: str) -> str:
+        """End a job that was preempted and that nobody starts again; any other is left as it is.
+
+        Args:
+            state: that was observed.
+
+        Returns:
+            The state.
+        """
+        if state != records.PENDING:
+            return state
+        with records.locked(self.folder):
+            record = records.read_record(self.folder)
+            if records.last_attempt(record)["state"] == records.PREEMPTED and self.preempted:
+                _end(record, records.CANCELED, _ON_REQUEST)
+                records.write_record(self.folder, record)
+                (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
+        return records.state_of(record)
 
     def _is_over(self, record: JobRecord) -> bool:
         """Whether nothing of the job will run unless it is resumed."""
@@ -1091,11 +1179,12 @@ class RemoteJob(Job):
 
         state = records.state_of(record)
         attempt = records.last_attempt(record)
-        if records.is_terminal(attempt["state"]):
+        if not _may_go_on(record):
             return record, state
         if "handle" in attempt and (seen := self._by_engine(record)) is not None:
             return seen
-        if self._silent_seconds() > records.STALE_SECONDS:
+        is_preempted = attempt["state"] == records.PREEMPTED
+        if not is_preempted and self._silent_seconds() > records.STALE_SECONDS:
             state = records.UNKNOWN
         return record, state
 
@@ -1109,7 +1198,7 @@ class RemoteJob(Job):
             return None
         if records.is_terminal(seen.state):
             record = self._read()  # its end may have come in between
-            if not records.is_terminal(records.last_attempt(record)["state"]):
+            if _may_go_on(record):
                 self._end_by_engine(record, seen)
         elif seen.state == records.RUNNING:
             return record, records.state_of(record)
@@ -1123,18 +1212,21 @@ class RemoteJob(Job):
         from mae_sdk.storage import transfer
 
         is_unknown = seen.category == "lost_process"
-        waits = records.last_attempt(record)["state"] == records.PENDING
+        waits = records.last_attempt(record)["state"] in (records.PENDING, records.PREEMPTED)
         canceled = transfer.exists(urls.join(self.root.job_url(self.id), records.CANCEL_NAME))
         if is_unknown and (waits or canceled) and self._silent_seconds() < _SETTLING_SECONDS:
             return
         if canceled:
-            records.advance(record, records.CANCELED, "canceled on request")
+            _end(record, records.CANCELED, _ON_REQUEST)
+            return
+        is_preempted = records.last_attempt(record)["state"] == records.PREEMPTED
+        if is_preempted and not _ends_waiting(record, seen):
             return
         if seen.state == records.CANCELED:
-            records.advance(record, records.CANCELED, seen.reason)
+            _end(record, records.CANCELED, seen.reason)
             return
-        problem = failure(seen.category, seen.reason)
-        records.advance(record, records.ERROR, seen.reason, failure=problem)
+        problem = _problem(record, seen)
+        _end(record, records.ERROR, problem["message"], failure=problem)
 
     @staticmethod
     def _is_lost(claimed: Claimed) -> bool:
@@ -1170,8 +1262,15 @@ class RemoteJob(Job):
     def preempted(self) -> bool:
         if self._here:
             return super().preempted
-        attempt = records.last_attempt(self._read())
-        return attempt["state"] == records.PREEMPTED and bool(attempt.get("told_to_stop"))
+        record = self._read()
+        attempt = records.last_attempt(record)
+        if attempt["state"] != records.PREEMPTED:
+            return False
+        if "handle" in attempt:  # its engine may start it again
+            (seen,) = ask([(self.folder, record)])
+            if seen.state != records.UNKNOWN:
+                return records.is_terminal(seen.state)
+        return bool(attempt.get("told_to_stop"))
 
     def _read(self) -> JobRecord:
         """The record. While a store replaces it, it may show none, or half of one."""
@@ -1266,14 +1365,17 @@ class RemoteJob(Job):
         if self._here:
             return super().cancel(wait)
         record, state = self.observe()
-        attempt = records.last_attempt(record)
-        if records.is_terminal(attempt["state"]):
+        stored = self._read()  # without an end that only its engine tells
+        attempt = records.last_attempt(stored)
+        has_ended = records.last_attempt(record)["state"] in records.TERMINAL
+        if has_ended and not _was_forgotten(self.folder, stored):
             return state
         if "handle" not in attempt:
+            does = "waits" if attempt["state"] == records.PREEMPTED else "runs"
             raise UsageError(
-                "the job runs on another machine; cancel it there", field="job", got=self.id
+                f"the job {does} on another machine; cancel it there", field="job", got=self.id
             )
-        return self._cancel_there(record, wait)
+        return self._cancel_there(stored, wait)
 
     def _cancel_there(self, record: JobRecord, wait: float) -> str:
         """Leave a request for the supervisor, and have the engine end it."""
@@ -1287,12 +1389,12 @@ class RemoteJob(Job):
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             record = self._read()
-            if records.is_terminal(records.last_attempt(record)["state"]):
+            if not _may_go_on(record):
                 return records.state_of(record)
             (seen,) = ask([(self.folder, record)])
             is_gone = records.is_terminal(seen.state)
             if is_gone and self._silent_seconds() > _SETTLING_SECONDS:
-                records.advance(record, records.CANCELED, "canceled on request")
+                _end(record, records.CANCELED, _ON_REQUEST)
                 sync.replace_record(url, record)  # nobody else will
                 break
             time.sleep(0.5)

@@ -32,13 +32,14 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.command import command_of
 from mae_sdk.plan.cost import cost_key
+from mae_sdk.plan.data import COUNTED_BY_CALLER, STATED
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
 from mae_sdk.plan.launch_record import gpu_ids_key
-from mae_sdk.plan.make import job_id_for, recheck
+from mae_sdk.plan.make import job_id_for, mounts_of, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
-from mae_sdk.plan.sources import is_images, names_files
-from mae_sdk.run.platform import check_system, platform_for, submit
+from mae_sdk.plan.sources import hidden, is_images, names_files
+from mae_sdk.run.platform import check_system, platform_for, submit, was_refused
 from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer, urls
 
@@ -67,17 +68,14 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     """Launch a plan; a plan that has been launched already gives the same job again.
 
     Raises:
-        UsageError: it is a run over several nodes, or of several tasks that nothing joins.
+        UsageError: it is a run over several nodes, or of several tasks that nothing joins; or a
+            plan for a machine or data that are not here.
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
-            platform did not take the job, which the job's record says too.
+            platform did not take the job. Where it refused it for good nothing is left of the job;
+            else its record says so, and `Job.resume` submits it again.
     """
-    if plan.request.on is not None or plan.request.images is not None:
-        raise UsageError(
-            "a plan for a machine or data that are not here is not launched",
-            field="on" if plan.request.on is not None else "images",
-            got=plan.request.on or plan.request.images,
-            hint="plan it again where it is to run, without --on and --images",
-        )
+    if (why_not := not_launched(plan)) is not None:
+        raise why_not
     if plan.no_launch is not None:
         raise plan.no_launch
     check_system(platform_for(plan.request.platform, is_study=plan.study is not None))
@@ -98,14 +96,50 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     settings = {name: str(value) for name, value in plan.request.env.items()}
     try:
         submit(job_dir, {**settings, **plan.secrets})
-    except MaeError:
-        if root.remote:
+    except MaeError as error:
+        if was_refused(job_dir, error):
+            with contextlib.suppress(MaeError, OSError):  # the first error tells more
+                job.delete()
+        elif root.remote:
             from mae_sdk.jobs import sync
 
-            with contextlib.suppress(MaeError):  # the first error tells more
+            with contextlib.suppress(MaeError):
                 sync.push(job_dir, root.job_url(plan.job_id))
         raise
     return job
+
+
+def not_launched(plan: Plan) -> UsageError | None:
+    """Why a plan for a machine or data that are not here is not launched; None where it is: the job
+    finds images that their caller counted in a mounted folder, or behind a URL."""
+    if plan.request.on is None and plan.request.images is None:
+        return None
+    if plan.request.on is None:
+        told = [one for one in plan.sources.values() if one.get("why") == COUNTED_BY_CALLER]
+        mounts = mounts_of(plan.request.platform, plan.platform_options)
+        uris = [uri for one in told for uri in _listed(one["uri"])]
+        if uris and all(urls.is_remote(uri) or hidden(uri, mounts) for uri in uris):
+            return None
+        if uris and STATED not in uris:
+            return UsageError(
+                "the images are here, where they are counted",
+                field="images",
+                got=plan.request.images,
+                expected="images that only the machine of the job sees: behind a URL, or in a "
+                "folder that the platform's options mount",
+                hint="leave --images out",
+            )
+    return UsageError(
+        "a plan for a machine or data that are not here is not launched",
+        field="on" if plan.request.on is not None else "images",
+        got=plan.request.on or plan.request.images,
+        hint="plan it again where it is to run, without --on and --images; or name images that "
+        "the job sees, behind a URL or in a folder that its platform mounts",
+    )
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def _create(bundle: Bundle, plan: Plan, root: Root, job_dir: Path) -> bool:

@@ -82,9 +82,10 @@ class Task:
     Attributes:
         spec: resolved without the recipe; chosen values are set in it.
         settled: dotted keys that are not to be chosen.
-        facts: images, classes, device, cores, processes.
+        facts: images, classes, device, cores, processes, nodes.
         seconds: the budget of a run; None: the default of the device.
-        pace: how much longer a step takes than the estimate says, where it was measured.
+        pace: how much longer a step takes than the estimate says, where it was measured, or
+            gradients are exchanged.
     """
 
     spec: dict[str, Any]
@@ -104,6 +105,11 @@ class Task:
             return
         set_dotted(self.spec, key, value)
         self.choices.append(Choice(key, value, rule))
+
+    @property
+    def world(self) -> int:
+        """Processes of all nodes: so many batches make a step."""
+        return max(1, self.facts.processes or 1) * max(1, self.facts.nodes)
 
     @property
     def pretrains(self) -> bool:
@@ -161,7 +167,7 @@ def recommend(
         settled: dotted keys that a person, a parent or the data gave.
         look: the fields of `Look` that are known, as JSON types.
         seconds: the budget of the run; None: `CPU_SECONDS` or `GPU_SECONDS`.
-        pace: measured time of a step over the estimated one.
+        pace: time of a step, measured or with its exchange of gradients, over the estimated one.
 
     Raises:
         UsageError: the budget does not hold one epoch.
@@ -405,15 +411,14 @@ def batch(task: Task) -> None:
         low, high, steps = (8, 64, 10) if task.on_cpu else (16, 128, 30)
     if task.segments:
         low, high = (2, 8) if task.on_cpu else (4, 16)
-    processes = max(1, task.facts.processes or 1)
-    wanted = max(1, task.images // (steps * processes))
+    wanted = max(1, task.images // (steps * task.world))
     value = min(high, max(low, 2 ** round(math.log2(wanted))))
     task.choose("dataset.batch_size", value, f"some {steps} steps per epoch")
 
 
 def optimizer(task: Task) -> None:
     """AdamW at a rate that follows the root of the batch; the head and the backbone alike."""
-    size = int(task("dataset.batch_size")) * max(1, task.facts.processes or 1)
+    size = int(task("dataset.batch_size")) * task.world
     width = int(task("model.embed_dim") or task.arch.feature_dim)
     if task.pretrains:
         base = 1e-3 if width <= 384 else 6e-4
@@ -454,7 +459,7 @@ def validation(task: Task) -> None:
 
 
 def duration(task: Task) -> None:
-    """As many epochs as the budget holds, and no more than the data repay.
+    """As many epochs as the budget holds by the step of the plan, and no more than the data repay.
 
     Raises:
         UsageError: the budget does not hold one epoch.
@@ -495,7 +500,7 @@ def _most_epochs(task: Task) -> int:
 def _seconds_of(task: Task) -> tuple[float, float] | None:
     """Seconds of an epoch, and of a run beside its epochs."""
     task_facts = task.facts
-    effective = int(task("dataset.batch_size")) * max(1, task_facts.processes or 1)
+    effective = int(task("dataset.batch_size")) * task.world
     effective *= int(task("train.accum_grad_batches", 1) or 1)
     steps = -(-task.images // effective)
     trial = deepcopy(task.spec)

@@ -433,3 +433,19 @@ def test_a_trial_that_an_earlier_version_made_is_taken_up(tmp_path: Path) -> Non
     assert controller.main([str(job)]) == 0
     assert [row["state"] for row in _rows(job)] == ["COMPLETE"]
     assert len((trial / "starts.txt").read_text().splitlines()) == 1
+
+
+def test_only_the_placeholders_of_a_trials_template_are_filled(tmp_path: Path) -> None:
+    """Braces in what the caller named, such as a folder, are its own."""
+    root = tmp_path / "runs {job_id}"
+    job = make_job(root, remote="memory://runs {python}")
+    study = files.read_json(job / "automl" / "study.json")
+    study["launch"] |= {
+        "cwd": "/home/{job_dir}/work",
+        "command": ["{python}", "{job_dir}/{job_id}"],
+    }
+    trials = Trials(job, study)
+    launch = trials._launch(root / "study.t000")
+    assert launch["cwd"] == "/home/{job_dir}/work"
+    assert launch["remote"] == "memory://runs {python}/study.t000"
+    assert launch["command"] == [sys.executable, f"{root}/study.t000/study.t000"]

@@ -90,3 +90,8 @@ def test_no_program_no_daemon_and_no_image_are_told_apart_before_a_job_is_made(
     with pytest.raises(NotFoundError, match="not on this machine") as missing:
         plan()
     assert missing.value.field == "platform_options.image" and "build" in str(missing.value.hint)
+
+
+def test_braces_in_the_name_of_a_folder_are_its_own(tmp_path: Path) -> None:
+    said = words(tmp_path / "{job_dir}", {"image": "other", "command": "go {config_path}"})
+    assert said[-1] == f"{tmp_path}/{{job_dir}}/results/job/spec.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mae_sdk import Skill, answers
 from mae_sdk.jobs import records
-from mae_sdk.run import nodes, slurm
+from mae_sdk.run import nodes, ray, slurm
 from mae_sdk.run import platform as platforms
 from mae_sdk.run.options import Option, settle
 from mae_sdk.run.platform import EngineState, Polled, attempt_name, platform
@@ -386,3 +386,72 @@ def test_a_plan_says_how_often_a_time_limit_has_the_run_start_again(
     if said is not None:
         times = -(-made.estimates["time"]["seconds_total"] // 900) - 1
         assert times > 10 and f"about {times:,.0f} times" in found[0]
+
+
+@pytest.fixture
+def of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A call for a cluster with a small and a large kind of node, whose ``sbatch`` refuses."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    rows = "cpu*|2|4|1000|(null)\\ncpu*|1|16|64000|(null)\\n"
+    # Without --exact a row of several kinds tells the least.
+    (bin_ / "sinfo").write_text(
+        '#!/bin/sh\ncase "$*" in *--exact*) '
+        f"printf '{rows}';; *) printf 'cpu*|3|4+|1000+|(null)\\n';; esac\n"
+    )
+    (bin_ / "squeue").write_text("#!/bin/sh\n")
+    (bin_ / "sbatch").write_text(
+        '#!/bin/sh\n[ -e "$(dirname "$0")/later" ] && echo QOSMaxSubmitJob >&2 && exit 1\n'
+        "echo Invalid account >&2; exit 1\n"
+    )
+    for name in ("sinfo", "squeue", "sbatch"):
+        (bin_ / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    data = str(write_imagefolder(tmp_path / "data", classes=2, per_class=2))
+    more = {"automl_policy": "off", "results_root": str(tmp_path / "results")}
+    return {"train_datasets": data, "platform": "slurm", **more}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [({"cpus": 17}, "cpus"), ({"memory": "65G"}, "memory"), ({"cpus": 16, "memory": "62G"}, None)],
+)
+def test_more_than_the_largest_node_has_is_refused_by_the_plan(
+    of_slurm: dict[str, Any], settings: dict[str, Any], field: str | None
+) -> None:
+    if field is None:
+        assert Skill().plan("train", platform_options=settings, **of_slurm).resources.nodes == 3
+        return
+    with pytest.raises(UsageError, match="would wait for ever") as error:
+        Skill().plan("train", platform_options=settings, **of_slurm)
+    assert error.value.field == f"platform_options.{field}" and error.value.expected
+
+
+def test_a_job_that_its_engine_refuses_for_good_leaves_nothing_behind(
+    of_slurm: dict[str, Any], tmp_path: Path
+) -> None:
+    skill = Skill()
+    with pytest.raises(UsageError, match="SLURM did not take the job"):
+        skill.create_job("train", idempotency_key="k", **of_slurm)
+    assert not skill.jobs(results_root=of_slurm["results_root"])
+
+    # One that it may take later stays, says that it never ran, and can be removed.
+    (tmp_path / "bin" / "later").touch()
+    with pytest.raises(UsageError) as error:
+        skill.create_job("train", idempotency_key="k", **of_slurm)
+    assert error.value.retryable
+    (job,) = skill.jobs(results_root=of_slurm["results_root"])
+    assert job.state == "ERROR"
+    assert str((job.record["error"] or {})["message"]).startswith("refused, and never submitted")
+    job.delete()
+    assert not skill.jobs(results_root=of_slurm["results_root"])
+
+
+def test_more_than_the_largest_node_of_ray_has_is_refused() -> None:
+    totals = [{"CPU": 4.0}, {"CPU": 8.0, "lamp": 1.0}]
+    for settings in ({"cpus": 9.0}, {"resources": {"lamp": "2"}}, {"resources": {"bulb": "1"}}):
+        with pytest.raises(UsageError, match="would wait for ever"):
+            ray._check_size(settings, totals)
+    with pytest.raises(UsageError, match="not an amount"):
+        ray._check_size({"resources": {"lamp": "much"}}, totals)
+    ray._check_size({"cpus": 8.0, "resources": {"lamp": "1"}}, totals)

@@ -302,3 +302,44 @@ def test_hours_of_gpus_are_divided_among_those_of_all_nodes() -> None:
     epochs = [made.spec["train"]["num_epochs"] for made in hours]
     spent = [made.estimates["machine"]["gpu_hours"] for made in hours]
     assert all(value <= 70 for value in spent), (spent, epochs)
+
+
+@pytest.mark.parametrize("nodes", ["", ",nodes=4", ",nodes=4,network=2"])
+def test_a_budget_is_filled_by_the_step_that_the_plan_has(nodes: str) -> None:
+    """With the exchange of gradients, and with the batches of all nodes."""
+    spec = {"model": {"arch": "vit_large_patch16"}, "dataset": {"batch_size": 16}}
+    more = {"images": "1.28M", "recipe": "auto", "spec": spec}
+    made = plan(on=f"8xA100-80G{nodes}", budget="64gpuh", **more)
+    seconds = 64 * 3600 / (32 if nodes else 8)
+    assert 0.5 * seconds < made.estimates["time"]["seconds_total"] <= seconds
+    assert "training" in made.estimates["time"]["parts"]
+
+
+def test_the_hours_of_gpus_are_of_those_that_a_spec_file_names() -> None:
+    named = {"train": {"num_gpus": 8, "num_nodes": 4}}
+    spec = {"model": {"arch": "vit_large_patch16"}, **named}
+    made = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="auto", budget="64gpuh", spec=spec)
+    assert made.estimates["time"]["seconds_total"] <= 2 * 3600
+
+
+def test_the_rate_of_the_auto_recipe_is_that_of_the_batch_of_all_nodes() -> None:
+    more = {"images": "1.28M", "recipe": "auto", "spec": {"dataset": {"batch_size": 64}}}
+    one, four = (plan(on=f"8xA100-80G{nodes}", **more) for nodes in ("", ",nodes=4"))
+    assert four.effective_batch == 4 * one.effective_batch
+    rates = [made.spec["train"]["optim"]["lr"] for made in (one, four)]
+    assert rates[1] == pytest.approx(2 * rates[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "text", ["8xA100-80G", "8xA100-80GB", "8XA100-80gb", "8 x a100 - 80 GB", "8xa100-80g,NODES=1"]
+)
+def test_a_machine_is_read_however_it_is_spelled(text: str) -> None:
+    machine = Machine.of(text)
+    assert (machine.gpus, machine.name, machine.memory_gb, machine.assumed) == (8, "A100", 80, "")
+
+
+def test_a_card_of_several_sizes_is_taken_with_a_notice_of_the_others() -> None:
+    made = plan(on="8XA100", images="1.28M")
+    said = [text for text in made.notices if "taken as A100-80G" in text]
+    assert said and "--on 8xA100-40G" in said[0]
+    assert not [text for text in plan(on="1xT4", images="1M").notices if "taken as" in text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -123,6 +124,19 @@ class SlurmPlace(Place):
 
     def stop_controller(self) -> None:
         stop(self.home / "slurmctld.pid")
+
+    @contextmanager
+    def configured(self, name: str, value: str) -> Iterator[None]:
+        """With another value of a setting of the controller."""
+        path = self.home / "slurm.conf"
+        before = path.read_text()
+        path.write_text(re.sub(rf"(?m)^{name}=.*$", f"{name}={value}", before))
+        self.call("scontrol", "reconfigure")
+        try:
+            yield
+        finally:
+            path.write_text(before)
+            self.call("scontrol", "reconfigure")
 
     def preempt(self, job: Job) -> None:
         self.call("scontrol", "requeue", self.number(job))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,7 @@ from mae_sdk.job import (
     status_lines,
 )
 from mae_sdk.jobs import metric_file, records
-from mae_sdk.jobs.command_words import command_for, follow_spec
+from mae_sdk.jobs.command_words import command_for, fill, follow_spec, places
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
 from mae_sdk.jobs.status import metrics_of
@@ -121,19 +120,17 @@ class Trials:
         return True
 
     def _launch(self, folder: Path) -> Launch:
-        """The study's launch record, filled in for one trial."""
-        places = {
-            "{config_path}": str(folder / self.study["launch"].get("config", SPEC)),
-            "{job_dir}": str(folder),
-            "{job_id}": folder.name,
-            "{python}": sys.executable,
-        }
+        """The study's launch record, filled in for one trial.
+
+        Of it the words of the command are a template, and the end of its place behind a URL. The
+        rest is as the caller has it, such as a folder whose name has braces.
+        """
         template = self.study["launch"]
-        filled: dict[str, Any] = {
-            name: _fill(value, places) if isinstance(value, str) else value
-            for name, value in template.items()
-        }
-        filled["command"] = [_fill(word, places) for word in template["command"]]
+        filled: dict[str, Any] = dict(template)
+        values = places(folder, template.get("config", SPEC))
+        filled["command"] = [fill(word, values) for word in template["command"]]
+        if (remote := template.get("remote", "")).endswith("{job_id}"):
+            filled["remote"] = remote.removesuffix("{job_id}") + folder.name
         if self.warm_command:
             warm_folder = str(self.job_dir / "automl")
             filled["warm"] = {"command": self.warm_command, "folder": warm_folder}
@@ -276,12 +273,6 @@ class Trials:
     def cancel(self, folder: Path) -> None:
         """Have a trial's job end; not waited for."""
         self.job(folder).cancel(wait=0.0)
-
-
-def _fill(text: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        text = text.replace(name, value)
-    return text
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

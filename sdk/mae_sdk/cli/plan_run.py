@@ -105,6 +105,12 @@ _DATA = (
         multiple=True,
         help="A data source of another name, as the bundle's data_sources have it; repeatable.",
     ),
+    click.option(
+        "--images",
+        metavar="N",
+        help="How many training images there are, where they are not here to be counted: 1.28M. "
+        "`mae run` takes it of images behind a URL or in a folder that the platform mounts.",
+    ),
 )
 _MODEL = (
     click.option(
@@ -202,6 +208,7 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
             for name in ("train_datasets", "eval_dataset", "inference_dataset")
         },
         "sources": sources(options["source"]),
+        "images": options["images"],
         "parent_job_id": options["parent"],
         "checkpoint": options["checkpoint"],
         "foreign_parent": options["foreign_parent"] or None,
@@ -231,9 +238,6 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     metavar="MACHINE",
     help="Plan for a machine that you are not on, e.g. 8xA100-80G,nodes=4.",
 )
-@click.option(
-    "--images", metavar="N", help="Training images where there are none here, e.g. 1.28M."
-)
 @click.option("--price", metavar="PRICE", help="With --on: 2.5/gpuh, or 30/h for a node.")
 @click.option(
     "--python", "as_python", is_flag=True, help="Print the equivalent SDK script instead."
@@ -262,16 +266,16 @@ def plan(
     full: bool,
     skill_dir: str | None,
     on: str | None,
-    images: str | None,
     price: str | None,
     **options: Any,
 ) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
     from mae_sdk import Skill
     from mae_sdk.data.progress import heard
+    from mae_sdk.launch import not_launched
 
     with heard(say):
-        machine = {"on": on, "images": images, "price": price}
+        machine = {"on": on, "price": price}
         asked = arguments(action, options) | {k: v for k, v in machine.items() if v is not None}
         with both_commands("plan", action, skill_dir, options):
             made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
@@ -284,7 +288,7 @@ def plan(
         document,
         as_json=as_json,
         text=plan_text(document, full=full),
-        next_commands=[] if on or images else [run_command(made, skill_dir, options)],
+        next_commands=[] if not_launched(made) else [run_command(made, skill_dir, options)],
     )
 
 

@@ -35,6 +35,7 @@ from mae_sdk import files
 from mae_sdk.automl.pruner import shares_of_epochs
 from mae_sdk.data.progress import say
 from mae_sdk.jobs import records
+from mae_sdk.jobs.command_words import fill
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact, secret_values
@@ -313,15 +314,13 @@ def measure(
     }
     try:
         with files.temporary_folder("mae-measure-") as folder:
-            places = {
-                "{python}": sys.executable,
-                "{config_path}": str(folder / "spec.yaml"),
-                "{job_dir}": str(folder),
+            values = {
+                "python": sys.executable,
+                "config_path": str(folder / "spec.yaml"),
+                "job_dir": str(folder),
             }
             (folder / "spec.yaml").write_text(dump_yaml(plan.spec), encoding="utf-8")
-            words = shlex.split(command)
-            for name, value in places.items():
-                words = [word.replace(name, value) for word in words]
+            words = [fill(word, values) for word in shlex.split(command)]
             environment = child_environment(environment, words)
             with _threads_of_a_job(plan.launch, environment):
                 code = _run(words, folder, environment, timeout)

@@ -31,7 +31,7 @@ from mae_sdk.data.survey import repeated_images, shared_images, survey_images
 from mae_sdk.data.survey_masks import survey_masks
 from mae_sdk.plan.inferred_fields import OF_PTM, own_folders
 from mae_sdk.plan.launch_record import nodes_of, shape
-from mae_sdk.plan.sources import carried, is_images
+from mae_sdk.plan.sources import carried, hidden, is_images, paths_in
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import transfer, urls
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mae_sdk.data.pairs import Pairs
     from mae_sdk.data.source import Source
 
+COUNTED_BY_CALLER = "counted by the caller"
 STATED = "not here"
 """Stands in a spec for training data of which only the number is stated."""
 
@@ -276,6 +277,7 @@ def look_at_all(
     share: float = 0.0,
     classes: Sequence[str] | None = None,
     taught: Taught | None = None,
+    mounts: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Dotted key → what was seen, for every data source field of an action that has a value. What
     cannot be read is added to `problems`.
@@ -288,6 +290,7 @@ def look_at_all(
         share: of the training images that the run holds out for validation.
         classes: those of the parent's model, where they are known.
         taught: what that model was trained on; images to evaluate on are compared with it.
+        mounts: folders of the machine that runs the job; what is hidden there is not looked at.
     """
 
     reading = reading_of(action, spec)
@@ -297,6 +300,9 @@ def look_at_all(
     for key, row in keys.items():
         value = get_dotted(spec, key)
         if not value or (isinstance(row, Mapping) and acts(row.get("when"), spec)):
+            continue
+        if (unseen := _hidden(row, value, spec, mounts)) is not None:
+            found[key] = unseen
             continue
         if not is_images(row):
             found[key] = carried(key, row if isinstance(row, Mapping) else {}, value, problems)
@@ -341,6 +347,28 @@ def look_at_all(
         if action != "evaluate":
             found[key].pop("taught", None)  # nothing is judged by them
     return found
+
+
+HIDDEN = "not looked at: it is where the platform mounts a folder, and not on this machine"
+"""Why data were not counted that only the machine of the job sees."""
+
+
+def _hidden(
+    row: Any, value: Any, spec: Mapping[str, Any], mounts: Sequence[str]
+) -> dict[str, Any] | None:
+    """What is known of data that a job has mounted, or whose masks or labels it has; None where
+    they are to be looked at here."""
+    fields = row if isinstance(row, Mapping) else {}
+    beside: list[Any] = []
+    for name in ("masks", "labels"):
+        named = fields.get(name)
+        if isinstance(named, Mapping) and named.get("field") and holds(named.get("when"), spec):
+            beside.append(get_dotted(spec, str(named["field"])))
+    places = [*paths_in(fields, value), *paths_in({}, beside)]
+    if not any(hidden(one, mounts) for one in places):
+        return None
+    shown = [urls.redact(one) for one in paths_in(fields, value)]
+    return {"uri": shown[0] if len(shown) == 1 else shown, "counted": False, "why": HIDDEN}
 
 
 def _trained_on(names: list[str], source: Opened) -> Source | Pairs:
@@ -472,6 +500,7 @@ class Survey:
         sources: the same, with bounded lists.
         environment: in which an orchestrator counts the nodes.
         images: of the training data, as the caller states them; they are not looked at then.
+        mounts: folders that are mounted where the job runs.
     """
 
     bundle: Bundle
@@ -486,6 +515,7 @@ class Survey:
     facts: Facts = field(default_factory=Facts)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     images: int | None = None
+    mounts: Sequence[str] = ()
 
     def look(self, spec: Mapping[str, Any], well_formed: bool) -> tuple[Facts, list[MaeError]]:
         """The facts of a spec, and what is wrong with its data and devices.
@@ -509,6 +539,7 @@ class Survey:
             share=share,
             classes=self.classes,
             taught=self.taught,
+            mounts=self.mounts,
         )
         problems += self._lost_files(spec)
         self.seen = {**self.seen, **seen, **stated}
@@ -535,6 +566,7 @@ class Survey:
             judged=self._judged(rows),
             machine=self.resources.machine,
             local_files=self.resources.here,
+            mounts=tuple(self.mounts),
             variables=frozenset(self.environment),
             data=self.seen,
             model=said_of_model(self.action, spec),
@@ -547,10 +579,10 @@ class Survey:
         """The training data where the caller states their number: field → what is known."""
         if self.images is None:
             return {}
-        told = {"images": self.images, "classes": None, "why": "counted by the caller"}
+        told = {"images": self.images, "classes": None, "why": COUNTED_BY_CALLER}
         told |= {"held_out": held_out([self.images], share)} if share else {}
         return {
-            key: {"uri": str(get_dotted(spec, key)), **told}
+            key: {"uri": _shown_uri(get_dotted(spec, key)), **told}
             for key, row in rows.items()
             if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"]
         }
@@ -619,6 +651,14 @@ class Survey:
 
     def _nodes(self, spec: Mapping[str, Any]) -> int:
         return nodes_of(self.bundle.info, self.action, spec, self.environment)
+
+
+def _shown_uri(value: Any) -> Any:
+    """A source as a plan shows it: one, or several."""
+    if isinstance(value, (list, tuple)):
+        shown = [urls.redact(str(one)) for one in value]
+        return shown[0] if len(shown) == 1 else shown
+    return urls.redact(str(value))
 
 
 def held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:

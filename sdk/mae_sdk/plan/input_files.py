@@ -43,9 +43,11 @@ def missing(
     spec: Mapping[str, Any],
     provenance: Mapping[str, Origin],
     given: Collection[str],
+    mounts: Collection[str] = (),
 ) -> tuple[list[MaeError], list[MaeError]]:
     """Errors for what the person named and is not there, and warnings for what may not be needed:
-    pretrained weights, which a runner may fetch by their name, and the bundle's own values.
+    pretrained weights, which a runner may fetch by their name, the bundle's own values, and what is
+    in a folder that is mounted where the job runs.
     """
     errors: list[MaeError] = []
     warnings: list[MaeError] = []
@@ -65,7 +67,10 @@ def missing(
                     found = warnings if key in models else errors
                     found.append(_wrong_kind(key, path, kind, other))
                 continue
-            if key in given and is_needed:
+            if any((runner / path).absolute().is_relative_to(folder) for folder in mounts):
+                said = "it is where the platform mounts a folder, and was not looked at"
+                warnings.append(UsageError(said, field=key, got=path, expected=f"a {kind} there"))
+            elif key in given and is_needed:
                 expected = f"a {kind} that is there, or a URL"
                 errors.append(
                     NotFoundError(

@@ -34,7 +34,7 @@ FRAGMENTED = 1.15
 _MIB = 2**20
 """The unit of the estimates; GB are 10⁹ bytes here, as makers of GPUs and disks count."""
 
-_ON = re.compile(r"(\d+)x([A-Za-z]*\d+[A-Za-z]*)(?:-(\d+)G)?((?:,[a-z]+=[\d.]+)*)")
+_ON = re.compile(r"(\d+)X([A-Z]*\d+[A-Z]*)(?:-(\d+)GB?)?((?:,[A-Z]+=[\d.]+)*)")
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
@@ -45,6 +45,8 @@ class Machine:
     Attributes:
         gpus: of a node.  name: in `mae_skill.gpus.GPUS`.  memory_gb: of a GPU.
         cores: of a node.  network_gb: GB per second between nodes.
+        assumed: what was taken of a card that comes with several sizes of memory; empty where the
+            size was said.
     """
 
     gpus: int
@@ -53,6 +55,7 @@ class Machine:
     nodes: int = 1
     cores: int = 0
     network_gb: float = NETWORK_GB
+    assumed: str = ""
 
     @classmethod
     def of(cls, text: str) -> Machine:
@@ -61,17 +64,17 @@ class Machine:
         Raises:
             UsageError: it is written otherwise, or names no known GPU.
         """
-        found = _ON.fullmatch(text.strip().replace(" ", ""))
+        found = _ON.fullmatch(text.strip().replace(" ", "").upper())
         if found is None:
             raise UsageError(
                 "not a machine",
                 field="on",
                 got=text,
                 expected="COUNTxGPU[-MEMORYG][,nodes=N][,cores=N][,network=GB_A_SECOND]",
-                hint="8xA100-80G,nodes=4",
+                hint=f"8xA100-80G,nodes=4; a GPU is one of {', '.join(GPUS)}",
             )
         count, name, memory, rest = found.groups()
-        name = name.upper().removeprefix("RTX")
+        name = name.removeprefix("RTX")
         gpu = GPUS.get(name)
         if gpu is None or (memory and int(memory) not in gpu.memory_gb):
             sizes = {one: "/".join(map(str, row.memory_gb)) for one, row in GPUS.items()}
@@ -81,7 +84,7 @@ class Machine:
                 got=text,
                 expected=", ".join(f"{one}-{size}G" for one, size in sizes.items()),
             )
-        more = dict(item.split("=") for item in rest.split(",") if item)
+        more = dict(item.lower().split("=") for item in rest.split(",") if item)
         if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
             raise UsageError("not a property of a machine", field="on", got=unknown[0])
         for key in ("nodes", "cores"):
@@ -89,6 +92,13 @@ class Machine:
                 raise UsageError(
                     "not a whole number", field="on", got=f"{key}={more[key]}", expected=f"{key}=4"
                 )
+        cards = [f"{name}-{size}G" for size in gpu.memory_gb]
+        assumed = (
+            f"on={text}: taken as {cards[0]}; there is {' and '.join(cards[1:])} too: "
+            f"--on {count}x{cards[1]} plans for it"
+            if len(cards) > 1 and not memory
+            else ""
+        )
         machine = cls(
             gpus=int(count),
             name=name,
@@ -96,6 +106,7 @@ class Machine:
             nodes=int(more.get("nodes", 1)),
             cores=int(more.get("cores", CORES_PER_GPU * int(count))),
             network_gb=float(more.get("network", NETWORK_GB)),
+            assumed=assumed,
         )
         if min(machine.gpus, machine.nodes, machine.cores) < 1 or machine.network_gb <= 0:
             raise UsageError("a machine has at least one of each", field="on", got=text)
@@ -175,6 +186,32 @@ def step_seconds(work: float, exchange: float, beside: float = 0.0) -> float:
     return max(work, work / 3 + exchange) + beside
 
 
+def _taken(machine: Machine, made: Any) -> Machine:
+    """The part of a machine that a plan's run takes."""
+    return replace(machine, gpus=made.launch["processes"], nodes=made.nodes)
+
+
+def _exchange_of(machine: Machine, made: Any) -> float | None:
+    """Seconds of a step's exchange in a plan; None where its step is not known."""
+    parameters = (made.estimates.get("parameters") or {}).get("total")
+    size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
+    if not made.seconds.get("step_parts") or not size:
+        return None
+    taking = _taken(machine, made)
+    return exchange_seconds(size * 2**20, taking) if taking.world > 1 else 0.0
+
+
+def pace_of(machine: Machine, made: Any) -> float:
+    """A plan's step with its exchange of gradients over one without, by which whatever is fitted to
+    a budget has the same step as the plan."""
+    parts, seconds = made.seconds.get("step_parts"), _exchange_of(machine, made)
+    if seconds is None:
+        return 1.0
+    alone = max(parts["work"] + parts["beside"], parts["images"])
+    busy = step_seconds(parts["work"], seconds, parts["beside"])
+    return float(max(busy, parts["images"]) / alone)
+
+
 def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     """Make the exchange of gradients part of a plan's step; what it takes, where that is known.
 
@@ -182,13 +219,10 @@ def exchange(machine: Machine, made: Any) -> dict[str, Any]:
     ``loader_cores_per_node`` the cores that decode as many; ``cores_images_per_second_per_node`` is
     what all cores of a node give.
     """
-    parts = made.seconds.get("step_parts")
-    parameters = (made.estimates.get("parameters") or {}).get("total")
-    size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
-    if not parts or not size:
+    parts, seconds = made.seconds.get("step_parts"), _exchange_of(machine, made)
+    if seconds is None:
         return {}
-    taking = replace(machine, gpus=made.launch["processes"], nodes=made.nodes)
-    seconds = exchange_seconds(size * 2**20, taking) if taking.world > 1 else 0.0
+    taking = _taken(machine, made)
     compute = parts["work"] + parts["beside"]
     busy = step_seconds(parts["work"], seconds, parts["beside"])
     step = made.seconds["seconds_per_step"] = max(busy, parts["images"])

@@ -17,7 +17,7 @@ from mae_skill.bundle import Bundle, words_of_args
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, remove_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
-from mae_skill.merge import accepted_types, holds_lists
+from mae_skill.merge import accepted_types, holds_lists, merge
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import (
@@ -52,7 +52,7 @@ from mae_sdk.plan.automl_policy import (
     stated_metric,
 )
 from mae_sdk.plan.command import braces_left, fields_named, fields_told
-from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
+from mae_sdk.plan.data import HIDDEN, STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
@@ -71,6 +71,7 @@ from mae_sdk.plan.machine import (
     exchange,
     notes_of,
     notice_of_disk,
+    pace_of,
     price_of,
 )
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
@@ -86,6 +87,10 @@ RUNS_OF_A_TRIAL = 0.6
 FIRST_RUN = 0.6
 """Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
 are to be: one good run, and the search with what is left."""
+
+
+_ROUNDS = 4
+"""Looks at what a budget holds, each with the step of the one before."""
 
 
 FEW_JUDGED = 20
@@ -105,7 +110,8 @@ class Draft:
         remote: count data behind URLs too, which fetches it into the cache.
         owned: dotted keys that name the job's own folder.
         reasons: dotted key → the rule by which the auto recipe chose it.
-        pace: measured time of a step over the estimated one.
+        pace: how much longer a step takes than the auto recipe's estimate: by what was measured, or
+            by the exchange of gradients.
         problems: what is wrong so far; all of it is raised together.
         references: dotted key → what was written, of fields that refer to others.
         unseen: why the platform does not say what it has; the plan is not launched then.
@@ -191,12 +197,13 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         raise
     except OSError as error:
         raise request.unusable_path(error) from error
-    if request.recipe == AUTO and request.budget is not None:
-        if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
+    if request.recipe != AUTO or (request.budget is None and request.on is None):
+        return plan
+    if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
+        if request.budget is not None:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
-            return plan
-        return keep_to_budget(draft, plan)
-    return plan
+        return plan
+    return keep_to_budget(draft, plan)
 
 
 def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
@@ -217,6 +224,8 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
     The time is measured once for a model, its data and this machine, and kept. Where it cannot be,
     the estimate stands.
     """
+    if draft.request.on is not None:
+        return keep_to_exchange(draft, plan, Machine.of(draft.request.on))
     estimated = plan.seconds.get("seconds_per_step")
     if not estimated or not plan.resources.here:
         return plan
@@ -230,6 +239,20 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
     plan = plan_of(draft)
     plan.estimates["measured"] = measured
     plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
+    return plan
+
+
+def keep_to_exchange(draft: Draft, plan: Plan, there: Machine) -> Plan:
+    """The plan with the epochs that its budget holds by the step that the plan itself has, with the
+    exchange of gradients. A batch that follows from them changes that step: it is looked at again.
+    """
+    for _ in range(_ROUNDS):
+        pace = pace_of(there, plan)
+        if math.isclose(pace, draft.pace, rel_tol=0.01):
+            break
+        draft.pace = pace
+        choose_open_fields(draft)
+        plan = plan_of(draft)
     return plan
 
 
@@ -292,6 +315,11 @@ def describe_machine(draft: Draft, text: str) -> None:
     given = {name: value for name, value in whole.items() if name in fields}
     overrides = {**given, **draft.request.spec_overrides}
     draft.request = replace(draft.request, spec_overrides=overrides)
+
+
+def mounts_of(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Folders that a platform mounts where a job with these settings runs."""
+    return platform(name).mounted(options)
 
 
 def decide_automl(draft: Draft) -> None:
@@ -436,7 +464,14 @@ def locate_data(draft: Draft) -> None:
     _refuse_other_data(draft, overridden & of_arguments)
 
     values, draft.problems = locate(
-        draft.action, info, sources, settled, draft.value_of, draft.takes_list, draft.is_list
+        draft.action,
+        info,
+        sources,
+        settled,
+        draft.value_of,
+        draft.takes_list,
+        draft.is_list,
+        mounts_of(draft.request.platform, draft.platform_options),
     )
     if request.images is not None:
         for key, row in rows.items():
@@ -480,7 +515,13 @@ def _refuse_other_data(draft: Draft, overridden: Collection[str]) -> None:
         mine = [key for key in rows if rows[key].get("source") == name]
         own = {name: sources[name]}
         values, _ = locate(
-            draft.action, draft.bundle.info, own, (), draft.value_of, draft.takes_list
+            draft.action,
+            draft.bundle.info,
+            own,
+            (),
+            draft.value_of,
+            draft.takes_list,
+            mounts=mounts_of(draft.request.platform, draft.platform_options),
         )
         asked = {
             key: get_dotted(layer, key)
@@ -618,10 +659,11 @@ def choose_open_fields(draft: Draft) -> None:
     values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
     if not is_counted(survey.sources):
         raise UsageError(
-            "the auto recipe looks at the images, and those behind a URL are not to be fetched",
+            "the auto recipe looks at the images, and some are not looked at: those behind a URL "
+            "are not to be fetched, or only the machine of the job sees them",
             field="recipe",
             got=AUTO,
-            expected="a plan that counts them: without --no-count",
+            expected="a plan that counts them: without --no-count, or with --images N",
         )
     draft.layers.recipe = nested(values)
 
@@ -649,11 +691,13 @@ def _budget(draft: Draft) -> float | None:
     """The seconds of a run, or of a whole study."""
     if draft.request.budget is None:
         return None
-    processes = shape(
-        draft.bundle.info, draft.action, draft.layers.overrides, draft.resources
-    ).processes
-    layer = draft.layers.overrides
-    nodes = nodes_of(draft.bundle.info, draft.action, layer, draft.environment)
+    # The GPUs that the run takes may be named by any layer: by a spec file as by an override.
+    spec = merge(draft.layers.in_order(), draft.layers.schema).spec
+    try:
+        processes = shape(draft.bundle.info, draft.action, spec, draft.resources).processes
+    except MaeError:  # the plan says what is wrong with its devices
+        processes = 1
+    nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
     return seconds_of(draft.request.budget, processes * nodes, draft.resources.gpus)
 
 
@@ -706,7 +750,12 @@ def _plan_of(draft: Draft) -> Plan:
     )
     if draft.resources.here:
         errors, warnings = input_files.missing(
-            bundle, draft.action, found.spec, found.provenance, layers.given - draft.owned
+            bundle,
+            draft.action,
+            found.spec,
+            found.provenance,
+            layers.given - draft.owned,
+            mounts_of(draft.request.platform, draft.platform_options),
         )
         known = {one.field for one in found.errors}
         found.errors += [one for one in errors if one.field not in known]
@@ -756,12 +805,13 @@ def _plan_of(draft: Draft) -> Plan:
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     plan.warnings += _out_of_sight(draft, plan)
+    plan.warnings += _not_looked_at(draft, plan)
     take_nodes(draft, plan)
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     if draft.decision.automl:
-        describe_study(draft, plan, layers.schema, survey)
+        describe_study(draft, plan, layers.schema, survey, there)
     exchanged = {} if there is None else exchange(there, plan)
     if there is None:
         warn_of_disk(plan, draft.job_dir)
@@ -771,6 +821,7 @@ def _plan_of(draft: Draft) -> Plan:
     plan.warnings += too_little_time(plan)
     plan.notices += started_again(plan)
     if there is not None:
+        plan.notices += filter(None, [there.assumed])
         estimate_machine(plan, there, exchanged)
     _take_options_out(bundle, plan, layers.schema)
     return plan
@@ -812,6 +863,22 @@ def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:
         "image, or name a URL, or mount a claim: --platform-option 'claims={CLAIM: /FOLDER}'"
         for field, uri in hidden.items()
     ]
+
+
+def _not_looked_at(draft: Draft, plan: Plan) -> list[Notice]:
+    """A warning of each source that only the machine of the job sees."""
+    stated = plan.request.images is not None
+    more = "" if stated else "; --images N states how many images there are to train on"
+    found = []
+    for key, seen in plan.sources.items():
+        if seen.get("why") == HIDDEN:
+            text = (
+                f"{seen['uri']} is not on this machine, and {plan.request.platform} mounts a "
+                "folder there: that it exists, how much it holds and whether it can be read were "
+                f"not looked at, and the job ends in ERROR where it cannot{more}"
+            )
+            found.append(Notice(key, text))
+    return found
 
 
 def take_nodes(draft: Draft, plan: Plan) -> None:
@@ -1060,6 +1127,7 @@ def survey_of(draft: Draft) -> Survey:
         taught=inherit.taught_by(draft.bundle, draft.parent),
         environment=draft.environment,
         images=None if draft.request.images is None else count_of(draft.request.images),
+        mounts=mounts_of(draft.request.platform, draft.platform_options),
     )
 
 
@@ -1145,7 +1213,13 @@ def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
             plan.seconds[name] = estimates.pop(name)
 
 
-def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: Survey) -> None:
+def describe_study(
+    draft: Draft,
+    plan: Plan,
+    schema: Mapping[str, Any],
+    survey: Survey,
+    machine: Machine | None,
+) -> None:
     """The study, and the disk that all its trials take.
 
     Trial 1 is the auto recipe, in a bundle that has one; a budget is that of the whole study.
@@ -1162,7 +1236,10 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     too_long = None
     if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and is_counted(plan.sources):
         share = seconds and seconds_of_a_run(seconds, plan.request.automl)
-        auto, _ = recommend(draft.bundle, draft.layers, survey, share)
+        pace = draft.pace if machine is None else pace_of(machine, plan)
+        auto, _ = recommend(draft.bundle, draft.layers, survey, share, pace)
+        if machine is not None and "seconds_per_step" in plan.seconds:
+            plan.seconds["seconds_per_step"] *= pace
         given = cost.time_of(bundle.info, plan).get("seconds_total")
         if seconds and share and given and given > seconds - share:
             too_long = f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
@@ -1406,6 +1483,8 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
         classes=_classes_of(parent),
         taught=inherit.taught_by(bundle, parent),
         environment={**os.environ, **{k: str(v) for k, v in plan.request.env.items()}},
+        images=None if plan.request.images is None else count_of(plan.request.images),
+        mounts=mounts_of(plan.request.platform, plan.platform_options),
     )
     found = Resolution(plan.spec, plan.provenance)
     judge(bundle, plan.action, schema, found, look=survey.look)

@@ -22,7 +22,7 @@ from mae_sdk.data.pairs import open_pairs
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import open_source
 from mae_sdk.plan.data import SOURCE_KEY, Survey
-from mae_sdk.plan.launch_record import shape
+from mae_sdk.plan.launch_record import nodes_of, shape
 
 AUTO = "auto"
 """The name of the recipe that is made for the task."""
@@ -82,7 +82,8 @@ def recommend(
 
     Args:
         seconds: the budget of a run; None: the function's default.
-        pace: measured time of a step over the estimated one.
+        pace: how much longer a step takes than the function's estimate: by what was measured, or
+            by the exchange of gradients.
 
     Returns:
         Dotted key → value, and dotted key → the rule that it came from. Both are empty where the
@@ -123,12 +124,14 @@ def _well_formed(spec: Mapping[str, Any], layers: Layers) -> bool:
 
 
 def _of_training(facts: Facts, survey: Survey, spec: Mapping[str, Any]) -> Facts:
-    """The facts with the number of processes, which a look at an unjudged spec leaves out."""
+    """The facts with the processes and nodes, which a look at an unjudged spec leaves out."""
+    info, action = survey.bundle.info, survey.action
+    nodes = nodes_of(info, action, spec, survey.environment)
     try:
-        processes = shape(survey.bundle.info, survey.action, spec, survey.resources).processes
+        processes = shape(info, action, spec, survey.resources).processes
     except MaeError:
         processes = 1
-    return replace(facts, processes=processes)
+    return replace(facts, processes=processes, nodes=nodes)
 
 
 def _look(survey: Survey, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,9 +39,10 @@ class Request:
         env: environment of the job; never written.
         platform: where it runs.
         platform_options: settings of the platform, which go before those of the site's file.
-        on: a machine to plan for, which one is not on: ``8xA100-80G,nodes=4``; with `images`, the
-            number of training images where there are none here, and `price`, such as ``2.5/gpuh``.
-            Such a plan is not launched.
+        on: a machine to plan for, which one is not on: ``8xA100-80G,nodes=4``, with `price`, such
+            as ``2.5/gpuh``. Such a plan is not launched.
+        images: the number of training images where they are not here to be counted. Such a plan is
+            launched where they are behind a URL, or in a folder that the platform mounts.
         results_root: folder or URL of the job folders.
         idempotency_key: the same key gives the first job that was made with it; where another job
             is asked for, a notice says what differs.

@@ -50,6 +50,7 @@ def locate(
     value_of: Callable[[str], Any] = lambda key: None,
     takes_list: Callable[[str], bool] = lambda key: True,
     is_list: Callable[[str], bool] = lambda key: False,
+    mounts: Sequence[str] = (),
 ) -> tuple[dict[str, Any], list[MaeError]]:
     """The data fields of an action that the named sources fill.
 
@@ -62,6 +63,7 @@ def locate(
         given: dotted keys that the user set in the spec; they are left alone.
         value_of: the value of a field of the spec, for paths that name one: ``{split}.json``.
         takes_list: whether a field may hold a list.  is_list: whether it holds nothing else.
+        mounts: folders of the machine that runs the job; what is `hidden` there is taken as it is.
 
     Returns:
         Dotted key → URI, list of URIs or, where the row maps several files, a mapping of them
@@ -93,11 +95,13 @@ def locate(
             )
         alone = sum(str(other.get("source")) == name for other in rows.values()) == 1
         kind = _type_of(((info.get("actions") or {}).get(action) or {}).get("inputs"), key)
-        place = _Place(key, row, name, str(info.get("data_format") or ""), alone, value_of, kind)
+        format_ = str(info.get("data_format") or "")
+        place = _Place(key, row, name, format_, alone, value_of, kind, mounts)
         found = []
         for one in uris:
             try:
-                found.append(_one(one, row.get("path"), name) if is_images(row) else place.of(one))
+                images = is_images(row)
+                found.append(_one(one, row.get("path"), name, mounts) if images else place.of(one))
             except MaeError as error:
                 error.field = error.field or name
                 errors.append(error)
@@ -230,6 +234,7 @@ class _Place:
         alone: whether no other row takes files of the source: then a source may be the file itself.
         kind: as what the action's ``inputs`` declare the field: ``file``, ``folder``,
             ``local_glob``; None: they do not.
+        mounts: folders of the machine that runs the job.
     """
 
     key: str
@@ -239,6 +244,7 @@ class _Place:
     alone: bool
     value_of: Callable[[str], Any]
     kind: str | None = None
+    mounts: Sequence[str] = ()
 
     def of(self, uri: str) -> Any:
         """What the row takes of one source: a path, or a mapping of them; None where an optional
@@ -310,6 +316,8 @@ class _Place:
                 return matched
         if optional and any(places):
             return None
+        if hidden(base, self.mounts):
+            return urls.join(base, places[0]) if places[0] else base
         below = [urls.redact(urls.join(base, path) if path else base) for path in places]
         option = source_option(self.name)
         raise DataError(
@@ -556,7 +564,23 @@ def names_files(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _one(uri: str, path: Any, name: str) -> str:
+def hidden(uri: str, mounts: Sequence[str]) -> bool:
+    """Whether a path is in a folder that is mounted where the job runs, and nothing of it is on
+    this machine: whether it is there, nobody can tell from here."""
+    if not mounts or urls.is_remote(uri):
+        return False
+    path = urls.local_path(uri).absolute()
+    if not any(path.is_relative_to(folder) for folder in mounts):
+        return False
+    if is_pattern(str(path)):
+        try:
+            return not expand(str(path))
+        except MaeError:
+            return True
+    return not (_is_file(str(path)) or _holds_something(str(path)))
+
+
+def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
     """One source.
 
     Raises:
@@ -573,6 +597,8 @@ def _one(uri: str, path: Any, name: str) -> str:
             f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
         ) from error
     where = urls.redact(uri)
+    if hidden(base, mounts):
+        return base
     if is_pattern(base):
         expand(base)
         return base

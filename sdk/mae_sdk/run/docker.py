@@ -24,6 +24,7 @@ from mae_skill.errors import DependencyError, MaeError, NotFoundError, StorageEr
 
 from mae_sdk import files
 from mae_sdk.jobs import records
+from mae_sdk.jobs.command_words import fill
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.run.local import LocalPlatform
 from mae_sdk.run.options import Option
@@ -82,6 +83,11 @@ class DockerPlatform(LocalPlatform):
         _image(options)
         return super().resources(options)
 
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Where the folders of ``mounts`` are in the container."""
+        parts = [str(mount).split(":") for mount in options.get("mounts") or ()]
+        return [part[1] for part in parts if len(part) > 1]
+
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         if here := super().missing(options):
             return here
@@ -112,8 +118,8 @@ class DockerPlatform(LocalPlatform):
         job_dir, processes = Path(environment["MAE_JOB_DIR"]), int(launch.get("processes") or 1)
         words = with_python(command, settings["python"])
         if own := settings.get("command"):
-            places = {"{config_path}": str(job_dir / "spec.yaml"), "{job_dir}": str(job_dir)}
-            words = [_fill(word, places) for word in shlex.split(own)]
+            values = {"config_path": str(job_dir / "spec.yaml"), "job_dir": str(job_dir)}
+            words = [fill(word, values) for word in shlex.split(own)]
         elif processes > 1:
             ranks = ["-m", "mae_sdk.run.nodes", "ranks", str(processes), "--"]
             words = [settings["python"], *ranks, *words]
@@ -225,9 +231,3 @@ def _run(command: list[str]) -> str:
     if done.returncode != 0:
         raise StorageError(" ".join(done.stderr.split())[:300])
     return done.stdout
-
-
-def _fill(word: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        word = word.replace(name, value)
-    return word

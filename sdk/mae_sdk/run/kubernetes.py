@@ -27,6 +27,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    forgotten_by,
 )
 from mae_sdk.run.process_group import GRACE_SECONDS, PREEMPTED_EXIT
 
@@ -45,6 +46,7 @@ class KubernetesPlatform(Polled):
     about = "a Kubernetes cluster, as Jobs"
     apart = True
     how = _HOW
+    starts_again = True
     options = {  # noqa: RUF012  # as the contract declares it
         "image": Option("image of the runner; see docker/README.md"),
         "namespace": Option("namespace of the Jobs", str, "default"),
@@ -159,7 +161,7 @@ class KubernetesPlatform(Polled):
                 for job in client.BatchV1Api().list_namespaced_job(space, **ours).items:
                     name = job.metadata.name
                     found[space, name] = stuck.get(name) or _state(job)
-        gone = EngineState(records.ERROR, "Kubernetes knows it no longer")
+        gone = forgotten_by("Kubernetes")
         return [
             found.get((one["namespace"], _name(job_dir, record)), gone)
             for one, (job_dir, record) in zip(settings, jobs, strict=True)
@@ -203,6 +205,10 @@ class KubernetesPlatform(Polled):
         where = "the largest node of the cluster that fits"
         device = name if gpus else "cpu"
         return Resources(gpus=gpus, device=device, nodes=len(nodes), where=where)
+
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Where the claims are in a pod."""
+        return list((options.get("claims") or {}).values())
 
     def plans_without(self, error: MaeError, options: Mapping[str, Any]) -> bool:
         """Manifests need no cluster; one that was named by its context should be there."""

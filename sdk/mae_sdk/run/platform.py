@@ -24,11 +24,13 @@ What the methods are given, and what they promise:
     written when it returns.
 ``state(jobs)``
     is asked about many jobs at once, so that a cluster is polled with one request, and only about
-    those whose record holds no end yet. It answers for each with the states of a job: PENDING
-    (queued, or about to start again after a preemption), RUNNING, UNKNOWN (cannot be seen from
-    here), or one of COMPLETE, ERROR, CANCELED, which all mean that the engine no longer runs it.
+    those whose record holds no end yet, or that were preempted and may go on. It answers for each
+    with the states of a job: PENDING (queued, or about to start again after a preemption), RUNNING,
+    UNKNOWN (cannot be seen from here), or one of COMPLETE, ERROR, CANCELED, which all mean that the
+    engine no longer runs it.
     If the record still holds no end then, the job becomes CANCELED where that was asked for, else
-    ERROR with the reason and the category of the answer.
+    ERROR with the reason and the category of the answer. A job that the engine does not know is
+    `forgotten_by` it.
 ``cancel(job_dir, record)``
     ends the attempt if it runs, waits or has left something behind, and returns at once. The
     supervisor gets SIGTERM; it finds the request to cancel in the folder and writes CANCELED.
@@ -39,6 +41,9 @@ What the methods are given, and what they promise:
 ``plans_without(error, options)``, ``stretch(options)``
     for plans: whether one can be made though `resources` raised this error, since the engine is
     only out of reach; and after how many seconds the engine has a job save and starts it again.
+``mounted(options)``
+    the folders that the settings mount where the job runs. Data in them that are not on the machine
+    of the caller are planned without a look at them.
 ``wrap(command, record, environment)``
     the command that the supervisor runs in place of the job's own, and how many processes of it:
     to start the ranks in a container, or on every node of a job that has several.
@@ -49,7 +54,8 @@ Preemption: a supervisor that gets SIGTERM lets the run save, and the attempt en
 engine that starts preempted or lost jobs again runs the same command: a supervisor that finds its
 attempt begun opens the next one, which resumes from the newest checkpoint. Until then `state`
 answers PENDING; if the engine does not start it again, `state` answers with an end and the job
-waits for `Job.resume`.
+waits for `Job.resume`. It ends with CANCELED where the engine says so, and where an engine that
+starts jobs again (`starts_again`) has forgotten it.
 
 Nothing is submitted twice: `submit` below holds the folder's lock, and an adapter gives its engine
 the name of the attempt (`attempt_name`), by which it finds what a caller that was killed in between
@@ -101,11 +107,19 @@ class EngineState(NamedTuple):
         state: PENDING, RUNNING, UNKNOWN, or (it has ended) COMPLETE, ERROR, CANCELED.
         reason: of an end that the job's record does not tell, in plain words.
         category: of a failure, one of `mae_sdk.jobs.failure.CATEGORIES`.
+        forgotten: the engine does not know the job: whether it was canceled there or lost, nobody
+            can tell.
     """
 
     state: str
     reason: str = "its supervisor is gone"
     category: str = "lost_process"
+    forgotten: bool = False
+
+
+def forgotten_by(engine: str) -> EngineState:
+    """What is said of a job that its engine does not know, or no longer."""
+    return EngineState(records.ERROR, f"{engine} knows it no longer", forgotten=True)
 
 
 class Reference(TypedDict, total=False):
@@ -160,6 +174,8 @@ class Platform(ABC):
         apart: whether its jobs see no folder of the caller's. Then `submit` copies the folder to
             its URL first, and whoever runs the job there is `mae_sdk.run.from_url`.
         supervised_here: whether the supervisor is a process of the caller's machine.
+        starts_again: whether its engine starts a preempted job again by itself. One that it has
+            forgotten is over then, and does not wait for anybody.
         options: the settings that a job may be given.
     """
 
@@ -167,6 +183,7 @@ class Platform(ABC):
     about: ClassVar[str] = ""
     apart: ClassVar[bool] = False
     supervised_here: ClassVar[bool] = False
+    starts_again: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
 
     @abstractmethod
@@ -213,6 +230,11 @@ class Platform(ABC):
         """Whether a job can be planned and shown though `resources` raised this error: the engine
         is out of reach, and nothing else is wrong. Such a plan is not launched."""
         return False
+
+    def mounted(self, options: Mapping[str, Any]) -> list[str]:
+        """Folders that these settings put into the place where a job runs: what lies in one may be
+        seen there alone."""
+        return []
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         """What keeps jobs with these settings from running; empty where nothing does."""
@@ -469,6 +491,7 @@ def _handed_over(job_dir: Path, record: JobRecord) -> Iterator[None]:
         raise
     except Exception:
         record["claim"] = claim
+        records.last_attempt(record).pop("handle", None)  # nothing is there under that name
         raise
 
 
@@ -480,11 +503,29 @@ def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:
     details = redact_tree(error.to_dict(), secrets) if isinstance(error, MaeError) else None
     category = category_of(str((details or {}).get("code")))
     message = f"platform {record.get('platform') or DEFAULT} did not take the job: {error}"
+    if not isinstance(error, StorageError):  # else its answer may have been lost
+        message = f"refused, and never submitted: {message}"
     message = redact(message.partition("\n")[0], secrets)
     problem = failure(category, message, error=details)
     records.advance(record, records.ERROR, message, failure=problem)
     with contextlib.suppress(StorageError):
         records.write_record(job_dir, record)
+
+
+def was_refused(job_dir: Path, error: MaeError) -> bool:
+    """Whether a job was refused for good, before anything of it was started: its engine answered,
+    did not take it, and would not take it later. Then nobody can do anything with its folder.
+
+    Args:
+        error: of `submit`.
+    """
+    if error.retryable or isinstance(error, StorageError):  # it may have been taken, or may yet be
+        return False
+    try:
+        attempts = records.read_record(job_dir)["attempts"]
+    except MaeError:
+        return False
+    return len(attempts) == 1 and not was_submitted(attempts[0])
 
 
 def was_submitted(attempt: Attempt) -> bool:

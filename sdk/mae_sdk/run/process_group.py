@@ -302,6 +302,13 @@ def _signals(stop: list[int]) -> Iterator[int]:
         os.close(writer)
 
 
+@contextlib.contextmanager
+def note_signals(stop: list[int]) -> Iterator[None]:
+    """Note in `stop` the signals that ask for a stop, for who has more to do than run ranks."""
+    with _signals(stop):
+        yield
+
+
 def _shared_variables(cluster: Cluster, nproc: int) -> dict[str, str]:
     """What all `nproc` ranks of this node are told of one another."""
     return {

@@ -30,6 +30,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    forgotten_by,
     with_python,
 )
 
@@ -103,7 +104,7 @@ class RayPlatform(Polled):
                 found |= {
                     (address, str(job.submission_id)): _state(job) for job in client.list_jobs()
                 }
-        gone = EngineState(records.ERROR, "the Ray cluster knows it no longer")
+        gone = forgotten_by("the Ray cluster")
         states = [found.get((handle["address"], handle["job"]), gone) for handle in handles]
         return [
             _CANCELED if seen.state == records.PENDING and _is_unwanted(job_dir) else seen
@@ -135,6 +136,7 @@ class RayPlatform(Polled):
         ]
         if not totals:
             raise UsageError("the cluster has no node", field="platform", got=address)
+        _check_size(options, totals)
         most = max(totals, key=lambda total: (total.get("GPU", 0), total.get("CPU", 0)))
         names = [key.partition(":")[2] for key in most if key.startswith("accelerator_type:")]
         gpus = int(most.get("GPU", 0))
@@ -169,6 +171,38 @@ class RayPlatform(Polled):
         gpus = int(launch.get("device_count") or 0)
         each = [str(nodes), str(processes), str(gpus), str(settings.get("cpus", 1.0))]
         return [sys.executable, "-m", "mae_sdk.run.nodes", "ray", *each, "--", *words], 1
+
+
+def _check_size(settings: Mapping[str, Any], totals: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse more than any node has: Ray lets such a job wait for ever.
+
+    Args:
+        totals: resource → amount, of each node.
+
+    Raises:
+        UsageError: no node has so much.
+    """
+    asked = {"CPU": ("cpus", settings.get("cpus"))}
+    asked |= {name: ("resources", v) for name, v in (settings.get("resources") or {}).items()}
+    for resource, (option, value) in asked.items():
+        most = max(float(total.get(resource, 0)) for total in totals)
+        if value is not None and _amount(option, value) > most:
+            raise UsageError(
+                f"no node of the cluster has so much {resource}, and the job would wait for ever",
+                field=f"platform_options.{option}",
+                got=value,
+                expected=f"at most {most:g}, as the largest node",
+                hint="`ray status` lists what there is",
+            )
+
+
+def _amount(option: str, value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(
+            "not an amount", field=f"platform_options.{option}", got=value, expected="a number"
+        ) from None
 
 
 def _address(settings: Mapping[str, Any], record: JobRecord | None = None) -> str:

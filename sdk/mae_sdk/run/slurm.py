@@ -36,6 +36,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    forgotten_by,
     last_lines,
     with_python,
 )
@@ -76,6 +77,9 @@ exit "$code"
 """
 _HOW = "install SLURM's client programs, or call from a login node of the cluster"
 
+_SINFO = ["sinfo", "--noheader", "--format=%P|%D|%c|%m|%G", "--exact"]
+"""A row for every kind of node: without ``--exact`` a row of several kinds tells the least."""
+
 _RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
 _WAITS = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING"}
@@ -112,6 +116,7 @@ class SlurmPlatform(Polled):
 
     about = "a SLURM cluster, through sbatch"
     how = _HOW
+    starts_again = True
     options = {  # noqa: RUF012  # as the contract declares it
         "partition": Option("partition; default: the cluster's"),
         "account": Option("account that is charged"),
@@ -157,8 +162,7 @@ class SlurmPlatform(Polled):
         found = _queue(numbers)
         gone = [number for number in numbers if number not in found]
         found |= _accounting(gone) if gone else {}
-        unknown = EngineState(records.ERROR, "SLURM knows it no longer")
-        return [found.get(number, unknown) for number in numbers]
+        return [found.get(number, forgotten_by("SLURM")) for number in numbers]
 
     def cancel(self, job_dir: Path, record: JobRecord) -> None:
         """``scancel``; one that has ended is left as it is."""
@@ -169,10 +173,7 @@ class SlurmPlatform(Polled):
     def resources(self, options: Mapping[str, Any]) -> Resources:
         """What one node of the partition has, by ``sinfo``."""
         of = [f"--partition={options['partition']}"] if options.get("partition") else []
-        rows = [
-            line.split("|")
-            for line in _run(["sinfo", "--noheader", "--format=%P|%D|%c|%m|%G", *of]).splitlines()
-        ]
+        rows = [line.split("|") for line in _run([*_SINFO, *of]).splitlines()]
         rows = [row for row in rows if len(row) == 5]
         chosen = rows if of else [row for row in rows if row[0].endswith("*")] or rows
         if not chosen:
@@ -184,6 +185,7 @@ class SlurmPlatform(Polled):
             )
         _check_time(options)
         name = options.get("partition") or chosen[0][0].rstrip("*")
+        _check_size(options, chosen, f"partition {name}")
         gpus, device = _gpus([row[4] for row in chosen], options.get("gpu_type"))
         return Resources(
             gpus=gpus,
@@ -280,6 +282,39 @@ def _check_time(settings: Mapping[str, Any]) -> None:
             expected=f"a limit of more than {grace + 60} s, such as 01:00:00",
             hint="or a shorter warning: --platform-option grace=SECONDS",
         )
+
+
+def _check_size(settings: Mapping[str, Any], rows: Sequence[Sequence[str]], where: str) -> None:
+    """Refuse more cores or memory than any node has: SLURM lets such a job wait for ever.
+
+    Args:
+        rows: of ``sinfo``.
+
+    Raises:
+        UsageError: no node has so much.
+    """
+    cores, megabytes = (max(_int(row[at]) for row in rows) for at in (2, 3))
+    wanted = _megabytes_of(str(settings.get("memory") or ""))
+    for name, asked, most, unit in (
+        ("cpus", settings.get("cpus"), cores, "cores"),
+        ("memory", wanted, megabytes, "MB"),
+    ):
+        if asked and most and asked > most:
+            raise UsageError(
+                f"no node of the {where} has so much, and the job would wait for ever",
+                field=f"platform_options.{name}",
+                got=settings[name],
+                expected=f"at most {most} {unit}, as the largest node",
+                hint="`sinfo --exact --format='%P %D %c %m'` lists the nodes",
+            )
+
+
+def _megabytes_of(text: str) -> int | None:
+    """An amount of memory as ``--mem`` takes it, in units of 2**20 bytes; None of anything else."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)B?", text.strip().upper())
+    if found is None:
+        return None
+    return int(int(found[1]) * {"K": 1 / 1024, "M": 1, "": 1, "G": 1024, "T": 1024**2}[found[2]])
 
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")

@@ -53,12 +53,19 @@ from mae_sdk.run.devices import THREADS, CoreShare
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.platform import DEFAULT, platform_of
 from mae_sdk.run.process import end_strays, identify, is_alive, kill_leftovers
-from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
+from mae_sdk.run.process_group import (
+    PREEMPTED_EXIT,
+    Outcome,
+    note_signals,
+    start_and_watch,
+)
 
 if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
 
 _ROOM_SECONDS = 60.0
+_SIGNAL_SECONDS = 1.0
+"""Between the signals of an engine to the processes of one job."""
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
 
@@ -192,7 +199,16 @@ def _end(job_dir: Path, message: str) -> None:
 
 
 def _attempt(job_dir: Path, record: JobRecord) -> str:
-    """One attempt; returns its terminal state."""
+    """One attempt; returns its terminal state.
+
+    From the start of the runner on signals are noted until the end is written: an engine and its
+    batch script may both send one, and the second must not end us in between.
+    """
+    with contextlib.ExitStack() as noting:
+        return _to_its_end(job_dir, record, noting)
+
+
+def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) -> str:
     number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
     secrets = secret_values(environment, record.get("env_names") or ())
@@ -204,6 +220,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     outcome: Outcome | None = None
     problem: Failure | None = None
     sync = None
+    stops: list[int] = []
     with contextlib.ExitStack() as shared:
         try:
             # First: who waits for a device shows itself to other machines too.
@@ -213,7 +230,9 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             if is_unwanted():
                 outcome = Outcome(0, stopped=True)
             else:
-                outcome = _run(job_dir, record, environment, secrets, is_unwanted)
+                noting.enter_context(note_signals(stops))
+                outcome = _run(job_dir, record, environment, secrets, is_unwanted, stops)
+                outcome = _told_at_once(outcome, record, stops)
         except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             if _is_full(error):
@@ -227,7 +246,19 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             problem = failure("runner", said)
         else:
             problem = _explained(job_dir, record, outcome, log_start, said)
-    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start, stops)
+
+
+def _told_at_once(outcome: Outcome, record: JobRecord, stops: list[int]) -> Outcome:
+    """The outcome of ranks that an engine signaled beside us: they may have ended before we asked
+    them to, and even before our own signal came."""
+    if outcome.stopped or outcome.exit_code not in (PREEMPTED_EXIT, *_KILLED):
+        return outcome
+    deadline = time.monotonic() + _SIGNAL_SECONDS
+    is_waited_for = "handle" in records.last_attempt(record) and outcome.exit_code in _KILLED
+    while is_waited_for and not stops and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return outcome._replace(stopped=bool(stops))
 
 
 def _mark(job_dir: Path, number: int) -> None:
@@ -361,6 +392,7 @@ def _run(
     environment: dict[str, str],
     secrets: list[str],
     is_unwanted: Callable[[], bool],
+    stops: list[int],
 ) -> Outcome:
     """Run the ranks; the attempt is RUNNING from here."""
     launch = record["launch"]
@@ -387,6 +419,7 @@ def _run(
         # A runner of ours waits for what it starts.
         ended=None if is_own else partial(_end_strays, job_dir),
         ranked=not launch.get("spawns"),
+        stop=stops,
     )
 
 
@@ -440,8 +473,13 @@ def _finish(
     secrets: list[str],
     sync: FolderSync | None,
     log_start: int,
+    stops: list[int],
 ) -> str:
-    """Write the attempt's end into the record and finish the remote copy; returns the state."""
+    """Write the attempt's end into the record and finish the remote copy; returns the state.
+
+    Args:
+        stops: the signals that ask for a stop; one that comes meanwhile is heeded too.
+    """
     cancel = job_dir / records.CANCEL_NAME
     _give_room(job_dir)
     if outcome is not None and outcome.unlogged:
@@ -486,8 +524,11 @@ def _finish(
 
     if problem is not None:
         fields["failure"] = problem
-    with contextlib.suppress(OSError):
-        cancel.unlink(missing_ok=True)
+    if state != records.PREEMPTED:  # of that, a request that has come since is still to be heeded
+        with contextlib.suppress(OSError):
+            cancel.unlink(missing_ok=True)
+    elif stops:
+        fields["told_to_stop"] = True
     _write_down(job_dir, lambda record: records.advance(record, state, reason, **fields))
     if sync is not None:
         with contextlib.suppress(Exception):

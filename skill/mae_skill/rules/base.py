@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mae_skill.dotted import get_dotted
@@ -50,6 +51,7 @@ class Facts:
             evaluation or an inference.
         machine: whose GPUs and cores these are, in words.
         local_files: the run happens on this machine, so the files that it names must be here.
+        mounts: folders that are mounted where the run happens; what is in them need not be here.
         variables: names of the variables that the run's environment holds.
         data: dotted key of a source → what was seen in it (`mae_sdk.plan.data.look_at`).
         model: what the file of the model that the action takes says of itself.
@@ -67,9 +69,15 @@ class Facts:
     judged: int | None = None
     machine: str = "this machine"
     local_files: bool = False
+    mounts: tuple[str, ...] = ()
     variables: frozenset[str] | None = None
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+
+    def must_be_here(self, path: str) -> bool:
+        """Whether a path that the run reads must be on this machine."""
+        place = Path(path).expanduser().absolute()
+        return self.local_files and not any(place.is_relative_to(one) for one in self.mounts)
 
 
 @dataclass

@@ -275,7 +275,7 @@ def class_list(case: Case) -> None:
         case.errors.append(error)
         return
     remote = isinstance(listed, str) and "://" in listed
-    if names is None and (remote or case.facts.local_files):
+    if names is None and (remote or case.facts.must_be_here(str(listed))):
         said = "a URL is not read here" if remote else "there is no such file"
         hint = "fetch it first" if remote else f'names themselves are a list: {CLASS_LIST}=["…"]'
         case.error(CLASS_LIST, said, CLASS_LISTS, hint, kind=DataError)

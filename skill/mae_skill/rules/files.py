@@ -164,7 +164,9 @@ def named_files(case: Case) -> None:
                 "fetch the file first, or name the job that made it: --parent JOB",
             )
         elif (
-            not _is_remote(path) and case.facts.local_files and not Path(path).expanduser().exists()
+            not _is_remote(path)
+            and case.facts.must_be_here(path)
+            and not Path(path).expanduser().exists()
         ):
             case.error(
                 key,

@@ -147,7 +147,8 @@ def test_scancel_cancels_a_job_that_runs_and_one_that_waits(
     running(job, up)
     cluster.call("scancel", cluster.number(job))
     wait_until(lambda: job.state == "CANCELED", 60)
-    assert len(job.record["attempts"]) == 1
+    # It may have saved, and said so, before the batch script knew why it was signaled.
+    assert len([one for one in job.record["attempts"] if one["process"]]) == 1
     assert not cluster.call("squeue", "-hj", cluster.number(job), "-t", "PD,R")
 
     held = write(tmp_path / "held", "true", platform="slurm")
@@ -180,6 +181,58 @@ def test_a_job_that_slurm_is_queueing_again_can_be_canceled(
     wait_until(lambda: "COMPLETING" not in cluster.call("squeue", "-hj", number, "-o", "%T"), 60)
     wait_until(lambda: not cluster.call("squeue", "-hj", number, "-t", "PD,R,CG"), 60)
     assert len(job.record["attempts"]) == 1
+    wait_until(lambda: job.state == "CANCELED", 60)
+    assert [one["state"] for one in job.record["attempts"]] == ["PREEMPTED", "CANCELED"]
+
+
+@pytest.mark.parametrize("by", ["scancel", "mae", "mae, after SLURM"])
+def test_a_job_that_waits_in_the_queue_after_a_preemption_can_be_canceled(
+    cluster: SlurmPlace, tmp_path: Path, by: str
+) -> None:
+    up = tmp_path / "up"
+    folder = write(tmp_path, f"trap 'exit 75' TERM; touch {up}; sleep 200 & wait", platform="slurm")
+    assert submit(folder)
+    job = Job(folder)
+    running(job, up)
+    number = cluster.number(job)
+    # Held, it waits however soon SLURM would start it again.
+    cluster.call("scontrol", "requeuehold", number)
+    wait_until(lambda: "PENDING" in cluster.call("squeue", "-hj", number, "-o", "%T"), 60)
+    wait_until(lambda: records.last_attempt(job.record)["state"] == "PREEMPTED", 60)
+    assert job.state == "PENDING" and len(job.record["attempts"]) == 1 and not job.preempted
+    if by != "mae":
+        cluster.call("scancel", number)
+    if by != "scancel":
+        assert job.cancel(60) == "CANCELED"
+    wait_until(lambda: job.state == "CANCELED", 60)
+    assert [one["state"] for one in job.record["attempts"]] == ["PREEMPTED", "CANCELED"]
+    assert not cluster.call("squeue", "-hj", number, "-t", "PD,R,CG")
+
+
+@pytest.mark.parametrize("by", ["scancel", "mae"])
+def test_a_job_that_slurm_has_forgotten_is_called_canceled_or_lost(
+    cluster: SlurmPlace, tmp_path: Path, by: str
+) -> None:
+    held = write(tmp_path, "true", platform="slurm")
+    settings = {"arguments": ["--hold"]}
+    records.update_record(held, lambda record: record.update(platform_options=settings))
+    assert submit(held)
+    job = Job(held)
+    number = cluster.number(job)
+    with cluster.configured("MinJobAge", "2"):
+        cluster.call("scancel", number)
+        known = ("squeue", "-h", "-t", "all", "-o", "%i")
+        wait_until(lambda: number not in cluster.call(*known).split(), 120)
+        if by == "mae":
+            assert job.cancel(20) == "CANCELED"
+            return
+        assert job.state == "ERROR"
+    problem = job.record["error"]
+    assert problem is not None and "it never started" in problem["message"]
+    assert "canceled there or lost" in problem["message"] and "resume" in problem["hint"]
+    # It can be submitted again, as the hint says.
+    records.update_record(held, lambda record: record.update(platform_options={}))
+    assert job.resume().wait(60).state == "COMPLETE"
 
 
 def test_a_lost_node_costs_an_attempt_and_the_job_goes_on_elsewhere(
