@@ -10,7 +10,7 @@ from mae_skill.archs import ARCHS, num_units, with_patch
 from mae_skill.errors import DataError, SpecError
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, build_dataset
+from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.probe import MAX_RANKED
 from mae_runners.metrics.reconstruction import MeanLoss
@@ -90,6 +90,14 @@ class PretrainTask(Task):
                 hint="name dataset.probe_val_data_sources, or add images",
             )
         self.probe_sets = bank, queries
+
+    def datasets(self) -> dict[str, list[KeyedDataset]]:
+        """Those of the probes too."""
+        found = super().datasets()
+        for role, dataset in zip(("train", "val"), self.probe_sets or (), strict=False):
+            if dataset is not None:
+                found[f"dataset.probe_{role}_data_sources"] = [dataset]
+        return found
 
     def strata(self) -> np.ndarray:
         return np.asarray(self.train.labels)
