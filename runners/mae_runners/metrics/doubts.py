@@ -55,10 +55,13 @@ def _at_chance(
     low, high = wilson(value, images)
     if low > share:
         return ""
+    verdict = "no better than chance"
+    if value > share:
+        verdict = f"not told from chance by {images} images"
+    name_of = one_line(classes[largest])
     return (
-        f"no better than chance: {name} {_percent(value)} (95 %: {_percent(low)} to "
-        f"{_percent(high)}, {images} images), and who always answers {one_line(classes[largest])}, "
-        f"the most frequent class, has {_percent(share)}"
+        f"{verdict}: {name} {_percent(value)} (95 %: {_percent(low)} to {_percent(high)}), and who "
+        f"always answers {name_of}, the most frequent class, has {_percent(share)}"
     )
 
 
@@ -85,7 +88,8 @@ def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
 
 def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Of a segmenter, from its confusion matrix of pixels ``[C, C]``: it answers one class alone,
-    or hits no pixel of all classes but one."""
+    hits no pixel of all classes but one, or has no higher mean IoU than the most frequent class
+    for every pixel."""
     hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     there = truths > 0
     if np.count_nonzero(there) < 2:
@@ -95,7 +99,16 @@ def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
         return [f"the model answers {name} for every pixel: it tells nothing"]
     missed = int(np.count_nonzero(hits[there] == 0))
     if missed < np.count_nonzero(there) - 1:
-        return []
+        union = truths + guesses - hits
+        mean = float((hits[union > 0] / union[union > 0]).mean())
+        constant = float(truths.max() / truths.sum() / np.count_nonzero(there))
+        if mean > constant:
+            return []
+        name = one_line(classes[int(truths.argmax())])
+        return [
+            f"no better than one answer: mIoU {_percent(mean)}, and {name} for every pixel has "
+            + _percent(constant)
+        ]
     of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
     return [f"the IoU is 0 for {of}: the model hits at most one of them"]
 

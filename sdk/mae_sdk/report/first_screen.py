@@ -157,7 +157,8 @@ def measured(facts: Facts) -> Card:
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
-    return Card(f"Result: {named(name)}", figure(name, value, images), lines, tone=tone)
+    shown = figure(name, value, images)
+    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
 
 
 def how_sure(card: Card) -> str:
@@ -327,7 +328,7 @@ def _predicted(facts: Facts) -> Card:
     lines = []
     if counts := mapping(facts.result.get("answered")):
         ordered = sorted(counts.items(), key=lambda one: -one[1] if is_number(one[1]) else 0)
-        named_ones = [f"{name} {number(count)}" for name, count in ordered[:3]]
+        named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
         rest = len(ordered) - len(named_ones)
         lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
     if facts.text(f"{facts.action}/{TABLE}"):
