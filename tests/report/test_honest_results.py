@@ -141,7 +141,8 @@ def test_a_search_whose_best_trial_tells_nothing_says_so_and_that_it_was_chosen(
     files.write_json(child / "result.json", {"doubts": [DOUBT]})
     keep(child.parent, 0, 0.6)
     page = page_of(folder)
-    assert DOUBT in page.text and card_tones(page)[0] == "card warning"
+    assert page.text.count(DOUBT) == 1 and card_tones(page)[0].startswith("card warning")
+    assert Job(folder).figures()["warnings"] == [f"the best trial: {DOUBT}"]
     assert "its best checkpoint that is kept, which a next job takes: 0.6, epoch 0" in page.text
 
 
@@ -320,3 +321,5 @@ def test_a_training_that_learns_nothing_ends_with_a_warning(tmp_path: Path) -> N
     assert train(spec(data, tmp_path / "job", "finetune", **options)) == 0
     result = read(tmp_path / "job", "train/result.json")
     assert result["doubts"] and set(result["doubts"]) <= set(result["warnings"])
+    (last,) = (tmp_path / "job/status.json").read_text().splitlines()[-1:]
+    assert json.loads(last)["doubts"] == result["doubts"]

@@ -145,10 +145,12 @@ def test_a_map_and_neighbors_come_from_the_features(tmp_path: Path) -> None:
 
     folder = write_job(tmp_path, "train-1", result={"kpis": {}})
     gallery = Gallery(folder / "train")
-    show_features(gallery, features, labels, range(40), ["cat", "dog"], Source(40), 0, umap=False)
+    told = (gallery, features, labels, range(40), ["cat", "dog"], Source(40), 0)
+    show_features(*told, umap=False, epoch=6)
     gallery.save()
     page = read_page(Job(folder).report().path)
-    assert "5 of 5 are of its class" in page.text and "Map of features" in page.text
+    assert "5 of 5 are of its class" in page.text and "Map of features of epoch 6" in page.text
+    assert "Nearest neighbors of epoch 6" in page.text
     dots = [a for a in page.all("circle") if "dot" in a.get("class", "")]
     assert len(dots) == 40 and {a["class"] for a in dots} == {"dot f0", "dot f1"}
 

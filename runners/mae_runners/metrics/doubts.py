@@ -82,8 +82,9 @@ def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
     mean, error = sum(areas) / len(areas), math.sqrt(variance) / len(areas)
     if mean - Z * error > 0.5:
         return []
-    text = f"no better than chance: the mean AUROC of the classes is {mean:.3f}, and by chance it "
-    return [f"{text}is 0.5 ± {Z * error:.2g} on {images} images"]
+    verdict = "no better than chance" if mean <= 0.5 else f"not told from chance by {images} images"
+    text = f"{verdict}: the mean AUROC of the classes is {mean:.3f}, and by chance it "
+    return [f"{text}is 0.5 ± {Z * error:.2g}"]
 
 
 def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -153,8 +155,21 @@ class ClassificationTask(Task):
         notable = Notable()
         notable.merge({one for part in parts for kind in part for one in kind})
         answers = {"mistakes": notable.mistakes, "uncertain": notable.uncertain}
-        about = {"epoch": epoch, **self.details(counted), "notable": answers}
+        about = {
+            "epoch": epoch,
+            **self.details(counted),
+            "notable": {"names": self.judged_names, **answers},
+        }
         write_json(self.context.action_dir / VALIDATION, finite(about))
+
+    @cached_property
+    def judged_names(self) -> str:
+        """What tells the places of validation images from those of another source: a digest of its
+        names."""
+        found = hashlib.sha256()
+        for name in self.val.source.members if self.val is not None else ():
+            found.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
 
     def details(self, metrics: Any) -> dict[str, Any]:
         """A validation class by class; the confusion matrix goes into a table."""
@@ -183,9 +198,13 @@ class ClassificationTask(Task):
         if not final or self.val is None or not self.context.is_main:
             return {}
         kept = read_json(self.context.action_dir / VALIDATION)
+        listed = kept.get("notable") or {}  # an older version kept none
+        if listed.get("names") != self.judged_names:
+            self.context.log("no pictures of mistakes: the best checkpoint saw other images")
+            return {}
         notable, gallery = Notable(), Gallery(self.context.action_dir)
-        listed = (kept.get("notable") or {}).values()  # an older version kept none
-        notable.merge({Answer(*one) for part in listed for one in part if None not in one})
+        parts = listed["mistakes"], listed["uncertain"]
+        notable.merge({Answer(*one) for part in parts for one in part if None not in one})
         notable.show(gallery, self.val, self.train.classes, kept.get("epoch"))
         gallery.save()
         return {}

@@ -176,5 +176,5 @@ class PretrainTask(Task):
                 images.image(step, "reconstruction", board, path)
         if final and self._shown is not None:
             trained = step * self.spec.dataset.batch_size * self.context.world_size
-            probes.look_at_features(self, ranks, self._shown, trained)
+            probes.look_at_features(self, ranks, self._shown, trained, epoch)
         return found

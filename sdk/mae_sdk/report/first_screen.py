@@ -410,7 +410,8 @@ def left_out(facts: Facts) -> Card | None:
 
 def warnings(facts: Facts) -> Card | None:
     """What the plan and the run warned of."""
-    said = [one for one in facts.warnings if one not in facts.doubts]  # those are with the result
+    with_result = tuple(facts.doubts)
+    said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
     if not said:
         return None
     lines = said[:MAX_LINES]

@@ -262,7 +262,7 @@ def neighbors(gallery: Gallery) -> Section | None:
     """A few images and what lies nearest to them in the space of features."""
     sheets = gallery.sheets("neighbors")
     board = _board(gallery, sheets[-1]) if sheets else None
-    return None if board is None else Section("Nearest neighbors", [board])
+    return None if board is None else Section(f"Nearest neighbors{_of_epoch(sheets[-1])}", [board])
 
 
 def attention(gallery: Gallery) -> Section | None:
@@ -297,4 +297,5 @@ def embedding(gallery: Gallery) -> Section | None:
             if is_number(explained):
                 note += f" The two axes hold {percent(explained)} of the variance."
             figures.append(Figure(method, drawing, note.strip()))
-    return Section("Map of features", figures) if figures else None
+    when = _of_epoch(maps[-1]) if maps else ""
+    return Section(f"Map of features{when}", figures) if figures else None

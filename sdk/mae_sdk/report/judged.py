@@ -102,6 +102,8 @@ def classes(facts: Facts) -> Section | None:
 
 def answered(facts: Facts) -> Section | None:
     """How many images an inference took for each class, or for each label."""
+    if facts.action != "inference":
+        return None
     counts = mapping(facts.result.get("answered"))
     known = [(str(name), count) for name, count in counts.items() if is_number(count)]
     if not known:

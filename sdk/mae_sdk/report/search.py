@@ -55,7 +55,8 @@ def headline(facts: Facts) -> Card:
     if facts.is_running:
         lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
     title = f"{'So far' if facts.is_running else 'Result'}: {named(metric)}"
-    return Card(title, shown, lines, tone="warning" if facts.doubts else "")
+    tone = "warning" if facts.doubts else ""
+    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts))
 
 
 CHOSEN = "it was chosen on these images: on others expect less"
