@@ -155,7 +155,7 @@ def test_a_segmentation_and_a_chain_say_that_the_images_chose_the_model(tmp_path
     }
     files.write_json(folder / "train/checkpoints.json", index)
     page = page_of(folder)
-    assert "Fine-tuning of a segmenter · some_arch" in page.text
+    assert "Segmentation fine-tuning · some_arch" in page.text
     assert "it was chosen on these images: on others expect less" in page.text
     chain = read_page(Job(folder).report(chain=True).path).text
     summary = chain[: chain.index("RUNNING")] if "RUNNING" in chain else chain

@@ -53,7 +53,8 @@ def evaluate_segmenter(
         for batch in pairs.batches(size, rank=context.rank, world=context.world_size):
             answers = predict([pair.image for pair in batch]) if batch else []
             for pair, logits in zip(batch, answers, strict=True):
-                looks.add(pair.index, pair.image, pair.mask, sums.add(logits, pair.mask))
+                labels = sums.add(logits, pair.mask)
+                looks.add(pair.index, pair.image, pair.mask, labels, sums.newest)
             progress.advance()
 
     ranks.sum_over_ranks(sums.sums)

@@ -32,7 +32,7 @@ class Looks:
         worst: the `count` with the lowest mIoU of their own, worst first: (score, place, look).
 
     Args:
-        dataset: ``source.members`` are the names, ``ignore_index`` the label that does not count.
+        dataset: ``source.members`` are the names.
         chosen: places of the images to show whatever they score.
         count: of the worst ones.
     """
@@ -44,11 +44,12 @@ class Looks:
         self.examples: dict[int, Look] = {}
         self.worst: list[tuple[float, int, Look]] = []
 
-    def add(self, place: int, image: Tensor, mask: Tensor, labels: np.ndarray) -> None:
+    def add(
+        self, place: int, image: Tensor, mask: Tensor, labels: np.ndarray, confusion: np.ndarray
+    ) -> None:
         """Looks at an image ``[C, H, W]`` in 0 … 255, its true classes and the answer, integer
-        ``[H, W]`` each."""
-        truth = mask.cpu().numpy()
-        score = self.scores.add(place, truth, labels, self.dataset.ignore_index)
+        ``[H, W]`` each, and the confusion matrix of its pixels."""
+        score = self.scores.add(place, confusion)
         is_bad = len(self.worst) < self.count or score < self.worst[-1][0]
         if not (is_bad or place in self.chosen):
             return

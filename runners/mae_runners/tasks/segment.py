@@ -105,7 +105,8 @@ class SegmentationTask(Task):
             if not valid:
                 continue
             mask = mask[:height, :width]
-            self.looks.add(place, image, mask, metrics.add(logits, mask))
+            labels = metrics.add(logits, mask)
+            self.looks.add(place, image, mask, labels, metrics.newest)
 
     @cached_property
     def chosen(self) -> set[int]:

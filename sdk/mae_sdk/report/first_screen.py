@@ -54,10 +54,8 @@ def heading(facts: Facts) -> str:
     """What was run, in a few words."""
     stage = facts.stage or "" if facts.action == "train" else ""
     name = word(facts.action, stage)
-    if facts.segments and facts.action != "train":
+    if facts.segments and stage in ("", "finetune"):
         name = f"Segmentation {name.lower()}"
-    elif facts.segments and stage == "finetune":
-        name = "Fine-tuning of a segmenter"
     name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
