@@ -385,10 +385,12 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
 
     if context.warnings:
         result["warnings"] = list(context.warnings)
-    more = {}
+    more: dict[str, Any] = {}
+    if result.get("doubts"):
+        more = {"doubts": result["doubts"]}
     if context.data:
         result["data"] = context.data
-        more = {"data": {"warnings": context.data["warnings"]}}
+        more["data"] = {"warnings": context.data["warnings"]}
     context.status.success(f"{action} finished", kpi=result.get("kpis", {}), **more)
     write_json(context.action_dir / "result.json", result)
     if context.action_dir != context.results_dir / action:

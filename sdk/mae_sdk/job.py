@@ -689,6 +689,7 @@ class Job:
             "noise": job_metrics.noise_of(result),
             "warnings": [
                 *(said if isinstance(said := result.get("warnings"), list) else []),
+                *self._doubts_of_best(record),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
@@ -701,6 +702,16 @@ class Job:
         """``train.stage`` of its spec; None where there is none that can be read."""
         value = setting(self, "train.stage")
         return value if isinstance(value, str) else None
+
+    def _doubts_of_best(self, record: Mapping[str, Any]) -> list[str]:
+        """Why the result of a study's best trial says that nothing was learned."""
+        if record.get("kind") != "automl":
+            return []
+        name, found = str(self._document(f"automl/{BEST_NAME}").get("child")), None
+        with contextlib.suppress(MaeError):
+            check_id(name)
+            found = self._beside(name)._result().get("doubts")
+        return [f"the best trial: {one}" for one in found] if isinstance(found, list) else []
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")

@@ -64,8 +64,8 @@ def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Pat
     }
     (folder / "train/checkpoints.json").write_text(json.dumps(index))
     text = page_of(folder).text
-    assert "Result: ACC_all 75.0 %" in text and "at epoch 0" in text
-    assert "val_loss 1.2" in text[: text.index("Curves")]
+    assert "Result: accuracy (ACC_all) 75.0 %" in text and "at epoch 0" in text
+    assert "validation loss (val_loss) 1.2" in text[: text.index("Curves")]
 
 
 def test_what_no_source_gave_is_not_told_as_complete_nor_what_is_read_as_left_out(
@@ -175,7 +175,7 @@ def test_curves_are_drawn_with_words_and_numbers_beside_them(tmp_path: Path) -> 
     for name in ("Loss", "Quality", "Learning rate", "Gradient norm", "Throughput", "Memory"):
         assert any(label.startswith(name) for label in labels), name
     assert all(drawing.get("role") == "img" for drawing in page.all("svg"))
-    assert "train_loss from 1 to 0.2" in " ".join(labels)
+    assert "training loss (train_loss) from 1 to 0.2" in " ".join(labels)
     assert len(page.all("details")) >= 6 and "images per second" in page.text
 
 
@@ -253,11 +253,11 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
     assert "40 images cannot tell the two apart" in few.text
     many = page_of(write_study(tmp_path, "train-many", 4000, [0.70, 0.80, None]))
     assert "the data can tell them apart" in many.text
-    assert "Result: ACC_all" in many.text
+    assert "Result: accuracy (ACC_all)" in many.text
     record = records.read_record(tmp_path / "train-many")
     goes_on = facts_of(Job(tmp_path / "train-many"), record, records.RUNNING)
     card = search.headline(goes_on)
-    assert card.title == "So far: ACC_all"
+    assert card.title == "So far: accuracy (ACC_all)"
     assert card.lines[-1] == "trials: 2 complete, 1 pruned; of 3"
     given = page_of(write_study(tmp_path, "train-given", 40, [0.70, 0.60]))
     assert "No trial is better than the spec as given" in given.text
@@ -285,7 +285,10 @@ def test_of_several_metrics_the_first_screen_names_the_front(tmp_path: Path) -> 
     study.write_text(json.dumps(told))
     best.write_text(json.dumps({**json.loads(best.read_text()), "pareto": [1, 2]}))
     text = page_of(folder).text
-    assert "the best by ACC_all; the Pareto front of ACC_all and latency_ms: 2 trials" in text
+    assert (
+        "the best by accuracy (ACC_all); the Pareto front of accuracy (ACC_all) and latency_ms: "
+        "2 trials" in text
+    )
     assert "pruned" not in text  # none was
 
 

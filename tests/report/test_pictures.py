@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mae_runners.actions.evaluate import gradient_tiles
 from mae_runners.metrics.feature_map import principal_axes, show_features
 from mae_runners.metrics.gallery import MAX_EPOCHS, Gallery
 from mae_runners.metrics.notable import Notable
 from mae_runners.metrics.reconstruction import (
+    HEAT,
     LOSS,
     reconstruction_images,
     show_reconstructions,
@@ -143,10 +145,12 @@ def test_a_map_and_neighbors_come_from_the_features(tmp_path: Path) -> None:
 
     folder = write_job(tmp_path, "train-1", result={"kpis": {}})
     gallery = Gallery(folder / "train")
-    show_features(gallery, features, labels, range(40), ["cat", "dog"], Source(40), 0, umap=False)
+    told = (gallery, features, labels, range(40), ["cat", "dog"], Source(40), 0)
+    show_features(*told, umap=False, epoch=6)
     gallery.save()
     page = read_page(Job(folder).report().path)
-    assert "5 of 5 are of its class" in page.text and "Map of features" in page.text
+    assert "5 of 5 are of its class" in page.text and "Map of features of epoch 6" in page.text
+    assert "Nearest neighbors of epoch 6" in page.text
     dots = [a for a in page.all("circle") if "dot" in a.get("class", "")]
     assert len(dots) == 40 and {a["class"] for a in dots} == {"dot f0", "dot f1"}
 
@@ -174,3 +178,27 @@ def test_a_gradient_map_is_bright_where_the_class_is_decided() -> None:
     found = gradient_map(model, torch.rand(3, 16, 16), 1)
     assert found[5:7, 11:13].min() == 1.0 and found[:3].max() == 0.0 and found[9:].max() == 0.0
     assert gradient_map(model, torch.rand(3, 16, 16), 0).max() == 0.0
+
+
+def test_a_gradient_map_stands_alone_with_a_scale_and_bright_pixels_are_not_important(
+    tmp_path: Path,
+) -> None:
+    strength = torch.zeros(1, 8, 8)
+    strength[0, 2:4, 2:4] = 1.0
+    bright = np.full((8, 8, 3), 255, np.uint8)
+    alone, over = gradient_tiles(bright, strength[0])
+    important, other = (2, 2), (6, 6)
+    for tile in (alone, over):
+        assert tile[important].tolist() == HEAT[-1]
+    assert alone[other].tolist() == HEAT[0]
+    assert over[other].max() <= 128, "a bright pixel without influence stays dark"
+
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result={"kpis": {}})
+    gallery = Gallery(folder / "evaluate")
+    scale = {"colors": HEAT, "low": "no influence", "high": "the most"}
+    columns = ["image", "gradient of the answer", "over the image"]
+    gallery.add("attention", [[bright, alone, over]], [{"name": "a"}], columns, scale=scale)
+    gallery.save()
+    page = read_page(Job(folder).report().path)
+    assert "no influence the most" in page.text and len(page.all("img")) == 3
+    assert "linear-gradient(90deg, #0c0826" in page.html

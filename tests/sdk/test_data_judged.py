@@ -16,11 +16,13 @@ from mae_sdk.job import open_job, parent_info
 from mae_sdk.jobs.failure import failure
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan import inherit
+from mae_sdk.plan.data import Taught, _beside_judged
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import DataError, MaeError, SpecError
 from mae_skill.rules import files as rule_files
 from mae_skill.rules.base import Case, Facts
+from mae_skill.rules.samples import chose
 from PIL import Image
 
 from tests.support.data_sets import (
@@ -833,3 +835,30 @@ def test_an_archive_of_another_split_is_named_with_the_one_looked_for(
                 spec_overrides={"inference.checkpoint": "x.pth"},
             )
     assert "images_test.tar.gz" in str(caught.value) and "images_val.tar.gz" in str(caught.value)
+
+
+def test_an_evaluation_on_the_images_that_chose_the_checkpoint_is_said(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source, val = classes(tmp_path / "train", *names), classes(tmp_path / "val", *names)
+    spec = learned_from(source, val_data_sources=str(val))
+    trained(root, "t1", spec, num_classes=2, classes=names)
+    shutil.copytree(val, tmp_path / "renamed")
+    for judged in (val, tmp_path / "renamed"):
+        said = warnings(evaluate(root, "t1", judged))
+        assert "6 of the 6 images" in said and "t1 chose the model's checkpoint" in said
+        seen = evaluate(root, "t1", judged).sources["dataset.val_data_sources"]
+        assert seen["chose"]["count"] == 6 and seen["chose"]["job"] == "t1"
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "new", *names))) == ""
+
+    there = Taught("t2", (), judged=("s3://bucket/val/",))  # not looked at: by its place alone
+    for uri, known in (("s3://bucket/val", True), ("s3://bucket/other", False)):
+        found = _beside_judged(there, uri, None, remote=False)
+        assert bool(found) is known
+    facts = Facts(data={"dataset.val_data_sources": {"chose": {"job": "t2"}}})
+    unseen = Case("evaluate", {}, {}, facts)
+    chose(unseen)
+    assert "these are the images by which t2 chose the model's" in unseen.warnings[0].message
+    spec["train"]["stage"] = "pretrain"
+    trained(root, "t3", {**spec, "dataset": {"val_data_sources": str(val)}})
+    pretrained = inherit.taught_by(Bundle.load(), parent_info("t3", root))
+    assert pretrained is not None and pretrained.judged == ()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from mae_sdk.data.survey import shared_images
 from mae_sdk.files import write_json
@@ -35,6 +36,7 @@ from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artifact, run_batch
 from mae_runners.distributed import Ranks, connected
+from mae_runners.metrics import doubts
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
@@ -44,7 +46,8 @@ from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
-    heat_maps,
+    HEAT,
+    heat_colors,
     reconstruction_images,
     show_reconstructions,
     spread,
@@ -91,7 +94,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     Returns:
         ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
-        it is a share of), and ``left_out`` where images were unreadable.
+        it is a share of), ``left_out`` where images were unreadable, and ``doubts`` where the model
+        tells nothing.
     """
     runtime = open_artifact(spec, context, "evaluate")
     with connected(context) as ranks:
@@ -115,7 +119,15 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "precision": runtime.meta.precision,
     }
     shares = {name: metrics["images"] for name in SHARES if metrics.get(name) is not None}
-    unreadable = metrics.get("unreadable") or []
+    doubted = metrics.get("doubts") or []
+    for one in doubted:
+        context.warn(one)
+    judged_by = metrics.pop("source", "dataset.val_data_sources")
+    unreadable = {
+        judged_by: metrics.get("unreadable"),
+        "dataset.probe_train_data_sources": metrics.pop("bank_unreadable", None),
+    }
+    left = {key: left_out(names) for key, names in unreadable.items() if names}
     path = context.action_dir / "metrics.json"
     write_json(path, metrics)
 
@@ -129,7 +141,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "device": str(runtime.device),
         "model": metrics["model"],
         "shares": shares,
-        **({"left_out": {"dataset.val_data_sources": left_out(unreadable)}} if unreadable else {}),
+        **({"doubts": doubted} if doubted else {}),
+        **({"left_out": left} if left else {}),
     }
 
 
@@ -240,6 +253,7 @@ def evaluate_classifier(
         "reliability": sums.reliability,
         "images": sums.images,
         **class_metrics(sums.confusion, classes, sums.areas),
+        "doubts": doubts.of_classes(sums.confusion, classes),
         "unreadable": walked.unreadable,
         "speed": speed(runtime, walked.first),
     }
@@ -275,6 +289,7 @@ def evaluate_labels(
     if spec.evaluate.gradient_maps:
         context.warn("evaluate.gradient_maps: not drawn of a model of several labels")
     assert meta.cuts is not None
+    per_class = sums.per_class(classes)
     table = write_label_results(
         context.action_dir,
         [images.dataset.path(place) for place in walked.places],
@@ -289,7 +304,8 @@ def evaluate_labels(
         **sums.summary(spec.dataset.val_data_sources),
         "reliability": sums.reliability,
         "images": sums.images,
-        "per_class": sums.per_class(classes),
+        "per_class": per_class,
+        "doubts": doubts.of_labels(per_class, sums.images),
         "definitions": LABEL_DEFINITIONS,
         "unreadable": walked.unreadable,
         "speed": speed(runtime, walked.first),
@@ -330,16 +346,27 @@ def show_gradients(
         model, image = runtime.module, pixels.to(runtime.device)
         with torch.no_grad():
             chosen = int(model(image[None])[0].argmax())
-        heat, _ = heat_maps(gradient_map(model, image, chosen)[None])
         tile = tile_of_item(shown)
-        mixed = 0.4 * torch.from_numpy(tile).permute(2, 0, 1).float() / 255 + 0.6 * heat[0]
-        rows.append([tile, tile_of(mixed)])
+        rows.append([tile, *gradient_tiles(tile, gradient_map(model, image, chosen))])
         note = f"taken for {classes[chosen]}, is {classes[label]}"
         about.append({"name": str(images.dataset.source.members[place]), "note": note})
     gallery = Gallery(context.action_dir)
-    note = "Brighter pixels change the logit of the answer most (SmoothGrad)."
-    gallery.add("attention", rows, about, ["image", "gradient of the answer"], note=note)
+    note = (
+        "How much the logit of the answer changes with each pixel (SmoothGrad), of each image from "
+        "0 to its own 99th percentile; the last column lays it over the image in gray."
+    )
+    columns = ["image", "gradient of the answer", "over the image"]
+    scale = {"colors": HEAT, "low": "no influence", "high": "the most"}
+    gallery.add("attention", rows, about, columns, note=note, scale=scale)
     gallery.save()
+
+
+def gradient_tiles(picture: np.ndarray, strength: Tensor) -> list[np.ndarray]:
+    """A map in 0…1 ``[H, W]`` alone in colors, and over its picture, uint8 ``[H, W, 3]`` each."""
+    heat, share = heat_colors(strength[None])[0], strength.cpu()
+    # Of the picture only its gray, darkened: what is bright in it must not look important.
+    gray = torch.from_numpy(picture).float().mean(dim=2) / 255 * 0.5
+    return [tile_of(heat), tile_of((1 - share) * gray + share * heat)]
 
 
 class Features(NamedTuple):
@@ -384,6 +411,7 @@ def evaluate_features(
     metrics: dict[str, Any] = {
         "images": len(found.features),
         "notes": [],
+        "source": f"dataset.{name}",
         "features": runtime.meta.output,
         "rankme": rankme(found.features.cpu()),
         "unreadable": found.unreadable,
@@ -399,6 +427,7 @@ def evaluate_features(
         metrics["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
         metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
+        metrics["doubts"] = _probes_doubted(metrics, found.labels, found.classes)
         if "attentive_acc" not in metrics:
             metrics["notes"].append(f"no attentive probe: {found.why or 'none for the bank'}")
 
@@ -476,7 +505,8 @@ def probe(
         accuracy: dict[str, Any] = probe_accuracy(
             bank.features, bank.labels, found.features, labels, k=k, patches=both
         )
-        return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labeled images"}
+        protocol = f"bank of {len(bank.labels)} labeled images"
+        return {**accuracy, "k": k, "protocol": protocol, "bank_unreadable": bank.unreadable}
 
     if int(torch.bincount(labels)[torch.unique(labels)].min()) < 2:
         raise SpecError(
@@ -488,6 +518,16 @@ def probe(
         found.features, labels, k=k, seed=spec.train.seed, patches=found.patches
     )
     return {"k": k, **accuracy}
+
+
+def _probes_doubted(metrics: Mapping[str, Any], labels: Tensor, classes: list[str]) -> list[str]:
+    """`doubts` of the best probe."""
+    known = {name: metrics[name] for name in SHARES if metrics.get(name) is not None}
+    if not known:
+        return []
+    best = max(known, key=known.__getitem__)
+    counts = torch.bincount(labels, minlength=len(classes)).numpy()
+    return doubts.of_share(best, float(known[best]), counts, classes)
 
 
 def patch_features(runtime: Runtime, images: Tensor, output: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ evaluate's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Runs the model over the test images and writes its answers.
 
     Returns:
-        ``{"kpis", "artefacts", "device"}``.
+        ``{"kpis", "artefacts", "device"}``, and of a classifier ``answered``: class → images.
     """
     runtime = open_artifact(spec, context, "inference")
     if runtime.meta.segments:
@@ -93,9 +94,11 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     paths = [images.dataset.path(index) for index, _ in done]
     positions = [index for index, _ in done]
     folder, files = context.action_dir, []
+    answered: dict[str, int] = {}
     if classifies:
         scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
         files.append(write_classes(spec, runtime, images, positions, scores, folder))
+        answered = counts_of(scores, artifact.class_names(runtime.meta, None), runtime.meta.cuts)
     if kind is not None:
         features = np.stack([found.features for _, found in done])
         files += write_embeddings(folder, paths, features)
@@ -117,8 +120,25 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "kpis": {"images": len(paths), "unreadable": len(images) - len(paths)},
         "artefacts": [str(file) for file in files],
         "device": str(runtime.device),
+        **({"answered": answered} if answered else {}),
         **({"left_out": left} if unreadable else {}),
     }
+
+
+def counts_of(
+    scores: Tensor, classes: Sequence[str], cuts: Sequence[float] | None
+) -> dict[str, int]:
+    """Class → how many images are taken for it, of logits ``[N, C]``; of images that may be of
+    several classes, how many have each.
+
+    Args:
+        cuts: the logits from which an image of several classes is taken to be of each.
+    """
+    if cuts:
+        counts = (scores >= torch.tensor(cuts)).sum(dim=0)
+    else:
+        counts = torch.bincount(scores.argmax(dim=1), minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 class Answer(NamedTuple):

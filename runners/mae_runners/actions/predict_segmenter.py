@@ -93,7 +93,8 @@ def predict_segmenter(
     masks, metrics too.
 
     Returns:
-        ``{"kpis", "artefacts", "device"}``.
+        ``{"kpis", "artefacts", "device", "answered"}``: of each class, of how many images it is the
+        largest.
     """
     source = artifact.need_source(spec, "test_data_sources", "inference")
     pairs = EvalPairs(spec, "test_data_sources", runtime.meta, labeled=False)
@@ -141,6 +142,10 @@ def predict_segmenter(
         context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
 
+    largest = np.asarray([int(np.argmax(row.shares)) for row in done], np.int64)
+    answered = dict(
+        zip(classes, np.bincount(largest, minlength=len(classes)).tolist(), strict=True)
+    )
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
     if sums is not None and sums.labeled_pixels:
         metrics = without_vacuous(sums.summary(source))
@@ -153,6 +158,7 @@ def predict_segmenter(
         "kpis": kpis,
         "artefacts": [str(file) for file in [*files, *(folder / kind for kind in KINDS)]],
         "device": str(runtime.device),
+        "answered": answered,
         **({"left_out": left} if unreadable else {}),
     }
 

@@ -28,8 +28,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     ``derived.json``, TensorBoard logs and images.
 
     Returns:
-        ``{"kpis", "artefacts", "best", "best_metrics"}``, and ``left_out`` where images were
-        unreadable; empty on ranks above 0.
+        ``{"kpis", "artefacts", "best", "best_metrics"}``, ``left_out`` where images were
+        unreadable, and ``doubts`` where nothing was learned; empty on ranks above 0.
     """
     if context.is_main:  # what a killed run has left; no other run may be in this folder
         for folder in {context.results_dir, context.action_dir}:
@@ -56,12 +56,16 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         context.status.running("what the model costs", kpi=costs)
 
     index = CheckpointIndex(context.action_dir)
+    doubts = task.doubts()
+    for one in doubts:
+        context.warn(one)
     return {
         "kpis": kpis,
         "artefacts": [entry["file"] for entry in index.read()["checkpoints"]],
         "best": index.choose("best").entry,
         "best_metrics": _best(task, context),
         **({"left_out": left_out} if left_out else {}),
+        **({"doubts": doubts} if doubts else {}),
     }
 
 

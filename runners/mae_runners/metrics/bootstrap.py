@@ -22,17 +22,11 @@ class ImageScores:
         self.num_classes = num_classes
         self.rows: dict[int, np.ndarray] = {}
 
-    def add(self, place: int, truth: np.ndarray, labels: np.ndarray, ignore_index: int) -> float:
-        """Counts an image, integer ``[H, W]`` each; returns its own mIoU over the classes that
-        occur in it, 1 where nothing is labeled."""
-        kept = truth != ignore_index
-        truth, labels = truth[kept], labels[kept]
-        hits = np.bincount(truth[truth == labels], minlength=self.num_classes)
-        union = (
-            np.bincount(truth, minlength=self.num_classes)
-            + np.bincount(labels, minlength=self.num_classes)
-            - hits
-        )
+    def add(self, place: int, confusion: np.ndarray) -> float:
+        """Counts an image by its confusion matrix of pixels ``[C, C]``; returns its own mIoU over
+        the classes that occur in it, 1 where nothing is labeled."""
+        hits = confusion.diagonal()
+        union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
         if (len(self.rows) + 1) * 2 * self.num_classes <= MAX_CELLS:
             self.rows[place] = np.stack([hits, union]).astype(np.float32)
         present = union > 0

@@ -47,14 +47,15 @@ def overlay(image: np.ndarray, painted: np.ndarray, share: float = 0.5) -> np.nd
 def comparison(
     image: Tensor, mask: Tensor, labels: np.ndarray, colors: np.ndarray
 ) -> list[np.ndarray]:
-    """Image, truth and prediction, uint8 ``[H, W, 3]`` each.
+    """Image, truth, prediction, and the prediction over the image, uint8 ``[H, W, 3]`` each.
 
     Args:
         image: ``[C, H, W]`` in 0 … 255; mask: true classes ``[H, W]``; labels: predicted ones.
         colors: of the classes, as `palette` gives them.
     """
     pixels = as_shown(image.permute(1, 2, 0).cpu().numpy())
-    return [pixels, paint(mask.cpu().numpy(), colors), paint(labels, colors)]
+    painted = paint(labels, colors)
+    return [pixels, paint(mask.cpu().numpy(), colors), painted, overlay(pixels, painted)]
 
 
 def write_labels(labels: np.ndarray, path: Path) -> Path:

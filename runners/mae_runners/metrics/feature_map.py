@@ -55,6 +55,7 @@ def show_features(
     seed: int,
     *,
     umap: bool = True,
+    epoch: int | None = None,
 ) -> None:
     """Puts a map of the features and the neighbors of some images into the gallery.
 
@@ -64,6 +65,7 @@ def show_features(
         classes: names, in label order.
         dataset: as `Notable.show` takes it.
         umap: a second map by UMAP, where that is installed.
+        epoch: of the training, whose model gave the features.
     """
     features = features.float().cpu()
     keep = torch.isfinite(features).all(dim=1)
@@ -98,9 +100,10 @@ def show_features(
                 "classes": [str(name) for name in classes] if labels is not None else [],
                 "explained": explained,
                 "note": f"Pooled features of {about}.",
+                "epoch": epoch,
             }
         )
-    _show_neighbors(gallery, features, known, indices, classes, dataset, seed)
+    _show_neighbors(gallery, features, known, indices, classes, dataset, seed, epoch)
 
 
 def _show_neighbors(
@@ -111,6 +114,7 @@ def _show_neighbors(
     classes: Sequence[str],
     dataset: Any,
     seed: int,
+    epoch: int | None,
 ) -> None:
     points = F.normalize(features, dim=1)
     count = min(NEAREST, len(points) - 1)
@@ -130,4 +134,4 @@ def _show_neighbors(
         about.append({"name": str(dataset.source.members[indices[query]]), "note": note})
     columns = ["image", *(f"nearest {place + 1}" for place in range(count))]
     note = "Nearest by the cosine of their pooled features, among the images of the map."
-    gallery.add("neighbors", rows, about, columns, note=note)
+    gallery.add("neighbors", rows, about, columns, note=note, epoch=epoch)

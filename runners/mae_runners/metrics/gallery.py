@@ -50,6 +50,7 @@ class Gallery:
         note: str = "",
         epoch: int | None = None,
         over_epochs: bool = False,
+        scale: dict[str, Any] | None = None,
     ) -> None:
         """A sheet. It takes the place of the one of its kind, or of its kind and epoch.
 
@@ -57,6 +58,8 @@ class Gallery:
             rows: tiles; all rows have as many. They are shrunk to `MAX_SIDE` and fitted into
                 squares where their sizes differ.
             about: of each row, ``name`` and, as the kind wants it, ``lines``, ``note``, ``tone``.
+            scale: of a map in colors: ``colors`` (uint8 ``[stops, 3]``), and what the first and the
+                last of them stand for, ``low`` and ``high``.
             over_epochs: keep those of other epochs, of the oldest at most `MAX_EPOCHS`.
         """
         if not rows or not rows[0]:
@@ -84,6 +87,7 @@ class Gallery:
                 "rows": [_valid(row) for row in about],
                 "note": note,
                 "epoch": epoch,
+                **({} if scale is None else {"scale": scale}),
             }
         )
         self.index["sheets"] = self._thinned(sheets, kind) if over_epochs else sheets

@@ -22,6 +22,7 @@ class SegmentationMetrics:
     Attributes:
         sums: float64 ``[C² + 3]``: the confusion matrix of pixels, then loss, labeled pixels and
             images. Add those of other ranks before reading metrics.
+        newest: the confusion matrix of the last image that was added, ``[C, C]``.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
@@ -38,7 +39,9 @@ class SegmentationMetrics:
         mask = mask.to(logits.device)
         labels, loss, pixels = classify_pixels(logits, size, mask, self.ignore_index)
         counts = count_pairs(mask, labels, self.num_classes, self.ignore_index)
-        self.sums[:-3] += counts.flatten().cpu()
+        counts = counts.cpu()
+        self.newest: np.ndarray = counts.numpy()
+        self.sums[:-3] += counts.flatten()
         self.sums[-3:] += torch.tensor([loss, pixels, 1.0], dtype=torch.float64)
         found: np.ndarray = labels.cpu().numpy()
         return found

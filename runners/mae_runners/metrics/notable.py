@@ -71,12 +71,15 @@ class Notable:
             SHOWN, [*self.uncertain, *found], key=lambda one: (one.margin, one.place)
         )
 
-    def show(self, gallery: Gallery, dataset: Any, classes: Sequence[str]) -> None:
+    def show(
+        self, gallery: Gallery, dataset: Any, classes: Sequence[str], epoch: int | None = None
+    ) -> None:
         """Puts both into the gallery, as the model saw the images.
 
         Args:
             dataset: ``dataset[0, index]`` has ``image`` uint8 ``[3, H, W]`` and ``valid``;
                 ``dataset.source.members`` are the names.
+            epoch: of the training, whose model gave the answers.
         """
         for kind, answers, note in (
             (
@@ -103,7 +106,7 @@ class Notable:
                         "tone": "good" if one.chosen == one.label else "bad",
                     }
                 )
-            gallery.add(kind, rows, about, note=note)
+            gallery.add(kind, rows, about, note=note, epoch=epoch)
 
 
 def lines_of(one: Answer, classes: Sequence[str]) -> list[str]:

@@ -114,9 +114,7 @@ def with_losses(found: Reconstructions, losses: Tensor) -> tuple[Reconstructions
 
 
 LOSS = "loss of each patch"
-_HEAT = np.array(
-    [[12, 8, 38], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64
-)
+HEAT = [[12, 8, 38], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]
 """Stops of a scale that rises in brightness (matplotlib's "inferno")."""
 _UNSEEN = (70, 74, 80)
 
@@ -131,12 +129,19 @@ def heat_maps(losses: Tensor) -> tuple[Tensor, float]:
     values = losses.float().cpu().numpy()
     known = np.isfinite(values)
     top = float(np.quantile(values[known], 0.98)) if known.any() else 0.0
-    place = np.clip(np.where(known, values, 0.0) / (top or 1.0), 0.0, 1.0) * (len(_HEAT) - 1)
-    low = np.minimum(place.astype(int), len(_HEAT) - 2)
+    return heat_colors(torch.from_numpy(values / (top or 1.0))), top
+
+
+def heat_colors(strength: Tensor) -> Tensor:
+    """Values in 0…1 ``[B, H, W]`` as `HEAT`, ``[B, 3, H, W]`` in 0…1, gray where they are NaN."""
+    values, stops = strength.float().cpu().numpy(), np.array(HEAT, np.float64)
+    known = np.isfinite(values)
+    place = np.clip(np.where(known, values, 0.0), 0.0, 1.0) * (len(stops) - 1)
+    low = np.minimum(place.astype(int), len(stops) - 2)
     part = (place - low)[..., None]
-    colors = _HEAT[low] * (1.0 - part) + _HEAT[low + 1] * part
+    colors = stops[low] * (1.0 - part) + stops[low + 1] * part
     colors[~known] = _UNSEEN
-    return torch.from_numpy(colors / 255.0).permute(0, 3, 1, 2).float(), top
+    return torch.from_numpy(colors / 255.0).permute(0, 3, 1, 2).float()
 
 
 def show_reconstructions(
@@ -155,7 +160,16 @@ def show_reconstructions(
         notes.append(
             f"{LOSS!r}: the brighter, the larger, up to {top:.3g}; gray patches were visible."
         )
-    gallery.add("reconstruction", rows, about, found.titles, note=" ".join(notes), epoch=epoch)
+    scale = {"colors": HEAT, "low": "loss 0", "high": f"{top:.3g} or more"}
+    gallery.add(
+        "reconstruction",
+        rows,
+        about,
+        found.titles,
+        note=" ".join(notes),
+        epoch=epoch,
+        scale=scale if LOSS in found.titles else None,
+    )
     if epoch is not None:
         place = found.titles.index(AS_PREDICTED)
         single = [[row[place]] for row in rows[:4]]

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from mae_sdk.files import read_json
 from mae_sdk.storage import hub
 from mae_sdk.storage.transfer import download
 from mae_skill.errors import SpecError
@@ -36,6 +37,9 @@ from mae_runners.models.base import Backboned
 from mae_runners.models.pretrained import target_of
 
 Batch = dict[str, Tensor]
+
+VALIDATION = "validation.json"
+"""The validation of the best checkpoint that is kept, class by class; in the action's folder."""
 
 
 class Metrics(Protocol):
@@ -179,6 +183,21 @@ class Task(ABC):
         found: dict[str, float] = metrics.summary(self.spec.dataset.val_data_sources)
         return found
 
+    def keep_details(self, ranks: Ranks, epoch: int, *, best: bool) -> None:
+        """Writes what the report shows of the validation that has just ended, where it is the
+        `best`; every rank calls it after every validation, and rank 0 knows."""
+        return
+
+    def doubts(self) -> list[str]:
+        """Why the validation of the best checkpoint says that nothing was learned; on rank 0."""
+        if self.val is None:
+            return []
+        try:
+            found = read_json(self.context.action_dir / VALIDATION)
+        except (OSError, ValueError):
+            return []
+        return [str(one) for one in found.get("doubts") or ()]
+
     def after_epoch(
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
     ) -> dict[str, float]:
@@ -191,11 +210,14 @@ class Task(ABC):
         """The metric of this run that chooses the best checkpoint; None = the monitored loss."""
         return None
 
-    def datasets(self) -> dict[str, KeyedDataset]:
-        """The data sets of the run, by the field that names their source."""
-        found = {"dataset.train_data_sources": self.train}
-        if self.val is not None and self.spec.dataset.val_data_sources:
-            found["dataset.val_data_sources"] = self.val
+    def datasets(self) -> dict[str, list[KeyedDataset]]:
+        """The data sets that the run reads, by the field that names their source; a part that is
+        held out for validation is a data set of its own, of the training images."""
+        found = {"dataset.train_data_sources": [self.train]}
+        if self.val is not None:
+            named = bool(self.spec.dataset.val_data_sources)
+            field = f"dataset.{'val' if named else 'train'}_data_sources"
+            found.setdefault(field, []).append(self.val)
         return found
 
     def metrics_about(self) -> dict[str, dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from mae_sdk.files import write_json
+from mae_sdk.files import read_json, write_json
+from mae_sdk.jobs.status import finite
 from mae_skill.errors import SpecError
 from torch import Tensor, nn
 
@@ -19,13 +22,14 @@ from mae_runners.data import (
     table_of,
 )
 from mae_runners.distributed import Ranks
+from mae_runners.metrics import doubts
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_table
 from mae_runners.metrics.gallery import Gallery
-from mae_runners.metrics.notable import Notable
+from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.models import build_classifier
 from mae_runners.models.heads import Classifier
-from mae_runners.tasks.base import Batch, Images, Task
+from mae_runners.tasks.base import VALIDATION, Batch, Images, Task
 from mae_runners.tasks.losses import class_loss
 
 MAX_CONFUSED = 300
@@ -138,35 +142,69 @@ class ClassificationTask(Task):
         metrics.join(ranks)
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
-        found = super().validation_metrics(metrics)
-        if self.context.is_main and metrics.counts_confusion:
-            self.write_classes(metrics)
-        return found
+        self.counted: Any = metrics
+        return super().validation_metrics(metrics)
 
-    def write_classes(self, metrics: ClassificationMetrics) -> None:
-        """``validation.json``: the last validation class by class, as evaluate's ``metrics.json``
-        has it; and the confusion matrix as a table."""
-        folder, classes = self.context.action_dir, list(self.train.classes)
+    def keep_details(self, ranks: Ranks, epoch: int, *, best: bool) -> None:
+        """``validation.json``: the validation class by class, as evaluate's ``metrics.json`` has
+        it, its ``epoch``, and its ``notable`` answers; and the confusion matrix as a table."""
+        counted, self.counted = self.counted, None  # its scores may be large
+        parts = ranks.gather_on_first((self.notable.mistakes, self.notable.uncertain))
+        if not (best and self.context.is_main):
+            return
+        notable = Notable()
+        notable.merge({one for part in parts for kind in part for one in kind})
+        answers = {"mistakes": notable.mistakes, "uncertain": notable.uncertain}
         about = {
+            "epoch": epoch,
+            **self.details(counted),
+            "notable": {"names": self.judged_names, **answers},
+        }
+        write_json(self.context.action_dir / VALIDATION, finite(about))
+
+    @cached_property
+    def judged_names(self) -> str:
+        """What tells the places of validation images from those of another source: a digest of its
+        names."""
+        found = hashlib.sha256()
+        for name in self.val.source.members if self.val is not None else ():
+            found.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
+
+    def details(self, metrics: Any) -> dict[str, Any]:
+        """A validation class by class; the confusion matrix goes into a table."""
+        folder, classes = self.context.action_dir, list(self.train.classes)
+        if not metrics.counts_confusion:
+            share = float(metrics.summary(self.spec.dataset.val_data_sources)["ACC_all"])
+            assert self.val_indices is not None
+            labels = np.asarray(self.val.labels)[self.val_indices]  # type: ignore[union-attr]
+            counts = np.bincount(labels, minlength=len(classes))
+            found = doubts.of_share("accuracy", share, counts, classes)
+            return {"images": metrics.images, "doubts": found}
+        write_table(metrics.confusion, classes, folder)
+        return {
             "ece": metrics.calibration_error,
             "reliability": metrics.reliability,
             "images": metrics.images,
             **class_metrics(metrics.confusion, classes, metrics.areas),
+            "doubts": doubts.of_classes(metrics.confusion, classes),
         }
-        write_json(folder / "validation.json", about)
-        write_table(metrics.confusion, classes, folder)
 
     def after_epoch(
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
     ) -> dict[str, float]:
-        """At the end, the mistakes and the uncertain images of the last validation go into the
-        report's gallery."""
-        if not final or self.val is None:
+        """At the end, the mistakes and the uncertain images of the validation whose checkpoint is
+        the best that is kept go into the report's gallery."""
+        if not final or self.val is None or not self.context.is_main:
             return {}
-        parts = ranks.gather((self.notable.mistakes, self.notable.uncertain))
-        if self.context.is_main:
-            notable, gallery = Notable(), Gallery(self.context.action_dir)
-            notable.merge({one for part in parts for kind in part for one in kind})
-            notable.show(gallery, self.val, self.train.classes)
-            gallery.save()
+        kept = read_json(self.context.action_dir / VALIDATION)
+        listed = kept.get("notable") or {}  # an older version kept none
+        if listed.get("names") != self.judged_names:
+            self.context.log("no pictures of mistakes: the best checkpoint saw other images")
+            return {}
+        notable, gallery = Notable(), Gallery(self.context.action_dir)
+        parts = listed["mistakes"], listed["uncertain"]
+        notable.merge({Answer(*one) for part in parts for one in part if None not in one})
+        notable.show(gallery, self.val, self.train.classes, kept.get("epoch"))
+        gallery.save()
         return {}

@@ -9,8 +9,9 @@ from mae_sdk.files import write_json
 from torch import nn
 
 from mae_runners.distributed import Ranks
+from mae_runners.metrics import doubts
 from mae_runners.metrics.multi_label import DEFINITIONS, MORE, MultiLabelMetrics
-from mae_runners.tasks.base import Batch, Images
+from mae_runners.tasks.base import VALIDATION, Batch, Images
 from mae_runners.tasks.classify import ClassificationTask
 from mae_runners.tasks.losses import label_loss
 
@@ -47,16 +48,25 @@ class MultiLabelTask(ClassificationTask):
         """As in `Task`; the thresholds of the best F1 become the model's."""
         found: dict[str, float] = metrics.summary(self.spec.dataset.val_data_sources)
         self.thresholds = list(metrics.chosen)
-        if self.context.is_main:
-            about = {
-                "ece": found["ece"],
-                "reliability": metrics.reliability,
-                "images": metrics.images,
-                "per_class": metrics.per_class(list(self.train.classes)),
-                "definitions": DEFINITIONS,
-            }
-            write_json(self.context.action_dir / "validation.json", about)
+        self.counted, self.error = metrics, found["ece"]
         return found
+
+    def keep_details(self, ranks: Ranks, epoch: int, *, best: bool) -> None:
+        """``validation.json``: the validation class by class, with its ``epoch``."""
+        metrics, self.counted = self.counted, None  # its scores may be large
+        if not (best and self.context.is_main):
+            return
+        per_class = metrics.per_class(list(self.train.classes))
+        about = {
+            "epoch": epoch,
+            "ece": self.error,
+            "reliability": metrics.reliability,
+            "images": metrics.images,
+            "per_class": per_class,
+            "definitions": DEFINITIONS,
+            "doubts": doubts.of_labels(per_class, metrics.images),
+        }
+        write_json(self.context.action_dir / VALIDATION, about)
 
     def after_epoch(
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool

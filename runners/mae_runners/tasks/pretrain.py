@@ -10,7 +10,7 @@ from mae_skill.archs import ARCHS, num_units, with_patch
 from mae_skill.errors import DataError, SpecError
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, build_dataset
+from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.probe import MAX_RANKED
 from mae_runners.metrics.reconstruction import MeanLoss
@@ -91,6 +91,14 @@ class PretrainTask(Task):
             )
         self.probe_sets = bank, queries
 
+    def datasets(self) -> dict[str, list[KeyedDataset]]:
+        """Those of the probes too."""
+        found = super().datasets()
+        for role, dataset in zip(("train", "val"), self.probe_sets or (), strict=False):
+            if dataset is not None:
+                found[f"dataset.probe_{role}_data_sources"] = [dataset]
+        return found
+
     def strata(self) -> np.ndarray:
         return np.asarray(self.train.labels)
 
@@ -168,5 +176,5 @@ class PretrainTask(Task):
                 images.image(step, "reconstruction", board, path)
         if final and self._shown is not None:
             trained = step * self.spec.dataset.batch_size * self.context.world_size
-            probes.look_at_features(self, ranks, self._shown, trained)
+            probes.look_at_features(self, ranks, self._shown, trained, epoch)
         return found

@@ -47,7 +47,9 @@ def probe(
     return ranks.gather(found)[0]
 
 
-def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: int) -> None:
+def look_at_features(
+    task: Task, ranks: Ranks, dataset: ImageDataset, trained: int, epoch: int
+) -> None:
     """Puts a map of features, and the neighbors of some images, into the report's gallery.
 
     Every rank must call it.
@@ -55,6 +57,7 @@ def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: i
     Args:
         trained: how many images the run has trained on: it looks at a hundredth of that, so that
             looking costs little; at least `MIN_LOOKED`, at most `MAX_LOOKED`.
+        epoch: that has just ended, which is the last one.
     """
     count = min(len(dataset), MAX_LOOKED, max(MIN_LOOKED, trained // 100))
     chosen = reconstruction.spread(np.asarray(dataset.labels), task.seed, count)
@@ -72,6 +75,7 @@ def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: i
         dataset,
         task.seed,
         umap=trained >= MIN_TRAINED_FOR_UMAP,
+        epoch=epoch,
     )
     gallery.save()
 

@@ -6,23 +6,26 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from mae_sdk.files import write_json
+from mae_sdk.jobs.status import finite
 from mae_skill.errors import DataError
 from torch import Tensor, nn
 
 from mae_runners.data import SegmentationDataset, build_segmentation_dataset, to_input
 from mae_runners.distributed import Ranks
-from mae_runners.metrics import colors
-from mae_runners.metrics.gallery import Gallery, fitted
-from mae_runners.metrics.iou import SegmentationMetrics, judged_classes, write_table
+from mae_runners.metrics import colors, doubts
+from mae_runners.metrics.confusion import write_table as write_pixels
+from mae_runners.metrics.gallery import Gallery
+from mae_runners.metrics.iou import SegmentationMetrics, by_class, judged_classes, write_table
+from mae_runners.metrics.looks import Looks
 from mae_runners.metrics.reconstruction import spread
 from mae_runners.metrics.windows import whole
 from mae_runners.models import build_segmenter
 from mae_runners.models.heads import Segmenter
-from mae_runners.tasks.base import Batch, Images, Task
+from mae_runners.tasks.base import VALIDATION, Batch, Images, Task
 from mae_runners.tasks.losses import PixelLoss
 
 EXAMPLES = 6
-SIDE = 256  # pixels of the longer side of a picture
 
 
 class SegmentationTask(Task):
@@ -34,6 +37,7 @@ class SegmentationTask(Task):
 
     stage = "finetune"
     train: SegmentationDataset
+    looks: Any = None
 
     @property
     def accuracy(self) -> str | None:
@@ -73,9 +77,9 @@ class SegmentationTask(Task):
         return loss(module(self.inputs(batch)), batch["mask"])
 
     def new_metrics(self) -> SegmentationMetrics:
-        self.examples: list[list[np.ndarray]] = []
-        self.shown_names: list[str] = []
-        return SegmentationMetrics(self.spec.model.num_classes, self.train.ignore_index)
+        classes = self.spec.model.num_classes
+        self.looks = Looks(classes, self.val, self.chosen, EXAMPLES)
+        return SegmentationMetrics(classes, self.train.ignore_index)
 
     def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
         def predict(images: Tensor) -> Tensor:
@@ -89,9 +93,6 @@ class SegmentationTask(Task):
         ]
         answers = whole(predict, images, self.model.input_size, self.aug.mean)
 
-        palette = colors.palette(metrics.num_classes)
-        assert self.val is not None
-        chosen = self.chosen
         for image, logits, mask, (height, width), valid, place in zip(
             images,
             answers,
@@ -105,19 +106,17 @@ class SegmentationTask(Task):
                 continue
             mask = mask[:height, :width]
             labels = metrics.add(logits, mask)
-            if self.context.is_main and len(self.examples) < EXAMPLES and place in chosen:
-                self.examples.append(colors.comparison(image, mask, labels, palette))
-                self.shown_names.append(str(self.val.source.members[place]))
+            self.looks.add(place, image, mask, labels, metrics.newest)
 
     @cached_property
     def chosen(self) -> set[int]:
-        """Places of the images that rank 0 shows: some of its share, chosen by the seed."""
-        assert self.val_indices is not None
-        own = self.val_indices[self.context.rank :: self.context.world_size]
+        """Places of the images that are shown at every validation, chosen by the seed."""
+        own = self.val_indices
+        assert own is not None
         return {int(own[place]) for place in spread(np.full(len(own), -1), self.seed, EXAMPLES)}
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
-        """``val_loss, mIoU, mAcc, aAcc``; ``per_class_iou.csv`` goes to the action's folder."""
+        """``val_loss, mIoU, mAcc, aAcc``."""
         found = metrics.summary(self.spec.dataset.val_data_sources)
         if judged_classes(found) < 2 <= metrics.num_classes:
             raise DataError(
@@ -127,26 +126,34 @@ class SegmentationTask(Task):
                 expected="masks with two classes or more",
                 hint="name dataset.val_data_sources, or hold out more (dataset.val_fraction)",
             )
-        if self.context.is_main:
-            path = self.context.action_dir / "per_class_iou.csv"
-            write_table(found, self.train.classes, path)
+        self.found, self.confusion = found, metrics.confusion
         return {name: found[name] for name in ("val_loss", "mIoU", "mAcc", "aAcc")}
+
+    def keep_details(self, ranks: Ranks, epoch: int, *, best: bool) -> None:
+        """``validation.json``: IoU class by class and the ``epoch``; ``per_class_iou.csv``, the
+        confusion matrix of pixels, and in the report's gallery the chosen images and the worst."""
+        looks: Looks = self.looks
+        looks.merge(ranks.gather_on_first((looks.examples, looks.worst, dict(looks.scores.rows))))
+        if not (best and self.context.is_main):
+            return
+        folder, classes = self.context.action_dir, list(self.train.classes)
+        about = {
+            "epoch": epoch,
+            **by_class(self.found, classes),
+            "doubts": doubts.of_masks(self.confusion, classes),
+        }
+        write_json(folder / VALIDATION, finite(about))
+        write_table(self.found, classes, folder / "per_class_iou.csv")
+        write_pixels(self.confusion.astype(np.int64), classes, folder)
+        note = "Chosen by the seed, the same at every validation."
+        self.looks.show(Gallery(folder), classes, note, epoch)
 
     def after_epoch(
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
     ) -> dict[str, float]:
-        """Rows of image, truth, prediction; the same images at every validation."""
-        examples, self.examples = getattr(self, "examples", []), []
-        if examples:
+        """The chosen images of a validation as a picture: image, truth, prediction, overlay."""
+        looks, self.looks = getattr(self, "looks", None), None
+        if looks is not None and looks.boards and self.context.is_main:
             path = self.context.action_dir / "pictures" / f"segmentation_epoch_{epoch:03d}.png"
-            images.image(step, "segmentation", colors.board(examples), path)
-            gallery = Gallery(self.context.action_dir)
-            rows = [[fitted(tile, SIDE) for tile in row] for row in examples]
-            about = [{"name": name} for name in self.shown_names]
-            note = f"After epoch {epoch}; the same images at every validation."
-            columns = ["image", "truth", "answer"]
-            gallery.add("segmentation", rows, about, columns, note=note, epoch=epoch)
-            classes = list(self.train.classes)
-            gallery.set_legend(classes, colors.palette(len(classes)))
-            gallery.save()
+            images.image(step, "segmentation", colors.board(looks.boards), path)
         return {}

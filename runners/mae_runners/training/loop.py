@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.metrics import best_checkpoint
 from mae_skill.errors import PreemptedError
 from mae_skill.spec import ExperimentSpec
 
 from mae_runners.context import Progress, RunContext
 from mae_runners.data import left_out
 from mae_runners.distributed import is_sharded, meet
-from mae_runners.tasks.base import Batch, Task, counted, seed_all
+from mae_runners.tasks.base import VALIDATION, Batch, Task, counted, seed_all
 from mae_runners.training.checkpointing import CheckpointWriter, fill, restore
 from mae_runners.training.ema import WeightAverage, averaged
 from mae_runners.training.fabric import (
@@ -388,6 +389,9 @@ class TrainLoop:
         metrics = {"train_loss": position.loss_sum / max(position.loss_count, 1)}
         remembered = position.best, position.stale_epochs
 
+        due = self._checkpoint_due("epoch", epoch + 1)
+        due = due or self._checkpoint_due("step", position.step)
+
         # ------------------------------------------------------------ validate
         try:
             validated = final or (epoch + 1) % train.validation_interval == 0
@@ -397,6 +401,9 @@ class TrainLoop:
             stopping = self._stale()
             if stopping and not validated:  # the last checkpoint must carry what chooses the best
                 metrics |= self._validate()
+            if self.task.val is not None and (validated or stopping):
+                best = self._is_shown(metrics, saved=due or final or stopping)
+                self.task.keep_details(self.ranks, epoch, best=best)
             with averaged(self.ema):
                 self.module.eval()
                 metrics |= self.task.after_epoch(
@@ -443,9 +450,6 @@ class TrainLoop:
         )
 
         # ------------------------------------------------------------ save
-        due = self._checkpoint_due("epoch", epoch + 1) or self._checkpoint_due(
-            "step", position.step
-        )
         if due or final or stopping:
             self._save(f"model_epoch_{epoch:03d}.pth", metrics)
         self.trackers.flush()
@@ -455,8 +459,8 @@ class TrainLoop:
         """Field → ``{"unreadable": {"count", "files"}}`` of the sources of which this run could not
         read every image; every rank calls it."""
         found = {}
-        for key, dataset in self.task.datasets().items():
-            parts = self.ranks.gather(dataset.corrupt)
+        for key, datasets in self.task.datasets().items():
+            parts = self.ranks.gather([name for one in datasets for name in one.corrupt])
             if names := sorted({name for part in parts for name in part}):
                 found[key] = left_out(names)
         return found
@@ -481,6 +485,20 @@ class TrainLoop:
             self.position.loss_sum += step.loss_sum
             self.position.loss_count += step.count
             self.shown = {"loss": step.loss, "lr": step.lr}
+
+    def _is_shown(self, metrics: dict[str, float], *, saved: bool) -> bool:
+        """Whether the report shows this validation: the best so far of those whose checkpoint is
+        kept, so that all of it is of one model; before there is one, the newest. On rank 0."""
+        if not self.context.is_main:
+            return False
+        kept = best_checkpoint(self.checkpoints.index.read())
+        if kept is None or not (self.folder / VALIDATION).is_file():
+            return True
+        metric, direction = self._best_metric()
+        value = metrics.get(metric)
+        if not saved or value is None:
+            return False
+        return bool(value > kept["value"] if direction == "maximize" else value < kept["value"])
 
     def _validate(self) -> dict[str, float]:
         with averaged(self.ema):

@@ -483,10 +483,13 @@ def new_attempt(record: JobRecord, reason: str = "") -> Attempt:
     return attempt
 
 
-def advance(record: JobRecord, state: str, reason: str = "", **fields: Any) -> bool:
+def advance(
+    record: JobRecord, state: str, reason: str = "", *, at: str = "", **fields: Any
+) -> bool:
     """Move the last attempt forward. A step back, or out of a terminal state, changes nothing.
 
     Args:
+        at: the time, as `now` gives it; empty: now.
         fields: other fields of the attempt that change with it.
 
     Returns:
@@ -497,9 +500,25 @@ def advance(record: JobRecord, state: str, reason: str = "", **fields: Any) -> b
         return False
 
     attempt["state"] = state
-    attempt["transitions"].append({"state": state, "at": now(), "reason": reason})
+    attempt["transitions"].append({"state": state, "at": at or now(), "reason": reason})
     attempt.update(cast(Attempt, fields))
     return True
+
+
+def ended_at(job_dir: Path, record: JobRecord) -> str:
+    """When a job that is about to be COMPLETE ended: when its result was whole. The report, which
+    the runner writes next, and the record, which its supervisor writes later, say the same time.
+
+    Now, where there is no result of this attempt.
+    """
+    attempt, result = last_attempt(record), record["launch"].get("result")
+    with contextlib.suppress(OSError):
+        if result:
+            written = (job_dir / str(result)).stat().st_mtime
+            text = datetime.fromtimestamp(written, timezone.utc).isoformat(timespec="milliseconds")
+            if attempt["transitions"] and attempt["transitions"][-1]["at"] <= text <= now():
+                return text
+    return now()
 
 
 def beat(job_dir: Path) -> None:

@@ -56,11 +56,13 @@ TRAIN_FRACTION, CLASSES = "dataset.train_fraction", "dataset.classes"
 
 @dataclass(frozen=True)
 class Taught:
-    """What a model was trained on: the job, its sources, and the share that it held out."""
+    """What a model was trained on: the job, its sources, and the share that it held out; and the
+    images ``judged`` by which its checkpoint was chosen."""
 
     job: str
     sources: tuple[str, ...]
     held_out: float = 0.0
+    judged: tuple[str, ...] = ()
 
 
 Opened = Any
@@ -346,6 +348,12 @@ def look_at_all(
         found[key] |= _beside_taught(taught, source, reading, remote=remote)
         if action != "evaluate":
             found[key].pop("taught", None)  # nothing is judged by them
+    if taught and action == "evaluate":
+        for key, row in keys.items():
+            if key in found and isinstance(row, Mapping) and row.get("source") == name:
+                source = opened.get(str(name), ("", None))[1]
+                uri = found[key].get("uri")
+                found[key] |= _beside_judged(taught, uri, source, remote=remote)
     return found
 
 
@@ -408,6 +416,43 @@ def _beside_taught(
             seen = survey_images(theirs, reading=reading).to_dict(theirs.path)
             found["taught_stored"] = seen.get("stored") or {}
     return found
+
+
+def _beside_judged(taught: Taught, uri: Any, source: Opened, *, remote: bool) -> dict[str, Any]:
+    """``chose``: images of a source that a training has chosen its checkpoint by. Where one of the
+    two cannot be looked at, equal places are the same images."""
+    theirs = list(taught.judged)
+    if not theirs:
+        return {}
+    if source is None or (not remote and any(urls.is_remote(name) for name in theirs)):
+        ours = uri if isinstance(uri, list) else [uri]
+        same = {_place(name) for name in theirs} & {_place(name) for name in ours}
+        return {"chose": {"count": None, "pairs": [], "job": taught.job}} if same else {}
+    with contextlib.suppress(MaeError, OSError):
+        twins = shared_images(_judged_by(theirs, source), source)
+        if twins["count"]:
+            return {"chose": {**twins, "job": taught.job}}
+    return {}
+
+
+def _place(name: Any) -> str:
+    """Where a source is, without what does not tell places apart."""
+    text = urls.redact(str(name)).rstrip("/")
+    return text if urls.is_remote(text) else os.path.realpath(text)
+
+
+def _judged_by(names: list[str], source: Opened) -> Source | Pairs:
+    """The validation images of a training: of a segmenter those of its split, as `_trained_on`.
+
+    Raises:
+        MaeError: they cannot be opened.
+    """
+    from mae_sdk.data.pairs import Pairs, open_pairs
+
+    if isinstance(source, Pairs):
+        with contextlib.suppress(MaeError):
+            return open_pairs(names, role="val", required=False)
+    return open_source(names[0] if len(names) == 1 else names)
 
 
 def _classes_of(spec: Mapping[str, Any]) -> list[str] | None:

@@ -76,22 +76,29 @@ def contradictions(
 def taught_by(bundle: Bundle, parent: ParentInfo | None) -> Taught | None:
     """The images that the model of a parent was trained on, where a job that is there says so: the
     parent, or the one that it was exported from."""
-    key = next(
-        (key for key, row in bundle.data_rows("train").items() if row.get("source") == TRAINS), None
-    )
+    rows = bundle.data_rows("train").items()
+    key = next((key for key, row in rows if row.get("source") == TRAINS), None)
+    judges = next((key for key, row in rows if row.get("source") == SOURCE_KEY["evaluate"]), None)
     for _ in range(MOST_ABOVE):
         if key is None or parent is None:
             return None
         if parent.action == "train":
-            value = get_dotted(parent.spec, key)
-            names = value if isinstance(value, list) else [value]
-            sources = tuple(str(name) for name in names if name)
-            return Taught(parent.id, sources, get_dotted(parent.spec, VAL_FRACTION) or 0.0)
+            held_out = get_dotted(parent.spec, VAL_FRACTION) or 0.0
+            # A pretraining is judged by its loss, or by probes on images of their own.
+            chooses = judges and get_dotted(parent.spec, "train.stage") != "pretrain"
+            judged = _named(parent.spec, str(judges)) if chooses else ()
+            return Taught(parent.id, _named(parent.spec, key), held_out, judged)
         try:
             parent = outputs_of(parent.above, parent.root.url) if parent.above else None
         except MaeError:
             return None
     return None
+
+
+def _named(spec: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = get_dotted(spec, key)
+    names = value if isinstance(value, list) else [value]
+    return tuple(str(name) for name in names if name)
 
 
 def _keys(action: str, info: Mapping[str, Any]) -> list[str]:

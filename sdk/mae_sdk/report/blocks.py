@@ -131,7 +131,18 @@ class Legend:
     entries: Sequence[tuple[str, str]]
 
 
-Block = Text | Code | Table | Figure | Figures | Matrix | Board | Sheet | Legend
+@dataclass
+class Scale:
+    """What the colors of a map stand for: the stops of the scale, ``#rrggbb``, and what its ends
+    mean."""
+
+    kind: ClassVar[str] = "scale"
+    colors: Sequence[str]
+    low: str
+    high: str
+
+
+Block = Text | Code | Table | Figure | Figures | Matrix | Board | Sheet | Legend | Scale
 
 
 @dataclass

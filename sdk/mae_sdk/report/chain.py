@@ -82,7 +82,7 @@ def summary(line: list[Facts]) -> Table:
             [
                 Link(first_screen.heading(facts), f"#{facts.id}"),
                 f"{measure} {result.figure}".strip(),
-                (result.lines or [""])[0],
+                first_screen.how_sure(result),
                 data.figure,
                 facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),

@@ -6,6 +6,7 @@ beside it. Long curves are thinned: of each narrow strip the lowest and the high
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,14 +207,20 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(value, 12) for value in found if value <= high + step * 1e-9]
 
 
-def labels_of(values: Sequence[float]) -> list[str]:
-    """Values as text, with so many digits that no two of them look alike."""
-    found: list[str] = []
-    for digits in range(3, 9):
-        found = [number(value, digits) for value in values]
-        if len(set(found)) == len(values):
-            break
-    return found
+def labels(values: Sequence[float]) -> list[str]:
+    """Ticks in words, all with as many decimals as tell them apart exactly: rounded ones would
+    stand at unequal steps."""
+    if len(values) < 2:
+        return [number(value, 4) for value in values]
+    largest = max(abs(value) for value in values)
+    step = min(abs(b - a) for a, b in itertools.pairwise(values))
+    if not step or largest >= 1e6 or largest < 1e-3:
+        digits = 2 + max(0, math.ceil(math.log10(largest / step))) if step else 4
+        return [number(value, min(digits, 12)) for value in values]
+    decimals = next(
+        (places for places in range(13) if abs(round(step, places) - step) <= step * 1e-6), 12
+    )
+    return [f"{value + 0.0:,.{decimals}f}" for value in values]
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -226,16 +233,18 @@ def _axes(frame: Frame, options: Options, whole: bool = False) -> list[Markup]:
     """Lines, ticks and the name of the x axis; `whole`: x counts, so no tick is a fraction."""
     parts = []
     values = _decades(frame.y0, frame.y1) if frame.log else ticks(frame.y0, frame.y1, 4)
-    for value, label in zip(values, labels_of(values), strict=True):
+    words = [number(one, 3) for one in values] if frame.log else labels(values)
+    for value, word in zip(values, words, strict=True):
         y = frame.y(value)
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
-        parts.append(_text(label, frame.left - 7, y + 3.5, anchor="end"))
-    for value in ticks(frame.x0, frame.x1, 6):
-        if whole and not float(value).is_integer():
-            continue
+        parts.append(_text(word, frame.left - 7, y + 3.5, anchor="end"))
+    places = [
+        value for value in ticks(frame.x0, frame.x1, 6) if not whole or float(value).is_integer()
+    ]
+    for value, word in zip(places, labels(places), strict=True):
         x = frame.x(value)
         anchor = "end" if x > frame.right - EDGE else "middle"  # a long number is not cut off
-        parts.append(_text(number(value, 4), x + 4 * (anchor == "end"), frame.bottom + 15, anchor))
+        parts.append(_text(word, x + 4 * (anchor == "end"), frame.bottom + 15, anchor))
     parts.append(
         element(
             "line",

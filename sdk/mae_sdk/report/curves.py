@@ -12,6 +12,7 @@ from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table
 from mae_sdk.report.charts import Marker, Options, Series
 from mae_sdk.report.facts import Curve, Facts
 from mae_sdk.report.markup import number, size
+from mae_sdk.report.words import named
 
 _LOSSES = ("train_loss", "val_loss")
 _ERRORS = {"ece"}
@@ -60,7 +61,7 @@ def loss(facts: Facts) -> Figure | None:
     means = {name: _on_steps(facts, facts.curve_of(name)) for name in _LOSSES}
     series = [Series("each step", steps, 0, faint=True)] if steps else []
     series += [
-        Series(name, points, place, dots=len(points) <= 40)
+        Series(named(name), points, place, dots=len(points) <= 40)
         for place, (name, points) in enumerate(means.items())
         if points
     ]
@@ -75,7 +76,7 @@ def _best_marker(facts: Facts) -> list[Marker]:
     best = mapping(facts.figures.get("best_checkpoint"))
     ends = _step_of(facts)
     if best.get("epoch") in ends:
-        return [Marker(ends[best["epoch"]], f"best {best.get('metric')}")]
+        return [Marker(ends[best["epoch"]], f"best {named(str(best.get('metric')))}")]
     return []
 
 
@@ -101,15 +102,16 @@ def quality(facts: Facts) -> list[Figure]:
 
 def _metric_figure(facts: Facts, title: str, names: Sequence[str]) -> Figure | None:
     series = [
-        Series(name, _on_steps(facts, facts.curve_of(name)), place, dots=True)
+        Series(named(name), _on_steps(facts, facts.curve_of(name)), place, dots=True)
         for place, name in enumerate(names[: charts.COLORS])
     ]
-    drawing = charts.lines(series, Options(title, x=_axis(facts), markers=_best_marker(facts)))
+    shown = named(title)
+    if len(names) == 1 and title not in names:
+        shown += f": {named(names[0])}"
+    drawing = charts.lines(series, Options(shown, x=_axis(facts), markers=_best_marker(facts)))
     if drawing is None:
         return None
-    shown = title if len(names) > 1 or title not in names else names[0]
-    single = f": {names[0]}" if len(names) == 1 and shown != names[0] else ""
-    return Figure(shown + single, drawing, "", _epoch_table(facts, names, title))
+    return Figure(shown, drawing, "", _epoch_table(facts, names, title))
 
 
 def rate(facts: Facts) -> Figure | None:
@@ -183,7 +185,7 @@ def _epoch_table(facts: Facts, names: Sequence[str], title: str) -> Table:
     columns = {name: dict(facts.curve_of(name)) for name in names}
     epochs = sorted({epoch for points in columns.values() for epoch in points})
     rows = [[int(e), *(number(columns[name].get(e)) for name in names)] for e in _few(epochs)]
-    head, numeric = [facts.unit, *names], tuple(range(len(names) + 1))
+    head, numeric = [facts.unit, *map(named, names)], tuple(range(len(names) + 1))
     return Table(head, rows, f"{title}: numbers", numeric, collapsed=True)
 
 
@@ -218,10 +220,10 @@ def checkpoints(facts: Facts) -> Section | None:
                 str(entry.get("sha256") or "")[:12],
             ]
         )
-    head = ["file", "epoch", "step", *names, "size", "SHA-256"]
+    head = ["file", "epoch", "step", *map(named, names), "size", "SHA-256"]
     lead = ""
     if best:
-        lead = f"Best by {best.get('metric')}: {best.get('file')}. Epochs count from 0."
+        lead = f"Best by {named(str(best.get('metric')))}: {best.get('file')}. Epochs count from 0."
     if len(listed) < len(entries):
         lead += f" {len(entries) - len(listed)} of {len(entries)} are not listed."
     numeric = tuple(range(1, len(head) - 1))

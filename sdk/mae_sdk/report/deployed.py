@@ -57,9 +57,11 @@ def parity(facts: Facts) -> Section | None:
     if report.get("calibration"):
         blocks.append(Text(f"Calibrated on {report['calibration']}.", "note"))
     verdict = "passed" if report.get("passed") else "not passed"
+    inputs = report.get("images")
+    count = f"{inputs} inputs: " if isinstance(inputs, int) else ""
     what = "The graph that the engine was built from, in ONNX Runtime, compared with its fp32 form"
     what = what if facts.action == "gen_trt_engine" else "Compared with the model"
-    lead = f"{what} on {report.get('images_from') or 'images'}: {verdict}."
+    lead = f"{what} on {count}{report.get('images_from') or 'images'}; {verdict}."
     return Section("Parity", blocks, lead)
 
 
@@ -86,6 +88,7 @@ def speeds(facts: Facts) -> Section | None:
     made of, have measured it."""
     wanted = _made_of(facts)
     rows: list[list[Any]] = []
+    runtimes: dict[str, None] = {}
     for job in evaluations(facts.job):
         other = facts_of(job, job.record, "")
         if {other.record.get("parent"), other.record.get("parent_automl")} & wanted:
@@ -93,15 +96,25 @@ def speeds(facts: Facts) -> Section | None:
             model = mapping(other.judged.get("model"))
             of = f"{model.get('kind')}, {model.get('precision')}"
             place = str(measured.get("device"))
-            rows += [[of, place, *row] for row in speed_rows(measured)]
+            found = [[of, place, *row] for row in speed_rows(measured)]
+            rows += found
+            if found:
+                own = other.record.get("parent") == facts.id
+                runtimes[f"{of}{' (this file)' if own else ''}"] = None
+    command = f"mae run evaluate --parent {facts.id} --eval-dataset URI{facts.root_flag}"
+    again = f"mae report {facts.id}{facts.root_flag}"
     if not rows:
-        command = f"mae run evaluate --parent {facts.id} --eval-dataset URI"
         lead = "Not measured yet: an evaluation does it, and then mae report shows it here."
-        return Section("Speed", [Code(f"{command}\nmae report {facts.id}")], lead)
+        return Section("Speed", [Code(f"{command}\n{again}")], lead)
     head = ["runtime", "device", "batch", "median", "95th percentile", "images per second"]
     table = Table(head, [row[:6] for row in rows], "As evaluations measured it", (2, 3, 4, 5))
-    later = Text(f"With evaluations that end later: mae report {facts.id}", "note")
-    return Section("Speed", [table, later])
+    lead = f"Measured of: {'; '.join(runtimes)}."
+    blocks: list[Block] = [table]
+    if not any(name.endswith("(this file)") for name in runtimes):
+        lead += " This file itself has not been measured: its speed is another; this measures it:"
+        blocks = [Code(command), table]
+    blocks.append(Text(f"With evaluations that end later: {again}", "note"))
+    return Section("Speed", blocks, lead)
 
 
 def _made_of(facts: Facts) -> set[str]:

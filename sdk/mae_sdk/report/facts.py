@@ -6,13 +6,17 @@ what it should be, is left out.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mae_skill.dotted import get_dotted
@@ -24,7 +28,9 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
 from mae_sdk.jobs.records import JobRecord
+from mae_sdk.jobs.root import DEFAULT_ROOT, Root
 from mae_sdk.jobs.status import is_count, is_number
+from mae_sdk.storage import urls
 
 MAX_JOBS = 20
 """Of a chain."""
@@ -76,6 +82,22 @@ class Facts:
     @property
     def action(self) -> str:
         return self.record["action"]
+
+    @cached_property
+    def root_flag(self) -> str:
+        """`` --results-root X`` for a command that names the job, where it would not be found
+        without: its root is neither of the default name nor the one that the environment names."""
+        where = str(self.record["launch"].get("remote") or "").rpartition("/")[0]
+        where = where or str(self.job.folder.parent)
+        if isinstance(self.job, RemoteJob):
+            where = self.job.root.url
+        named = os.environ.get("MAE_RESULTS_ROOT")
+        with contextlib.suppress(MaeError):
+            if named and Root(named).url == where:
+                return ""
+        if not urls.is_remote(where) and Path(where).name == DEFAULT_ROOT:
+            return ""
+        return f" --results-root {shlex.quote(urls.redact(where))}"
 
     @property
     def is_study(self) -> bool:
@@ -158,9 +180,28 @@ class Facts:
     def derived(self) -> dict[str, Any]:
         return self.document(f"{self.action}/derived.json")
 
+    @property
+    def segments(self) -> bool:
+        """Whether the model is a segmenter."""
+        if "mIoU" in self.kpis:
+            return True
+        model = mapping(self.result.get("model")) or mapping(self.result.get("meta"))
+        return bool((model.get("task") or self.setting("model.task")) == "segmentation")
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """Why the result says that nothing was learned, as the run found; of a study why that of
+        its best trial does."""
+        study = mapping(self.figures.get("study")) if self.is_study else {}
+        if child := beside(self.job, str(mapping(study.get("best")).get("child") or "")):
+            return facts_of(child, child.record, "").doubts
+        found = self.result.get("doubts") or self.judged.get("doubts")
+        return [str(one) for one in as_list(found)]
+
     @cached_property
     def judged(self) -> dict[str, Any]:
-        """``metrics.json`` of an evaluation; of training its last validation."""
+        """``metrics.json`` of an evaluation; of training the validation of its best checkpoint
+        (``epoch``; of older jobs, without it, the last one)."""
         if self.action == "train":
             return self.document("train/validation.json")
         return self.document(f"{self.action}/metrics.json")

@@ -15,6 +15,7 @@ from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, base
 from mae_sdk.report.markup import number, percent, seconds, size
+from mae_sdk.report.words import named
 
 _WORDS = {
     ("train", "pretrain"): "Pretraining",
@@ -38,6 +39,8 @@ _REASONS = {
     "loops": "linked folders that hold themselves",
     "locked": "folders that may not be read",
 }
+TABLE = "results.csv"
+"""What an inference or an evaluation says of every image."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -51,6 +54,8 @@ def heading(facts: Facts) -> str:
     """What was run, in a few words."""
     stage = facts.stage or "" if facts.action == "train" else ""
     name = word(facts.action, stage)
+    if facts.segments and stage in ("", "finetune"):
+        name = f"Segmentation {name.lower()}"
     name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
@@ -133,7 +138,8 @@ def _progress(facts: Facts) -> Card:
             lines.append(f"{done} of {of} {unit}s done" if of else f"{done} {unit}s done")
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
-        lines += [f"{name} {number(value)}" for name, value in mapping(line.get("kpi")).items()]
+        kpi = mapping(line.get("kpi"))
+        lines += [f"{named(str(name))} {number(value)}" for name, value in kpi.items()]
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
     return Card("So far", words.get(facts.state, facts.state), lines)
@@ -142,17 +148,44 @@ def _progress(facts: Facts) -> Card:
 def measured(facts: Facts) -> Card:
     """The metric that the job is judged by, with its interval."""
     name, value, images, where, epoch = _main(facts)
+    tone = "warning" if facts.doubts else ""
     if name is None:
-        return Card("Result", "finished", [], tone="")
-    lines = [uncertainty(facts, name, value, images)]
-    if where:
-        lines.append(where)
+        return Card("Result", "finished", facts.doubts, tone=tone)
+    lines = [*facts.doubts, uncertainty(facts, name, value, images), *where, *chose(facts)]
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
-    is_share = images is not None or name.startswith(("ACC", "knn", "linear", "mIoU", "mAcc"))
-    shown = percent(value) if is_share else number(value)
-    return Card(f"Result: {name}", shown, lines)
+    shown = figure(name, value, images)
+    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def how_sure(card: Card) -> str:
+    """The first line of a result, and that its images chose the model, where another line says."""
+    first, *others = card.lines or [""]
+    chosen = search.CHOSEN not in first and any(search.CHOSEN in line for line in others)
+    return f"{first}; {search.CHOSEN}" if chosen else first
+
+
+def figure(name: str, value: Any, images: int | None = None) -> str:
+    """A metric's value; a share as percent."""
+    shares = ("ACC", "knn", "linear", "attentive", "mIoU", "mAcc", "aAcc", "mAP")
+    return percent(value) if images is not None or name.startswith(shares) else number(value)
+
+
+def chose(facts: Facts) -> list[str]:
+    """That images which a model is judged by have chosen its checkpoint, in words."""
+    found = []
+    for seen in mapping(facts.record.get("data")).values():  # what the plan knew, the run does not
+        about = mapping(mapping(seen).get("chose"))
+        which = "these images"
+        if about.get("count"):
+            which = f"{about['count']} of the {about.get('compared')} images that were compared"
+        if about:
+            found.append(
+                f"{which} chose the checkpoint, in {about.get('job')}: the figure is optimistic, "
+                "on others expect less"
+            )
+    return found
 
 
 def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
@@ -167,35 +200,46 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
-def _main(facts: Facts) -> tuple[str | None, Any, int | None, str, Any]:
+def _main(facts: Facts) -> tuple[str | None, Any, int | None, list[str], Any]:
     """Metric, value, images that it is a share of, when it was reached in words, and the epoch."""
     if facts.action == "train":
-        best, kept = (
-            mapping(facts.figures.get("best")),
-            mapping(facts.figures.get("best_checkpoint")),
-        )
-        name = kept.get("metric")
-        if name is None:
-            name = next(iter(best), None)
-        if name is None:
-            return None, None, None, "", None
-        top = mapping(best.get(name)) or kept
-        images = top.get("images")
-        where = f"the best of all epochs, at epoch {top.get('epoch')}"
-        if top.get("epoch") is None:
-            where = f"the best of all steps, at step {top.get('step')}"
-        if isinstance(images, int):
-            where += "; it was chosen on these images: on others expect less"
-        images = images if isinstance(images, int) else None
-        return str(name), top.get("value"), images, where, top.get(facts.unit)
+        return _trained(facts)
     shares = mapping(facts.result.get("shares"))
     for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
             images = images if isinstance(images, int) else None
-            return name, facts.kpis[name], images, "", None
-    name = next((n for n, v in facts.kpis.items() if is_number(v)), None)
-    return name, facts.kpis.get(name or ""), None, "", None
+            return name, facts.kpis[name], images, [], None
+    first = next((n for n, v in facts.kpis.items() if is_number(v)), None)
+    return first, facts.kpis.get(first or ""), None, [], None
+
+
+def _trained(facts: Facts) -> tuple[str | None, Any, int | None, list[str], Any]:
+    """As `_main`, of a training: the figure of the checkpoint that is kept, which a next job takes;
+    where an epoch without a checkpoint was better, that too."""
+    best = mapping(facts.figures.get("best"))
+    kept = mapping(facts.figures.get("best_checkpoint"))
+    name = kept.get("metric") or next(iter(best), None)
+    if name is None:
+        return None, None, None, [], None
+    top = mapping(best.get(name))
+    images = top.get("images")
+    images = images if isinstance(images, int) else None
+    place = top
+    if kept:
+        place = {"epoch": kept.get("epoch"), "step": kept.get("step"), "value": kept.get("value")}
+    unit = "step" if place.get("epoch") is None else "epoch"
+    at = f"{unit} {place.get(unit)}"
+    lines = [f"the best of all {unit}s, at {at}"]
+    if kept:
+        lines = [f"of the best checkpoint that is kept, of {at}: what a next job takes"]
+        better = is_number(top.get("value")) and top["value"] != kept.get("value")
+        if better and top.get(unit) != place.get(unit):
+            value = figure(str(name), top["value"], images)
+            lines.append(f"{unit} {top.get(unit)} had {value}; its weights are not kept")
+    if name != "train_loss":
+        lines[0] += f"; {search.CHOSEN}"
+    return str(name), place.get("value"), images, lines, place.get(facts.unit)
 
 
 def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
@@ -223,7 +267,7 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
         value = kpis.get(name)
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
-            found.append(f"{name} {number(value) if plain else percent(value)}")
+            found.append(f"{named(name)} {number(value) if plain else percent(value)}")
     return found[:6]
 
 
@@ -233,9 +277,12 @@ def _exported(facts: Facts) -> Card:
     meta = mapping(facts.result.get("meta"))
     words = "same answers as the model" if passed else "written"
     cosine, largest = number(parity.get("cosine_min"), 8), number(parity.get("max_abs"), 3)
+    compared = parity.get("images")
+    count = f"{compared} inputs: " if isinstance(compared, int) else ""
+    words = f"{words} on {compared} inputs" if passed and count else words
     lines = [
-        f"lowest cosine {cosine}, largest difference {largest}",
-        f"on {parity.get('images_from') or 'images'}",
+        f"largest difference of an output {largest}, lowest cosine {cosine}",
+        f"compared on {count}{parity.get('images_from') or 'images'}",
         f"{meta.get('precision')} · {_megabytes(facts.kpis.get('size_mb'))}",
     ]
     agreement = parity.get("top1_agreement")
@@ -277,11 +324,20 @@ def _megabytes(value: Any) -> str:
 def _predicted(facts: Facts) -> Card:
     images = facts.kpis.get("images")
     lines = []
+    if counts := mapping(facts.result.get("answered")):
+        ordered = sorted(counts.items(), key=lambda one: -one[1] if is_number(one[1]) else 0)
+        named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
+        rest = len(ordered) - len(named_ones)
+        lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
+    if facts.text(f"{facts.action}/{TABLE}"):
+        lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
     if is_number(facts.kpis.get("mIoU")):
-        lines.append(f"mIoU {percent(facts.kpis['mIoU'])} on the masks beside them")
+        lines.append(f"mean IoU (mIoU) {percent(facts.kpis['mIoU'])} on the masks beside them")
     if facts.kpis.get("unreadable"):
         lines.append(f"{facts.kpis['unreadable']} could not be read")
-    return Card("Result", f"{number(images)} images answered", lines)
+    tone = "warning" if facts.doubts else ""
+    shown = f"{number(images)} images answered"
+    return Card("Result", shown, [*facts.doubts, *lines], tone=tone)
 
 
 # ---------------------------------------------------------------------------------- the rest
@@ -295,6 +351,9 @@ def data(facts: Facts) -> Card:
         images, classes = seen.get("images"), seen.get("classes")
         counts = [f"{images:,} images"] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
+        for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
+            if isinstance(seen.get(name), int):
+                counts.append(f"{seen[name]:,} {what}")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
         lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
@@ -318,7 +377,10 @@ def data(facts: Facts) -> Card:
 
 
 def left_out(facts: Facts) -> Card | None:
-    """Files that were not used, by reason; None where no source was read."""
+    """Files that were not used, by reason; None where no source was read.
+
+    What cannot be read is known for certain at the end of the run alone.
+    """
     lines, total, alarming = [], 0, False
     for key, reasons in facts.left_out.items():
         for reason, about in mapping(reasons).items():
@@ -330,16 +392,24 @@ def left_out(facts: Facts) -> Card | None:
             alarming |= reason not in ("hidden", "other")
             where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
             lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
+    ended = facts.state == records.COMPLETE
     if not lines:
         read = any(isinstance(seen.get("images"), int) for seen in facts.sources.values())
-        return Card("Left out", "nothing", ["every file of the sources was used"]) if read else None
+        if not read:
+            return None
+        if not ended:
+            return Card("Left out", "not known", ["the run did not read all of it to the end"])
+        return Card("Left out", "nothing", ["every file of the sources was used"])
+    if not ended:
+        lines.append("what could not be read is known when the run has ended")
     shown = f"{total:,} file{'s' if total != 1 else ''}"
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
 
 
 def warnings(facts: Facts) -> Card | None:
     """What the plan and the run warned of."""
-    said = facts.warnings
+    with_result = tuple(facts.doubts)
+    said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
     if not said:
         return None
     lines = said[:MAX_LINES]
@@ -351,7 +421,7 @@ def warnings(facts: Facts) -> Card | None:
 
 def next_step(facts: Facts) -> Card:
     """The command that is likely next."""
-    job = shlex.quote(facts.id)
+    job = shlex.quote(facts.id) + facts.root_flag
     if facts.state == records.ERROR:
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
@@ -371,7 +441,7 @@ def next_step(facts: Facts) -> Card:
         "gen_trt_engine": "build an engine of it",
     }
     lines = [words.get(steps[0].action, steps[0].action)]
-    return Card("Next", "", lines, answers.command_of(steps[0]))
+    return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 
 
 def chips(facts: Facts) -> Mapping[str, str]:

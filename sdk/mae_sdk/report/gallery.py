@@ -18,7 +18,18 @@ from mae_sdk.job import content_of
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
-from mae_sdk.report.blocks import Block, Board, Figure, Legend, Section, Sheet, Strip, Text, Tile
+from mae_sdk.report.blocks import (
+    Block,
+    Board,
+    Figure,
+    Legend,
+    Scale,
+    Section,
+    Sheet,
+    Strip,
+    Text,
+    Tile,
+)
 from mae_sdk.report.charts import Dot
 from mae_sdk.report.facts import Facts, as_list, base
 from mae_sdk.report.markup import percent
@@ -117,6 +128,30 @@ def sections(facts: Facts, budget: int = BUDGET) -> list[Section]:
     return shown
 
 
+def _of_epoch(sheet: Mapping[str, Any]) -> str:
+    """`` of epoch 3`` where the sheet says which."""
+    epoch = sheet.get("epoch")
+    return f" of epoch {epoch}" if isinstance(epoch, int) else ""
+
+
+def scale(sheet: Mapping[str, Any]) -> list[Block]:
+    """What the colors of a sheet's maps stand for."""
+    about = mapping(sheet.get("scale"))
+    stops = [_hex(one) for one in as_list(about.get("colors"))]
+    known = [stop for stop in stops if stop]
+    if len(known) < 2:
+        return []
+    return [Scale(known, str(about.get("low") or ""), str(about.get("high") or ""))]
+
+
+def _hex(color: Any) -> str:
+    """``#rrggbb`` of ``[r, g, b]``; empty where it is none."""
+    parts = as_list(color)
+    if len(parts) != 3 or not all(isinstance(one, int) and 0 <= one < 256 for one in parts):
+        return ""
+    return "#{:02x}{:02x}{:02x}".format(*parts)
+
+
 def _board(gallery: Gallery, sheet: Mapping[str, Any]) -> Board | None:
     """A sheet with its column titles and row names."""
     titles = [str(title) for title in as_list(sheet.get("columns"))]
@@ -144,8 +179,11 @@ def reconstructions(gallery: Gallery) -> Section | None:
         return None
     epoch = sheets[-1].get("epoch")
     when = f" after epoch {epoch}" if isinstance(epoch, int) else ""
+    kept = mapping(gallery.facts.figures.get("best_checkpoint")).get("epoch")
+    if when and isinstance(kept, int) and kept != epoch:
+        when += f", the newest; the best checkpoint that is kept is of epoch {kept}"
     lead = f"What the model makes of hidden patches{when}."
-    return Section("Reconstructions", [board], lead)
+    return Section("Reconstructions", [board, *scale(sheets[-1])], lead)
 
 
 def progress(gallery: Gallery) -> Section | None:
@@ -175,8 +213,10 @@ def progress(gallery: Gallery) -> Section | None:
 def overlays(gallery: Gallery) -> Section | None:
     """Image, truth and answer of a segmenter, and its worst images."""
     blocks: list[Block] = []
+    when = ""
     for kind, title in (("segmentation", ""), ("worst", "Worst images")):
         sheets = gallery.sheets(kind)
+        when = when or (_of_epoch(sheets[-1]) if sheets else "")
         board = _board(gallery, sheets[-1]) if sheets else None
         if board is not None:
             if title:
@@ -185,16 +225,15 @@ def overlays(gallery: Gallery) -> Section | None:
     if not blocks:
         return None
     unlabeled = Text("Black pixels of the truth are not labeled, and do not count.", "note")
-    return Section("Masks", [*blocks, *legend(gallery), unlabeled])
+    return Section(f"Masks{when}", [*blocks, *legend(gallery), unlabeled])
 
 
 def legend(gallery: Gallery) -> list[Block]:
     """The colors of the classes in masks; none without masks."""
     entries = []
     for row in as_list(gallery.index.get("legend"))[:MAX_NAMES]:
-        color = as_list(mapping(row).get("color"))
-        if len(color) == 3 and all(isinstance(one, int) and 0 <= one < 256 for one in color):
-            entries.append((str(mapping(row).get("class")), "#{:02x}{:02x}{:02x}".format(*color)))
+        if color := _hex(mapping(row).get("color")):
+            entries.append((str(mapping(row).get("class")), color))
     return [Legend(entries)] if entries else []
 
 
@@ -215,6 +254,7 @@ def listed(gallery: Gallery, kind: str, title: str) -> Section | None:
             tiles.append(Tile(sources[0], alt, [*lines, base(name)], tone))
     if not tiles:
         return None
+    title += _of_epoch(sheet)
     return Section(title, [Sheet(tiles, str(sheet.get("note") or "")), *legend(gallery)])
 
 
@@ -222,14 +262,14 @@ def neighbors(gallery: Gallery) -> Section | None:
     """A few images and what lies nearest to them in the space of features."""
     sheets = gallery.sheets("neighbors")
     board = _board(gallery, sheets[-1]) if sheets else None
-    return None if board is None else Section("Nearest neighbors", [board])
+    return None if board is None else Section(f"Nearest neighbors{_of_epoch(sheets[-1])}", [board])
 
 
 def attention(gallery: Gallery) -> Section | None:
     """Where the answer comes from."""
     sheets = gallery.sheets("attention")
     board = _board(gallery, sheets[-1]) if sheets else None
-    return None if board is None else Section("Where it looks", [board])
+    return None if board is None else Section("Where it looks", [board, *scale(sheets[-1])])
 
 
 def embedding(gallery: Gallery) -> Section | None:
@@ -257,4 +297,5 @@ def embedding(gallery: Gallery) -> Section | None:
             if is_number(explained):
                 note += f" The two axes hold {percent(explained)} of the variance."
             figures.append(Figure(method, drawing, note.strip()))
-    return Section("Map of features", figures) if figures else None
+    when = _of_epoch(maps[-1]) if maps else ""
+    return Section(f"Map of features{when}", figures) if figures else None

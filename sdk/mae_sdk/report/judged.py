@@ -22,11 +22,13 @@ MAX_CLASSES = 200
 
 def sections(facts: Facts) -> list[Section]:
     """Classes, confusions, calibration and speed, as far as they were measured."""
-    found = [classes(facts), confusions(facts), calibration(facts), speed(facts)]
+    found = [classes(facts), confusions(facts), calibration(facts), answered(facts), speed(facts)]
     if facts.action == "train" and facts.judged:
+        epoch = facts.judged.get("epoch")
         for section in found[:3]:
             if section is not None:
-                section.lead = f"At the last validation. {section.lead}"
+                section.title += f" of epoch {epoch}" if is_number(epoch) else ""
+                section.lead = f"{_of_which(facts, epoch)} {section.lead}".strip()
     notes = [Text(str(note), "note") for note in as_list(facts.judged.get("notes"))]
     protocol = facts.judged.get("protocol")
     if protocol:
@@ -36,6 +38,16 @@ def sections(facts: Facts) -> list[Section]:
         blocks: list[Block] = [*notes]
         found.insert(0, Section("How it was judged", blocks))
     return [one for one in found if one is not None]
+
+
+def _of_which(facts: Facts, epoch: Any) -> str:
+    """Which epoch's validation the blocks of a training are of."""
+    if not is_number(epoch):
+        return "At the last validation, which need not be that of the best checkpoint."
+    kept = mapping(facts.figures.get("best_checkpoint"))
+    if kept.get("epoch") == epoch:
+        return f"The validation of epoch {epoch}, whose checkpoint is the best that is kept."
+    return f"The validation of epoch {epoch}."
 
 
 def classes(facts: Facts) -> Section | None:
@@ -86,6 +98,29 @@ def classes(facts: Facts) -> Section | None:
     if len(names) > MAX_CLASSES:
         lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
     return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+
+
+def answered(facts: Facts) -> Section | None:
+    """How many images an inference took for each class, or for each label."""
+    if facts.action != "inference":
+        return None
+    counts = mapping(facts.result.get("answered"))
+    known = [(str(name), count) for name, count in counts.items() if is_number(count)]
+    if not known:
+        return None
+    known.sort(key=lambda one: -one[1])
+    total = facts.kpis.get("images")
+    images = total if is_number(total) and total else max(sum(count for _, count in known), 1)
+    rows = [
+        [name, Bar(min(count / images, 1.0), percent(count / images)), number(count)]
+        for name, count in known[:MAX_CLASSES]
+    ]
+    unit = "images whose largest class it is" if facts.segments else "images taken for it"
+    table = Table(["class", "share", unit], rows, f"Of {number(images)} images", (2,))
+    lead = f"Every answer is in {facts.action}/results.csv, in the job's folder."
+    if len(known) > MAX_CLASSES:
+        lead += f" {len(known) - MAX_CLASSES} more classes are there."
+    return Section("Answers by class", [table], lead)
 
 
 def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -166,7 +201,11 @@ def confusions(facts: Facts) -> Section | None:
     pairs.sort(key=lambda pair: -pair[0])
     blocks: list[Block] = []
     if len(names) <= MATRIX_CLASSES:
-        caption = "Rows are true classes, columns the answers; shaded by the share of the row."
+        unit = "pixels" if facts.segments else "images"
+        caption = (
+            f"Counts of {unit}. Rows are true classes, columns the answers; shaded by the share of "
+            "the row."
+        )
         blocks.append(Matrix(names, counts, caption))
     rows = [[true, said, number(count), percent(share)] for count, share, true, said in pairs[:12]]
     if rows:
@@ -190,7 +229,10 @@ def calibration(facts: Facts) -> Section | None:
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
     ece = facts.judged.get("ece")
     caption = "Bars below the dashed line: surer than right. Stronger bars hold more images."
-    lead = f"ECE {number(ece)}: the mean distance of accuracy and confidence; 0 is perfect."
+    lead = (
+        f"Expected calibration error (ECE) {number(ece)}: the mean distance of accuracy and "
+        "confidence; 0 is perfect."
+    )
     return Section("Confidence", [Figure("Reliability", drawing, caption, table)], lead)
 
 

@@ -22,11 +22,13 @@ from mae_sdk.run.report_process import is_short_trial
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job is about to end: its record says so a moment after its report is written."""
+    """How a job is about to end: its record says so a moment after its report is written, with the
+    same time, ``at``."""
 
     state: str
     reason: str = ""
     failure: Failure | None = None
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def refresh(job_dir: Path, ending: Ending | None = None) -> bool:
             return False
         if ending is not None:
             more: dict[str, Any] = {} if ending.failure is None else {"failure": ending.failure}
-            records.advance(record, ending.state, ending.reason, **more)
+            at = ending.at
+            if not at and ending.state == records.COMPLETE:
+                at = records.ended_at(job_dir, record)
+            records.advance(record, ending.state, ending.reason, at=at, **more)
         text = render(facts_of(Job(job_dir), record, records.state_of(record)))
         files.write_text(job_dir / REPORT_NAME, text)
     except Exception:  # a report is a comfort: whatever is wrong with it ends no run

@@ -18,6 +18,7 @@ from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Section, Ta
 from mae_sdk.report.charts import Axis, Dot, Options, Series
 from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of, shown
 from mae_sdk.report.markup import number, percent, seconds
+from mae_sdk.report.words import named
 
 MAX_CURVES = 40
 """Trials whose learning curves are drawn: the best ones."""
@@ -33,23 +34,52 @@ def headline(facts: Facts) -> Card:
         return Card("So far", "no trial has succeeded", [counts or "none has ended"])
     images = study.get("images")
     value = best["value"]
-    lines = [verdict(study)]
+    lines = [*facts.doubts, verdict(study)]
     if isinstance(images, int):
         low, high = wilson(value, images)
         lines.append(f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)")
         shown = percent(value)
     else:
         shown = number(value)
+    if "on others expect less" not in lines[-1] + verdict(study):
+        lines.append(f"{best_of(trials)}{CHOSEN}")
     lines.append(f"trial {best.get('trial')}: {best.get('child')}")
+    lines += _kept(facts, best, metric)
     objectives = as_list(facts.document("automl/study.json").get("objectives"))
     names = [str(mapping(one).get("metric")) for one in objectives]
     front = as_list(facts.document("automl/best.json").get("pareto"))
     if len(names) > 1 and front:
         count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
-        lines.append(f"the best by {metric}; the Pareto front of {' and '.join(names)}: {count}")
+        both = " and ".join(map(named, names))
+        lines.append(f"the best by {named(metric)}; the Pareto front of {both}: {count}")
     if facts.is_running:
         lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
-    return Card(f"{'So far' if facts.is_running else 'Result'}: {metric}", shown, lines)
+    title = f"{'So far' if facts.is_running else 'Result'}: {named(metric)}"
+    tone = "warning" if facts.doubts else ""
+    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+CHOSEN = "it was chosen on these images: on others expect less"
+
+
+def best_of(trials: Mapping[str, Any]) -> str:
+    """``the best of 3 trials; ``, where several were complete."""
+    count = trials.get("complete")
+    return f"the best of {count} trials; " if isinstance(count, int) and count > 1 else ""
+
+
+def _kept(facts: Facts, best: Mapping[str, Any], metric: str) -> list[str]:
+    """The figure of the checkpoint that a next job takes, where the best epoch of the best trial
+    left none."""
+    child = beside(facts.job, str(best.get("child") or ""))
+    kept = {} if child is None else mapping(child.figures().get("best_checkpoint"))
+    same = kept.get("metric") == metric and is_number(kept.get("value"))
+    if not same or kept["value"] == best.get("value"):
+        return []
+    at = f"epoch {kept['epoch']}" if kept.get("epoch") is not None else f"step {kept.get('step')}"
+    return [
+        f"its best checkpoint that is kept, which a next job takes: {number(kept['value'])}, {at}"
+    ]
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -78,7 +108,7 @@ def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
     metric = str(study.get("metric"))
     if best.get("trial") == 0:
         rows = [[key, number(value)] for key, value in mapping(given.get("params")).items()]
-        rows.append([metric, number(best["value"])])
+        rows.append([named(metric), number(best["value"])])
         head = ["parameter", "trial 0: the spec as given"]
         return Section(title, [said, Table(head, rows, "The best is the spec as given", (1,))])
 
@@ -89,7 +119,7 @@ def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
     for key, (one, other) in differing.items():
         marked += [len(rows)] if one != other else []
         rows.append([key, _short(one), _short(other)])
-    rows.append([metric, number(given.get("value")), number(best.get("value"))])
+    rows.append([named(metric), number(given.get("value")), number(best.get("value"))])
     head = ["field", "trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
     table = Table(head, rows, "The winning values beside the given ones", (1, 2), marked)
     return Section(title, [said, table])
@@ -164,11 +194,12 @@ def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure
     ]
     groups = groups[: 1 + max(dot.group or 0 for dot in dots)]
     drawing = charts.scatter(
-        dots, groups, f"{metric} of every trial", x="trial", height=260, line=best, color=0
+        dots, groups, f"{named(metric)} of every trial", x="trial", height=260, line=best, color=0
     )
     if drawing is None:
         return None
-    return Figure("History", drawing, f"{metric} of every trial; the line is the best so far")
+    note = f"{named(metric)} of every trial; the line is the best so far"
+    return Figure("History", drawing, note)
 
 
 def _learning_curves(
@@ -198,10 +229,11 @@ def _learning_curves(
             first = next((one for one in drawn if one.color == color), None)
             if first is not None:
                 first.label = word
-    drawing = charts.lines(drawn, Options(f"{metric} over {unit}s", x=unit, height=260))
+    drawing = charts.lines(drawn, Options(f"{named(metric)} over {unit}s", x=unit, height=260))
     if drawing is None:
         return None
-    return Figure("Learning curves", drawing, f"{metric} of {len(drawn)} trials over their {unit}s")
+    note = f"{named(metric)} of {len(drawn)} trials over their {unit}s"
+    return Figure("Learning curves", drawing, note)
 
 
 def importance(facts: Facts, metric: str) -> list[Block]:
@@ -220,7 +252,9 @@ def importance(facts: Facts, metric: str) -> list[Block]:
         ]
     known.sort(key=lambda pair: -pair[1])
     rows = [[name, Bar(min(max(share, 0.0), 1.0), percent(share))] for name, share in known]
-    return [Table(["parameter", "importance"], rows, f"Importance of parameters for {metric}")]
+    return [
+        Table(["parameter", "importance"], rows, f"Importance of parameters for {named(metric)}")
+    ]
 
 
 def _parallel(
@@ -246,7 +280,7 @@ def _parallel(
     names = [str(parameter.get("name")) for parameter in parameters][:9]
     logs = {str(parameter.get("name")): bool(parameter.get("log")) for parameter in parameters}
     columns = [Axis(name, [row.get(name) for row in known], logs[name]) for name in names]
-    columns.append(Axis(metric, values))
+    columns.append(Axis(named(metric), values))
     drawing = charts.parallel(columns, good, best, "Parallel coordinates")
     if drawing is None:
         return None
@@ -269,12 +303,15 @@ def _front(
         dots.append(Dot(float(x), float(y), 1 if on else 0, said, strong=on))
         line += [(float(x), float(y))] if on else []
     groups = ["trial", "on the Pareto front"]
+    across, up = named(first), named(second)
     drawing = charts.scatter(
-        dots, groups, f"{second} over {first}", x=first, y=second, height=320, line=sorted(line)
+        dots, groups, f"{up} over {across}", x=across, y=up, height=320, line=sorted(line)
     )
     if drawing is None:
         return None
-    ways = " and ".join(f"{one.get('metric')} ({one.get('direction')})" for one in objectives[:2])
+    ways = " and ".join(
+        f"{named(str(one.get('metric')))}, to {one.get('direction')}," for one in objectives[:2]
+    )
     return Figure(
         "Pareto front", drawing, f"{ways}: no trial is better in both than one on the front"
     )
@@ -301,7 +338,7 @@ def table(
         state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
         listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *chosen])
     short = [name.rsplit(".", 1)[-1] for name in names]
-    head = ["trial", "state", *metrics, "best epoch", "time", *short]
+    head = ["trial", "state", *map(named, metrics), "best epoch", "time", *short]
     numeric = tuple(range(2, len(head)))
     lead = f"{len(rows) - 200} more are in automl/trials.csv" if len(rows) > 200 else ""
     return Section("Trials", [Table(head, listed, "All trials", numeric, marked)], lead)

@@ -508,9 +508,11 @@ def _finish(
     was_written = state == records.COMPLETE and report_process.is_newer(
         job_dir, record["launch"].get("result")
     )
+    is_complete = state == records.COMPLETE
+    at = records.ended_at(job_dir, record) if is_complete else records.now()
     is_spared = was_written or report_process.is_short_trial(record, state)
     if state != records.PREEMPTED and not is_spared and not _is_displaced(sync):
-        ending = {"state": state, "reason": reason, "failure": problem}
+        ending = {"state": state, "reason": reason, "failure": problem, "at": at}
         report_process.write_report(job_dir, ending)
 
     if sync is not None:
@@ -520,7 +522,7 @@ def _finish(
             where = record["launch"]["remote"]
             message = f"results could not be copied to {where}: {error}; they are kept in {job_dir}"
             problem = redact_tree(failure("storage", message), secrets)
-            state, reason = records.ERROR, message
+            state, reason, at = records.ERROR, message, ""
 
     if problem is not None:
         fields["failure"] = problem
@@ -529,7 +531,7 @@ def _finish(
             cancel.unlink(missing_ok=True)
     elif stops:
         fields["told_to_stop"] = True
-    _write_down(job_dir, lambda record: records.advance(record, state, reason, **fields))
+    _write_down(job_dir, lambda record: records.advance(record, state, reason, at=at, **fields))
     if sync is not None:
         with contextlib.suppress(Exception):
             sync.push_record()

@@ -1170,11 +1170,30 @@ def taught(case: Case) -> None:
     pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
     pretrained = case("train.stage") == "pretrain"  # its probes have seen no label
     what = "the reconstruction loss flatters" if pretrained else "the scores flatter"
-    held = f", which held {twins['held_out']:g} of them out" if twins.get("held_out") else ""
+    held = ""
+    if twins.get("held_out"):
+        held = f", which held {twins['held_out']:g} of them out"
+        held += "" if pretrained else " and chose its checkpoint by these"
     case.warn(
         VAL,
         f"{twins['count']} of the {twins['compared']} images that were compared are those that "
         f"{twins['job']} trained the model on{held}; {what}: {pairs}",
+    )
+
+
+def chose(case: Case) -> None:
+    """Images to evaluate on by which the model's checkpoint was chosen."""
+    twins = (case.facts.data.get(VAL) or {}).get("chose")
+    if not twins:
+        return
+    which = "these are the images"
+    if twins.get("count"):
+        which = f"{twins['count']} of the {twins['compared']} images that were compared are those"
+    pairs = ", ".join(" = ".join(pair) for pair in twins.get("pairs", ())[:2])
+    case.warn(
+        VAL,
+        f"{which} by which {twins['job']} chose the model's checkpoint: the scores are optimistic; "
+        f"judge it on others{': ' if pairs else ''}{pairs}",
     )
 
 
@@ -1331,6 +1350,7 @@ RULES = [
     Rule(named_twice, ("train", "evaluate")),
     Rule(shared, ("train",)),
     Rule(taught, ("evaluate",)),
+    Rule(chose, ("evaluate",)),
     Rule(repeated, ("train", "evaluate")),
     Rule(held_out, ("train",)),
     *(Rule(check, ("train", "evaluate")) for check in masks.RULES),

@@ -1,0 +1,118 @@
+"""Whether a model has learned anything at all: an answer that is always the same, or no better than
+chance, ends no run, and must not pass for a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mae_sdk.jobs.intervals import Z, wilson
+from mae_skill.spelling import one_line
+
+
+def of_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Of a classifier, from its confusion matrix ``[C, C]`` (rows = true class): it takes every
+    image for one class, or is right no more often than who always says the most frequent one.
+
+    Nothing is said of images of one class alone, on which nothing can be told.
+    """
+    truths, guesses = confusion.sum(axis=1), confusion.sum(axis=0)
+    images = int(truths.sum())
+    if np.count_nonzero(truths) < 2:
+        return []
+    if np.count_nonzero(guesses) == 1:
+        name = one_line(classes[int(guesses.argmax())])
+        return [f"the model takes every one of the {images} images for {name}: it tells nothing"]
+    recalls = (confusion.diagonal() / np.maximum(truths, 1))[truths > 0]
+    more = (
+        f"; the mean recall of the classes is {_percent(float(recalls.mean()))}, by chance "
+        f"{_percent(1 / len(recalls))}"
+    )
+    hits = int(confusion.diagonal().sum())
+    doubt = _at_chance("accuracy", hits / images, images, truths, classes)
+    return [doubt + more] if doubt else []
+
+
+def of_share(name: str, value: float, counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """As the second of `of_classes`, where only the share of right answers is known.
+
+    Args:
+        name: of the figure.  counts: images of each class.
+    """
+    if np.count_nonzero(counts) < 2:
+        return []
+    doubt = _at_chance(name, value, int(counts.sum()), counts, classes)
+    return [doubt] if doubt else []
+
+
+def _at_chance(
+    name: str, value: float, images: int, counts: np.ndarray, classes: Sequence[str]
+) -> str:
+    largest = int(counts.argmax())
+    share = float(counts[largest]) / images
+    low, high = wilson(value, images)
+    if low > share:
+        return ""
+    verdict = "no better than chance"
+    if value > share:
+        verdict = f"not told from chance by {images} images"
+    name_of = one_line(classes[largest])
+    return (
+        f"{verdict}: {name} {_percent(value)} (95 %: {_percent(low)} to {_percent(high)}), and who "
+        f"always answers {name_of}, the most frequent class, has {_percent(share)}"
+    )
+
+
+def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[str]:
+    """Of a model of several labels: the mean AUROC of its classes is that of a coin.
+
+    By chance the area of a class varies as the statistic of Mann and Whitney (1947) does.
+    """
+    areas, variance = [], 0.0
+    for one in per_class.values():
+        of_class = int(one["images"])
+        others = images - of_class
+        if one.get("auroc") is not None and of_class and others:
+            areas.append(float(one["auroc"]))
+            variance += (images + 1) / (12 * of_class * others)
+    if not areas:
+        return []
+    mean, error = sum(areas) / len(areas), math.sqrt(variance) / len(areas)
+    if mean - Z * error > 0.5:
+        return []
+    verdict = "no better than chance" if mean <= 0.5 else f"not told from chance by {images} images"
+    text = f"{verdict}: the mean AUROC of the classes is {mean:.3f}, and by chance it "
+    return [f"{text}is 0.5 ± {Z * error:.2g}"]
+
+
+def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Of a segmenter, from its confusion matrix of pixels ``[C, C]``: it answers one class alone,
+    hits no pixel of all classes but one, or has no higher mean IoU than the most frequent class
+    for every pixel."""
+    hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    there = truths > 0
+    if np.count_nonzero(there) < 2:
+        return []
+    if np.count_nonzero(guesses) == 1:
+        name = one_line(classes[int(guesses.argmax())])
+        return [f"the model answers {name} for every pixel: it tells nothing"]
+    missed = int(np.count_nonzero(hits[there] == 0))
+    if missed < np.count_nonzero(there) - 1:
+        union = truths + guesses - hits
+        mean = float((hits[union > 0] / union[union > 0]).mean())
+        constant = float(truths.max() / truths.sum() / np.count_nonzero(there))
+        if mean > constant:
+            return []
+        name = one_line(classes[int(truths.argmax())])
+        return [
+            f"no better than one answer: mIoU {_percent(mean)}, and {name} for every pixel has "
+            + _percent(constant)
+        ]
+    of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
+    return [f"the IoU is 0 for {of}: the model hits at most one of them"]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,48 @@
+"""A model that tells nothing is found out, and one that does is left in peace."""
+
+from __future__ import annotations
+
+import numpy as np
+from mae_runners.metrics import doubts
+
+NAMES = ["cat", "dog", "owl"]
+
+
+def test_one_answer_for_everything_is_said() -> None:
+    confusion = np.array([[0, 8, 0], [0, 8, 0], [0, 8, 0]])
+    (said,) = doubts.of_classes(confusion, NAMES)
+    assert "takes every one of the 24 images for dog" in said
+    assert (
+        doubts.of_classes(np.array([[8, 0], [0, 0]]), NAMES[:2]) == []
+    )  # of one class: no verdict
+
+
+def test_an_accuracy_whose_interval_holds_the_largest_class_is_no_better_than_chance() -> None:
+    (said,) = doubts.of_classes(np.array([[85, 5], [9, 1]]), NAMES[:2])
+    for words in ("accuracy 86.0 %", "always answers cat", "90.0 %", "by chance 50.0 %"):
+        assert words in said, words
+    assert doubts.of_classes(np.array([[89, 1], [1, 9]]), NAMES[:2]) == []
+    assert doubts.of_classes(np.array([[20, 4], [4, 20]]), NAMES[:2]) == []
+    (said,) = doubts.of_classes(np.array([[14, 10], [10, 14]]), NAMES[:2])
+    assert said.startswith("not told from chance by 48 images: accuracy 58.3 %")
+    assert doubts.of_share("knn_acc", 0.9, np.array([50, 50]), NAMES[:2]) == []
+    assert "knn_acc" in doubts.of_share("knn_acc", 0.55, np.array([50, 50]), NAMES[:2])[0]
+
+
+def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
+    good = {name: {"images": 20, "auroc": 0.9} for name in NAMES}
+    areas = dict(zip(NAMES, (0.4, 0.6, 0.52), strict=True))
+    poor = {name: {"images": 20, "auroc": area} for name, area in areas.items()}
+    assert doubts.of_labels(good, 60) == []
+    assert "0.507" in doubts.of_labels(poor, 60)[0]
+    assert doubts.of_labels({"cat": {"images": 0, "auroc": None}}, 60) == []
+
+
+def test_a_segmenter_that_hits_one_class_alone_is_said() -> None:
+    (said,) = doubts.of_masks(np.array([[90, 0, 0], [10, 0, 0], [5, 0, 0]]), NAMES)
+    assert "answers cat for every pixel" in said
+    (said,) = doubts.of_masks(np.array([[90, 1, 0], [10, 0, 0], [5, 0, 0]]), NAMES)
+    assert "0 for 2 of the 3 classes" in said
+    assert doubts.of_masks(np.array([[90, 1, 0], [10, 5, 0], [5, 0, 0]]), NAMES) == []
+    (said,) = doubts.of_masks(np.array([[60, 30, 0], [9, 1, 0], [5, 0, 0]]), NAMES)
+    assert "mIoU 20.1 %, and cat for every pixel has 28.6 %" in said

@@ -1,0 +1,325 @@
+"""What a page says of a result is of one model, says when that has learned nothing, and names what
+flatters it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mae_runners.actions import evaluate, inference
+from mae_runners.metrics.splits import hold_out
+from mae_sdk import files
+from mae_sdk.data.source import open_source
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from mae_sdk.report import charts
+from mae_sdk.report.make import Ending, refresh
+
+from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
+from tests.support.reports import Page, read_page, write_job, write_study
+from tests.support.training import digits_folder, read, spec, train
+
+SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune"}}
+KNOWN = {"ACC_all": {"direction": "maximize", "images": 40}}
+DOUBT = "no better than chance: accuracy 50.0 %"
+
+
+def page_of(folder: Path) -> Page:
+    return read_page(Job(folder).report().path)
+
+
+def card_tones(page: Page) -> list[str]:
+    return [a["class"] for a in page.all("section") if "card" in a.get("class", "")]
+
+
+def keep(folder: Path, epoch: int, value: float) -> None:
+    """An index whose only checkpoint is of that epoch."""
+    entry = {
+        "file": f"model_epoch_{epoch:03d}.pth",
+        "epoch": epoch,
+        "step": 4 * epoch + 4,
+        "metrics": {"ACC_all": value},
+    }
+    index = {
+        "best": {"metric": "ACC_all", "direction": "maximize"},
+        "metrics": KNOWN,
+        "checkpoints": [entry],
+    }
+    files.write_json(folder / "train/checkpoints.json", index)
+
+
+def epochs_of(folder: Path, values: list[float]) -> None:
+    """Says anew how good each epoch was."""
+    lines = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    for line in lines:
+        if line.get("epoch") is not None:
+            line["kpi"]["ACC_all"] = values[line["epoch"]]
+    (folder / "status.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_headline_is_the_checkpoint_that_is_kept_and_names_a_better_epoch(
+    tmp_path: Path,
+) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
+    epochs_of(folder, [0.5, 0.95, 0.9])
+    keep(folder, 2, 0.9)
+    text = page_of(folder).text
+    assert "Result: accuracy (ACC_all) 90.0 %" in text
+    assert "of the best checkpoint that is kept, of epoch 2: what a next job takes" in text
+    assert "epoch 1 had 95.0 %; its weights are not kept" in text
+    keep(folder, 1, 0.95)
+    text = page_of(folder).text
+    assert "95.0 %" in text and "not kept" not in text
+
+
+def test_every_block_of_a_training_names_the_epoch_that_it_is_of(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
+    keep(folder, 1, 0.75)
+    per_class = {"cat": {"recall": 0.5, "images": 8}, "dog": {"recall": 1.0, "images": 8}}
+    judged = folder / "train/validation.json"
+    files.write_json(judged, {"epoch": 1, "per_class": per_class})
+    (folder / "train/confusion_matrix.csv").write_text(",cat,dog\ncat,4,4\ndog,0,8\n")
+    text = page_of(folder).text
+    for words in ("Classes of epoch 1", "Confusions of epoch 1", "whose checkpoint is the best"):
+        assert words in text, words
+    files.write_json(judged, {"per_class": per_class})  # of an older job
+    assert "need not be that of the best checkpoint" in page_of(folder).text
+
+
+def test_the_details_of_a_training_are_those_of_its_best_checkpoint(tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "data", per_class=8)
+    options: dict[str, Any] = {
+        "dataset__val_fraction": 0.5,
+        "train__num_epochs": 6,
+        "train__checkpoint_interval": 2,
+        "train__optim__lr": 5e-3,
+        "train__optim__warmup_epochs": 0,
+    }
+    job = tmp_path / "job"
+    assert train(spec(data, job, "finetune", **options)) == 0
+    index = read(job, "train/checkpoints.json")
+    kept = max(index["checkpoints"], key=lambda one: (one["metrics"]["ACC_all"], -one["epoch"]))
+    judged = read(job, "train/validation.json")
+    assert judged["epoch"] == kept["epoch"] and kept["epoch"] % 2 == 1
+    hits = sum(one["recall"] * one["images"] for one in judged["per_class"].values())
+    assert hits / judged["images"] == pytest.approx(kept["metrics"]["ACC_all"])
+    rows = (job / "train/confusion_matrix.csv").read_text().splitlines()[1:]
+    diagonal = sum(int(row.split(",")[1 + place]) for place, row in enumerate(rows))
+    assert diagonal == pytest.approx(hits)
+    wrong = judged["images"] - round(hits)
+    sheets = {one["kind"]: one for one in read(job, "train/pictures/gallery.json")["sheets"]}
+    assert sheets["uncertain"]["epoch"] == kept["epoch"]
+    assert len(sheets.get("mistakes", {"rows": []})["rows"]) == min(wrong, 12)
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate"])
+def test_a_result_that_tells_nothing_is_a_warning_of_the_result_itself(
+    tmp_path: Path, action: str
+) -> None:
+    result = {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 40}, "warnings": [DOUBT]}
+    folder = write_job(
+        tmp_path, f"{action}-1", action, spec=SPEC, epochs=2, result={**result, "doubts": [DOUBT]}
+    )
+    page = page_of(folder)
+    assert DOUBT in page.text[: page.text.index("Data")] and page.text.count(DOUBT) == 1
+    assert card_tones(page)[0].startswith("card warning")
+    good = write_job(tmp_path, f"{action}-2", action, spec=SPEC, epochs=2, result={"kpis": {}})
+    assert card_tones(page_of(good))[0] == "card"
+
+
+def test_a_search_whose_best_trial_tells_nothing_says_so_and_that_it_was_chosen(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path, "train-few", 40, [0.70, 0.75])
+    text = page_of(folder).text
+    assert "the best of 2 trials; it was chosen on these images: on others expect less" in text
+    child = tmp_path / "train-few.t001/train"
+    files.write_json(child / "result.json", {"doubts": [DOUBT]})
+    keep(child.parent, 0, 0.6)
+    page = page_of(folder)
+    assert page.text.count(DOUBT) == 1 and card_tones(page)[0].startswith("card warning")
+    assert Job(folder).figures()["warnings"] == [f"the best trial: {DOUBT}"]
+    assert "its best checkpoint that is kept, which a next job takes: 0.6, epoch 0" in page.text
+
+
+def test_a_segmentation_and_a_chain_say_that_the_images_chose_the_model(tmp_path: Path) -> None:
+    told = {"model": {"arch": "some_arch", "task": "segmentation"}, "train": {"stage": "finetune"}}
+    folder = write_job(tmp_path, "train-1", spec=told, epochs=2, result={"kpis": {"mIoU": 0.4}})
+    index = {
+        "best": {"metric": "mIoU", "direction": "maximize"},
+        "checkpoints": [{"file": "a.pth", "epoch": 1, "step": 8, "metrics": {"mIoU": 0.4}}],
+    }
+    files.write_json(folder / "train/checkpoints.json", index)
+    page = page_of(folder)
+    assert "Segmentation fine-tuning · some_arch" in page.text
+    assert "it was chosen on these images: on others expect less" in page.text
+    chain = read_page(Job(folder).report(chain=True).path).text
+    summary = chain[: chain.index("RUNNING")] if "RUNNING" in chain else chain
+    assert summary.count("it was chosen on these images") >= 2
+
+
+def test_an_evaluation_on_the_images_that_chose_the_checkpoint_says_so(tmp_path: Path) -> None:
+    chose = {"count": 8, "compared": 8, "pairs": [], "job": "train-1"}
+    seen = {"uri": "/d/val", "images": 8, "chose": chose}
+    result = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 8}}
+    result["data"] = {"sources": {"dataset.val_data_sources": {"uri": "/d/val", "images": 8}}}
+    folder = write_job(
+        tmp_path,
+        "evaluate-2",
+        "evaluate",
+        spec=SPEC,
+        data={"dataset.val_data_sources": seen},
+        result=result,
+    )
+    assert "8 of the 8 images that were compared chose the checkpoint" in page_of(folder).text
+
+
+def test_what_is_held_out_is_told_and_a_failed_run_does_not_know_what_was_left_out(
+    tmp_path: Path,
+) -> None:
+    seen = {"dataset.train_data_sources": {"uri": "/d", "images": 100, "held_out": 20}}
+    failed = write_job(tmp_path, "train-1", state=records.ERROR, spec=SPEC, data=seen)
+    text = page_of(failed).text
+    assert "100 images, 20 held out for validation" in text
+    assert "Left out not known" in text and "every file" not in text
+    ended = page_of(write_job(tmp_path, "train-2", spec=SPEC, data=seen, result={"kpis": {}}))
+    assert "Left out nothing every file of the sources was used" in ended.text
+
+
+def test_commands_name_a_root_that_is_not_found_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAE_RESULTS_ROOT", raising=False)
+    root = tmp_path / "some where"
+    text = page_of(write_job(root, "train-1", spec=SPEC, result={"kpis": {}})).text
+    assert f"--parent train-1 --eval-dataset URI --results-root '{root}'" in text
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(root))
+    assert "--results-root" not in page_of(root / "train-1").text
+    monkeypatch.delenv("MAE_RESULTS_ROOT")
+    usual = write_job(tmp_path / "mae-results", "train-1", spec=SPEC, result={"kpis": {}})
+    assert "--results-root" not in page_of(usual).text
+    failed = write_job(root, "train-2", state=records.ERROR, spec=SPEC)
+    assert f"mae jobs resume train-2 --results-root '{root}'" in page_of(failed).text
+
+
+def test_an_inference_counts_its_answers_and_names_their_table(tmp_path: Path) -> None:
+    result = {"kpis": {"images": 10}, "answered": {"cat": 9, "dog": 1, "owl": 0}}
+    folder = write_job(tmp_path, "inference-1", "inference", spec=SPEC, result=result)
+    (folder / "inference/results.csv").write_text("path,label\n")
+    text = page_of(folder).text
+    assert "cat: 9, dog: 1, owl: 0" in text and "Answers by class" in text
+    assert "every answer is in inference/results.csv, in the job's folder" in text
+
+
+def test_an_export_says_on_how_many_inputs_and_whose_speed_it_shows(tmp_path: Path) -> None:
+    batches = {"1": {"median_ms": 3.5, "p95_ms": 4, "images_per_s": 9}}
+    judged = {"speed": {"device": "cpu", "batches": batches}, "model": {"kind": "torch"}}
+    parity = {"passed": True, "cosine_min": 1.0, "max_abs": 2e-6, "images": 16}
+    found = {"kpis": {}, "parity": {**parity, "images_from": "16 crops of noise"}}
+    write_job(tmp_path, "train-0", spec=SPEC, result={"kpis": {}})
+    export = write_job(tmp_path, "export-1", "export", parent="train-0", result=found)
+    for number, parent in enumerate(("train-0", "export-1")):
+        text = page_of(export).text
+        assert "same answers as the model on 16 inputs" in text
+        assert "largest difference of an output 2e-06" in text
+        if number:
+            assert "Measured of: torch, None. This file itself has not been measured" in text
+        name = f"evaluate-{number}"
+        folder = write_job(tmp_path, name, "evaluate", parent=parent, result={"kpis": {}})
+        kind = {"kind": "torch" if not number else "onnx"}
+        files.write_json(folder / "evaluate/metrics.json", {**judged, "model": kind})
+    text = page_of(export).text
+    assert "onnx, None (this file)" in text and "has not been measured" not in text
+
+
+def test_the_final_page_says_the_time_that_the_record_will_say(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", state=records.RUNNING, spec=SPEC, result={"kpis": {}})
+    record = records.read_record(folder)
+    for place, second in enumerate((0, 5)):
+        at = f"2026-01-01T00:00:{second:02d}.000+00:00"
+        record["attempts"][-1]["transitions"][place : place + 1] = [
+            {"state": ("PENDING", "RUNNING")[place], "at": at, "reason": ""}
+        ]
+    records.write_record(folder, record)
+    written = 1767225612.0  # 00:00:12 of that day
+    os.utime(folder / "train/result.json", (written, written))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MAE_REPORT", raising=False)
+        assert refresh(folder, Ending(records.COMPLETE))
+    assert "ran 7.0 s" in read_page(folder / "report.html").text
+    at = records.ended_at(folder, records.read_record(folder))
+    assert at == "2026-01-01T00:00:12.000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.93, 1.0), (0.0, 0.11), (12345, 12349), (1e-6, 9e-6), (0, 3e7), (-1, 1)]
+)
+def test_the_numbers_of_an_axis_stand_at_equal_steps(low: float, high: float) -> None:
+    values = charts.ticks(low, high, 4)
+    said = [float(word.replace(",", "")) for word in charts.labels(values)]
+    assert said == pytest.approx(values, rel=1e-9, abs=1e-15) and len(set(said)) == len(said)
+
+
+def test_a_held_out_image_that_cannot_be_read_is_told_as_left_out(tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "data", per_class=8)
+    source = open_source(str(data))
+    _, held = hold_out(source.labels, 0.5, 7)
+    broken = Path(source.path(int(held[0])))
+    broken.write_bytes(broken.read_bytes()[:60])
+    options: dict[str, Any] = {
+        "dataset__val_fraction": 0.5,
+        "dataset__max_corrupt_fraction": 0.2,
+        "train__seed": 7,
+        "train__num_epochs": 1,
+    }
+    assert train(spec(data, tmp_path / "job", "finetune", **options)) == 0
+    left = read(tmp_path / "job", "train/result.json")["left_out"]["dataset.train_data_sources"]
+    assert left["unreadable"]["count"] == 1
+    assert Path(left["unreadable"]["files"][0]).name == broken.name
+
+
+def test_a_model_of_one_answer_is_doubted_by_evaluate_and_its_answers_are_counted(
+    tmp_path: Path,
+) -> None:
+    digits = write_digits(tmp_path / "digits", per_class=3)
+    model = make_model("vit_tiny_patch16", "finetune", 64, depth=1)
+    head = model.encoder.head_layer()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 5.0, 0.0, 0.0]))
+    saved = str(save_checkpoint(model, tmp_path / "model.pth"))
+    context = make_context("evaluate", tmp_path)
+    judged = {"evaluate__checkpoint": saved, "dataset__val_data_sources": str(digits)}
+    result = evaluate.run(make_spec(**judged, evaluate__gradient_maps=2), context)
+    (said,) = result["doubts"]
+    assert "takes every one of the 12 images" in said and said in context.warnings
+    assert read(tmp_path, "evaluate/metrics.json")["doubts"] == [said]
+    (sheet,) = (
+        one
+        for one in read(tmp_path, "evaluate/pictures/gallery.json")["sheets"]
+        if one["kind"] == "attention"
+    )
+    assert sheet["across"] == 3 and len(sheet["scale"]["colors"]) > 2
+
+    asked = {"inference__checkpoint": saved, "dataset__test_data_sources": str(digits)}
+    found = inference.run(make_spec(**asked), make_context("inference", tmp_path))
+    assert list(found["answered"].values()) == [0, 12, 0, 0]
+
+
+def test_a_training_that_learns_nothing_ends_with_a_warning(tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "data", per_class=8)
+    options: dict[str, Any] = {
+        "dataset__val_fraction": 0.5,
+        "train__num_epochs": 1,
+        "train__optim__lr": 1e-5,
+        "train__optim__warmup_epochs": 0,
+    }
+    assert train(spec(data, tmp_path / "job", "finetune", **options)) == 0
+    result = read(tmp_path / "job", "train/result.json")
+    assert result["doubts"] and set(result["doubts"]) <= set(result["warnings"])
+    (last,) = (tmp_path / "job/status.json").read_text().splitlines()[-1:]
+    assert json.loads(last)["doubts"] == result["doubts"]
