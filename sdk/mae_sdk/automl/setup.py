@@ -109,15 +109,9 @@ def describe(
     auto_spec = _with(bounded, auto or {}, keys, parsed)
     if auto_spec is not None:
         auto_spec = followed(bounded, auto_spec, links, fixed=auto or {})
-        if not _compare(bounded, auto_spec, incomparable(schema, metrics)):
+        if reason := _not_tried(bounded, auto_spec, schema, metrics, judge):
+            notes.append(f"the auto recipe is not tried: {reason}")
             auto_spec = None
-            notes.append(
-                f"the auto recipe is not tried: {metrics[0]} does not compare across what it "
-                "changes; recipe auto makes it the spec of every trial"
-            )
-    if judge is not None and auto_spec is not None and (wrong := judge(auto_spec)):
-        auto_spec = None
-        notes.append(f"the auto recipe is not tried: {wrong[0].field}: {wrong[0].message}")
     if judge is not None and (wrong := judge(bounded)):
         raise SpecError("no trial can run this spec", problems=list(wrong))
     more = [str(key) for key in (info or {}).get("auto_recipe_parameters") or ()]
@@ -128,13 +122,7 @@ def describe(
     if not space.parameters:
         raise _nothing_to_search(space, parsed)
     notes += _same_for_all(schema, metrics, space, auto_spec or bounded)
-
-    notes += [
-        f"the bundle does not state {metric} for this run ({reason}); "
-        "the study ends with trial 0 where that does not report it"
-        for metric, reason in unreported(schema, bounded, parsed).items()
-        if schema.get("automl_metrics")
-    ]
+    notes += _not_stated(schema, bounded, parsed)
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
     if parsed.sampler == "cmaes" and all(one.choices for one in space.parameters):
         notes.append("sampler=cmaes varies numbers, and every parameter has choices: random draws")
@@ -155,6 +143,37 @@ def describe(
     if references:
         study["references"] = links
     return study
+
+
+def _not_tried(
+    spec: Mapping[str, Any],
+    auto_spec: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    metrics: Sequence[str],
+    judge: Judge | None,
+) -> str | None:
+    """Why the auto recipe is no trial beside the spec as given; None where it is one."""
+    if not _compare(spec, auto_spec, incomparable(schema, metrics)):
+        return (
+            f"{metrics[0]} does not compare across what it changes; "
+            "recipe auto makes it the spec of every trial"
+        )
+    if judge is not None and (wrong := judge(auto_spec)):
+        return f"{wrong[0].field}: {wrong[0].message}"
+    return None
+
+
+def _not_stated(
+    schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
+) -> list[str]:
+    """A note per metric that the bundle does not promise for this run."""
+    if not schema.get("automl_metrics"):
+        return []
+    return [
+        f"the bundle does not state {metric} for this run ({reason}); "
+        "the study ends with trial 0 where that does not report it"
+        for metric, reason in unreported(schema, spec, options).items()
+    ]
 
 
 def _compare(one: Mapping[str, Any], other: Mapping[str, Any], keys: Collection[str]) -> bool:
