@@ -989,6 +989,7 @@ def test_logging_without_a_key_is_a_warning_and_no_error(
 
 SHORT = {"steps_per_epoch": 5, "effective_batch": 8, "images": 40}
 """Fifty steps in the ten epochs of `BASE`."""
+OF_WEIGHTS = {"train.stage": "finetune", "train.pretrained_model_path": "/w.pth"}
 COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys("abc", 5)}}}
 
 
@@ -1028,6 +1029,16 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             {"dataset.augmentation.mean": [-1e6]},
             "dataset.augmentation.mean",
             "is of other pixels than those in 0",
+        ),
+        (
+            {**OF_WEIGHTS, "train.optim.backbone_multiplier": 1e4},
+            "train.optim.backbone_multiplier",
+            "what was pretrained is lost",
+        ),
+        (
+            {**OF_WEIGHTS, "train.optim.layer_decay": 3},
+            "train.optim.layer_decay",
+            "what was pretrained is lost",
         ),
         ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
         ({"train.freeze": ["patch_embed", "blocks"]}, "train.freeze", "random initial weights"),
@@ -1123,7 +1134,14 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "train.optim.gamma",
             "rises to 10 times",
         ),
-        (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "first layers"),
+        (TUNE, {"train.optim.layer_decay": 1.1}, "train.optim.layer_decay", "first layers"),
+        (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "in the first block"),
+        (
+            TUNE,
+            {"train.optim.backbone_multiplier": 1000},
+            "train.optim.backbone_multiplier",
+            "what was pretrained may be lost",
+        ),
         (
             TUNE,
             {"train.optim.backbone_multiplier": 1e-11},
