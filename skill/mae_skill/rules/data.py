@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import CLASS_LISTS, read_class_list
 from mae_skill.errors import DataError, MaeError
-from mae_skill.origin import OriginKind
+from mae_skill.origin import OriginKind, is_explicit
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.masks import reduces
 from mae_skill.rules.samples import unlabeled
 from mae_skill.rules.seen import first_of
+from mae_skill.rules.seen import segments as _segments
 
 SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
@@ -266,9 +267,11 @@ def pyramid(case: Case) -> None:
 
 def class_list(case: Case) -> None:
     """A list of class names is there, and has one name per class."""
-    listed, wanted = case(CLASS_LIST), case("model.num_classes")
+    listed, wanted = case(CLASS_LIST), _classes_of(case)
     if not _segments(case) or not listed:
         return
+    if case.action != "train" and not is_explicit(case.provenance, CLASS_LIST):
+        return  # what the parent was trained with, which need not be here any more
     try:
         names = read_class_list(listed)
     except MaeError as error:
@@ -279,6 +282,8 @@ def class_list(case: Case) -> None:
         said = "a URL is not read here" if remote else "there is no such file"
         hint = "fetch it first" if remote else f'names themselves are a list: {CLASS_LIST}=["…"]'
         case.error(CLASS_LIST, said, CLASS_LISTS, hint, kind=DataError)
+    elif names is not None and case.action != "train":
+        _class_list_of_model(case, names, wanted)
     elif names is not None and len(names) != wanted:
         case.error(
             "model.num_classes",
@@ -286,6 +291,27 @@ def class_list(case: Case) -> None:
             str(len(names)),
             f"set model.num_classes={len(names)}",
         )
+
+
+def _class_list_of_model(case: Case, names: Sequence[str], count: int | None) -> None:
+    """A list beside a trained model, which has as many classes and may name them itself."""
+    own = case.facts.model.get("classes")
+    if count is not None and len(names) != count:
+        case.error(
+            CLASS_LIST,
+            f"names {len(names)} classes, and the model has {count}",
+            f"{count} names, in the order of the model's classes",
+            "leave it out: the model names its classes" if own else "correct the list",
+            kind=DataError,
+        )
+    elif own and list(own) != list(names):
+        case.warn(CLASS_LIST, f"has no effect: the model names its classes: {first_of(own)}")
+
+
+def _classes_of(case: Case) -> int | None:
+    """How many classes the model has, where that is known."""
+    own = case.facts.model.get("num_classes") if case.action != "train" else None
+    return own or (case("model.num_classes") if case.known("model.num_classes") else None)
 
 
 def named_classes(case: Case) -> None:
@@ -313,7 +339,7 @@ def named_classes(case: Case) -> None:
 
 def ignored_value(case: Case) -> None:
     """The mask value that is ignored is no class."""
-    value, classes = case(IGNORE), case("model.num_classes")
+    value, classes = case(IGNORE), _classes_of(case)
     if not _segments(case) or value is None or classes is None:
         return
     least = classes + int(reduces(case))  # 1 … N where 0 is unlabeled
@@ -325,7 +351,7 @@ def ignored_value(case: Case) -> None:
         f"is the number of one of the {classes} classes",
         f"at least {least}",
         f"set {IGNORE} to a value that no class has, such as 255"
-        if case.given("model.num_classes")
+        if case.action != "train" or case.given("model.num_classes")
         else hint,
     )
 
@@ -349,10 +375,6 @@ def scale_jitter(case: Case) -> None:
         case.warn(JITTER, f"{text}; the default is [0.5, 2]")
 
 
-def _segments(case: Case) -> bool:
-    return bool(case("train.stage") == "finetune" and case("model.task") == SEGMENTATION)
-
-
 def _validates(case: Case) -> bool:
     return bool(case("dataset.val_data_sources") or case("dataset.val_fraction"))
 
@@ -370,8 +392,8 @@ RULES = [
     Rule(monitor, ("train",)),
     Rule(without_data, ("train",)),
     Rule(pyramid, ("train",)),
-    Rule(class_list, ("train",)),
+    Rule(class_list, ("train", "evaluate", "inference", "export")),
     Rule(named_classes, ("train", "evaluate")),
-    Rule(ignored_value, ("train",)),
+    Rule(ignored_value, ("train", "evaluate", "inference")),
     Rule(scale_jitter, ("train",)),
 ]
