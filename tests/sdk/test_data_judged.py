@@ -329,6 +329,36 @@ def test_an_evaluation_that_would_mean_nothing_is_refused_by_the_plan(
     assert said in caught.value.message
 
 
+def tiny_pictures(root: Path, *names: str) -> Path:
+    return classes(root, *names, side=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "field", "said"),
+    [
+        (classes, {"dataset.value_range": [0, 1]}, "dataset.value_range", "reads as one value"),
+        (classes, {"dataset.value_range": [-1e12, 1e12]}, "dataset.value_range", "as one value"),
+        (tiny_pictures, {}, "dataset.train_data_sources", "a side of 1 pixel"),
+    ],
+)
+def test_pictures_of_which_nothing_is_seen_are_an_error_of_the_plan(
+    made: Any, settings: dict[str, Any], field: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MaeError) as caught:
+        plan(made(tmp_path, "ants", "bees"), **{**FINETUNE, **settings})
+    assert caught.value.field == field and said in caught.value.message
+
+
+def test_one_image_of_each_class_is_refused_unless_validation_shows_what_came_of_it(
+    tmp_path: Path,
+) -> None:
+    lone = classes(tmp_path / "lone", "ants", "bees", count=1)
+    with pytest.raises(DataError, match="every class has one image alone"):
+        plan(lone, **FINETUNE)
+    judged = plan(lone, classes(tmp_path / "val", "ants", "bees"), **FINETUNE)
+    assert "every class has one image alone" in warnings(judged)
+
+
 @pytest.mark.parametrize(
     ("parent", "made", "settings", "said"),
     [
@@ -339,6 +369,10 @@ def test_an_evaluation_that_would_mean_nothing_is_refused_by_the_plan(
             *(lambda to: {BANK: str(classes(to.parent / "bank", "ants", "bees", "owls"))}, ""),
         ),
         ("p1", lambda to: classes(to, "ants", "bees"), {}, ""),
+        *(
+            ("t1", lambda to: classes(to, "ants", "bees"), {field: 5}, "has no effect in evaluate")
+            for field in ("train.optim.lr", "train.num_epochs", "num_epochs")
+        ),
         (
             *("p1", lambda to: classes(to, "")),
             *(lambda to: {BANK: str(classes(to.parent / "bank", "ants", "owls"))}, "no probe"),

@@ -989,6 +989,7 @@ def test_logging_without_a_key_is_a_warning_and_no_error(
 
 SHORT = {"steps_per_epoch": 5, "effective_batch": 8, "images": 40}
 """Fifty steps in the ten epochs of `BASE`."""
+AUG, AUTO_AUG = "dataset.augmentation.", "dataset.augmentation.auto_aug"
 OF_WEIGHTS = {"train.stage": "finetune", "train.pretrained_model_path": "/w.pth"}
 COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys("abc", 5)}}}
 
@@ -1016,6 +1017,22 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             {"train.optim.lr": 1e-3, "train.optim.weight_decay": 500},
             "train.optim.weight_decay",
             "takes 0.5 of every weight",
+        ),
+        ({"dataset.augmentation.color_jitter": 100}, f"{AUG}color_jitter", "one shade"),
+        ({f"{AUG}center_crop": 0.01}, f"{AUG}center_crop", "the middle 0.01% of the area"),
+        ({f"{AUG}min_ratio": 500, f"{AUG}max_ratio": 1000}, f"{AUG}min_ratio", "squeezed"),
+        ({f"{AUG}min_ratio": 0.001, f"{AUG}max_ratio": 0.01}, f"{AUG}max_ratio", "squeezed"),
+        ({**OF_WEIGHTS, f"{AUG}smoothing": 0.99}, f"{AUG}smoothing", "hardly tell"),
+        ({**OF_WEIGHTS, "model.drop_path_rate": 0.999999}, "model.drop_path_rate", "skipped"),
+        (
+            {**SEGMENT, f"{AUG}segmentation.scale_jitter": [0.01, 0.01]},
+            f"{AUG}segmentation.scale_jitter",
+            "shrunk to 0.01",
+        ),
+        (
+            {**SEGMENT, f"{AUG}segmentation.scale_jitter": [50, 100]},
+            f"{AUG}segmentation.scale_jitter",
+            "a crop sees 0.0004 of it",
         ),
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
         ({"model.mlp_ratio": 1e-9}, "model.mlp_ratio", "leaves no hidden unit"),
@@ -1105,7 +1122,7 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         ),
         (
             BASE,
-            {"dataset.augmentation.min_ratio": 50, "dataset.augmentation.max_ratio": 100},
+            {"dataset.augmentation.min_ratio": 5, "dataset.augmentation.max_ratio": 9},
             "dataset.augmentation.min_ratio",
             "squeezed",
         ),
@@ -1170,7 +1187,24 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "hardly tell",
         ),
         (TUNE, {"dataset.augmentation.center_crop": 0.1}, "dataset.augmentation.center_crop", "1%"),
-        (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
+        (BASE, {"dataset.augmentation.color_jitter": 5}, "dataset.augmentation.color_jitter", ""),
+        (
+            BASE,
+            {"dataset.augmentation.auto_aug": "rand-m9-n50", "train.stage": "finetune"},
+            "dataset.augmentation.auto_aug",
+            "50 changes one after another",
+        ),
+        (TUNE, {"dataset.augmentation.auto_aug": "rand-m99"}, AUTO_AUG, "m99 is above 10"),
+        (BASE, {"dataset.augmentation.zoom": 4}, "dataset.augmentation.zoom", "far above"),
+        (BASE, {"model.decoder_embed_dim": 8}, "model.decoder_embed_dim", "can hardly paint"),
+        (BASE, {"model.decoder_depth": 200}, "model.decoder_depth", "stay in the decoder"),
+        (
+            {**BASE, "train.teacher.checkpoint": "/t.pth"},
+            {"train.teacher.weight": 1e4},
+            "train.teacher.weight",
+            "counts for nothing",
+        ),
+        (BASE, {"train.optim.beta2": 1e-5}, "train.optim.beta2", "the last gradient alone"),
         (
             BASE,
             {"dataset.augmentation.max_scale": 0.02, "dataset.augmentation.min_scale": 0.01},
@@ -1188,9 +1222,9 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         (TUNE, {"dataset.augmentation.cutmix": 50}, "dataset.augmentation.cutmix", "half and half"),
         (
             SEGMENT,
-            {"dataset.augmentation.segmentation.scale_jitter": [50, 100]},
+            {"dataset.augmentation.segmentation.scale_jitter": [5, 10]},
             "dataset.augmentation.segmentation.scale_jitter",
-            "magnified 50 times or more: a crop sees 0.0004 of it",
+            "magnified 5 times or more: a crop sees 0.04 of it",
         ),
         (
             SEGMENT,
@@ -1270,6 +1304,12 @@ def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict
             "a bank of 36 images",
         ),
         (
+            {**TUNE, "dataset.val_data_sources": None, "dataset.val_fraction": 0.0001},
+            {"dataset.train_data_sources": {"images": 30, "held_out": 3}},
+            "dataset.val_fraction",
+            "0.0001 holds 3 of 30 images out, 10%",
+        ),
+        (
             TUNE,
             {
                 "dataset.train_data_sources": {
@@ -1288,6 +1328,31 @@ def test_data_that_teach_little_are_warned_of(
 ) -> None:
     _, warnings = run("train", base, data=data)
     assert said in str(warnings[field or "dataset.train_data_sources"])
+
+
+@pytest.mark.parametrize(
+    ("action", "settings", "field", "said"),
+    [
+        ("export", {"export.parity.min_cosine": -1}, "export.parity.min_cosine", "nearly any"),
+        ("export", {"export.parity.max_abs": 1e6}, "export.parity.max_abs", "nearly any"),
+        ("export", {"export.parity.min_cosine": 0.9}, "export.parity.min_cosine", None),
+        (
+            *("gen_trt_engine", {"gen_trt_engine.parity.min_cosine": -1}),
+            *("gen_trt_engine.parity.min_cosine", "nearly any"),
+        ),
+        ("evaluate", {"train.seed": 5, "train.probe.k": 3}, "train.seed", None),
+        ("evaluate", {"evaluate.segmentation.stride": 300}, "evaluate.segmentation.stride", "224"),
+        ("evaluate", {"evaluate.segmentation.stride": 224}, "evaluate.segmentation.stride", None),
+    ],
+)
+def test_settings_of_other_actions_that_do_nothing_or_judge_nothing_are_warned_of(
+    action: str, settings: dict[str, Any], field: str, said: str | None
+) -> None:
+    slide = {"evaluate.segmentation.window": "slide"} if action == "evaluate" else {}
+    task = {"model.task": "segmentation", "train.stage": "finetune"} if slide else {}
+    _, warnings = run(action, {**task, **slide, **settings})
+    assert (field in warnings) == (said is not None)
+    assert (said or "") in str(warnings.get(field, ""))
 
 
 def test_a_number_above_the_largest_is_told_the_largest() -> None:

@@ -26,6 +26,10 @@ VAL_MASKS = "dataset.segmentation.val_mask_sources"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
 MAGNIFIED = 4
 """Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
+SMALL_CENTER = 0.1
+"""Share of the sides below which less than a hundredth of a picture is judged."""
+LOST_SCALE = 10
+"""Times by which pictures are magnified or shrunk that show next to nothing of what is judged."""
 SMALL_CROP = 0.05
 """Of a picture's area, what a random crop that trains should be able to see."""
 FLAT = 1e-3
@@ -86,12 +90,17 @@ def center(case: Case) -> None:
     """What is judged is most of a picture."""
     key = "dataset.augmentation.center_crop"
     share = float(case(key, 1.0))
-    if share < 0.5 and case.known(key) and case("model.task") != SEGMENTATION:
-        case.warn(
-            key,
-            f"validation and inference see the middle {share**2:.0%} of the area of a square "
-            "picture; 0.875 to 1 is usual",
-        )
+    if share >= 0.5 or not case.known(key) or case("model.task") == SEGMENTATION:
+        return
+    text = (
+        f"validation and inference see the middle {100 * share**2:.2g}% of the area of a square "
+        "picture"
+    )
+    if share < SMALL_CENTER and case.origin(key) is not OriginKind.PARENT:
+        usual = "0.875 to 1 is usual"
+        case.error(key, f"{text}: too little to judge it by", usual, f"leave {key} out, or set 1")
+    else:
+        case.warn(key, f"{text}; 0.875 to 1 is usual")
 
 
 def value_range(case: Case) -> None:
@@ -372,7 +381,15 @@ def scale_jitter(case: Case) -> None:
         )
         if high < 1 / MAGNIFIED:
             text = f"every picture is shrunk to {high:g} of its sides or less, and the rest filled"
-        case.warn(JITTER, f"{text}; the default is [0.5, 2]")
+        if low > LOST_SCALE or high < 1 / LOST_SCALE:
+            case.error(
+                JITTER,
+                f"{text}: nothing of what validation shows is learned",
+                "factors around 1",
+                "the default is [0.5, 2]",
+            )
+        else:
+            case.warn(JITTER, f"{text}; the default is [0.5, 2]")
 
 
 def _validates(case: Case) -> bool:

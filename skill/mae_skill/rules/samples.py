@@ -49,9 +49,13 @@ SCALED = 100
 """A loss scaled to more than this many times itself, or to less than this part, was not meant."""
 FAR_SHIFT, FAR_SPREAD = 3.0, 5.0
 """A normalized mean so far from 0, and a deviation so many times 1 or so small a part of it."""
+OVERDRAWN = 4
+"""Times the share that was asked for, which small classes make of it."""
 UNEQUAL = 20
 """Times as many images as another class has, from which on the larger one drowns it."""
 _MOST_OUTSIDE = 0.5  # of the values; a window on what counts in a scan leaves out less
+_BLIND = 0.95  # of the values outside of a range that was set: the rest shows nothing
+_ONE_SHADE = 1e-3  # of a range that was set, a quarter of a level of 8 bits
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -194,6 +198,20 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
             key if fixed else RANGE,
             f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
             f"values in {start:g} … {end:g}" if fixed else f"[low, high] around {low:g} … {high:g}",
+            mend,
+            kind=DataError,
+        )
+        return
+    blind = facts.get("outside", 0) > _BLIND or (low < high and used < _ONE_SHADE)
+    if (
+        case.given(RANGE)
+        and blind
+        and _is_above(facts["count"], found["read"], found["images"], limit)
+    ):
+        case.error(
+            RANGE,
+            f"{text} ({key}): in {start:g} … {end:g} nearly every pixel reads as one value",
+            f"[low, high] around {low:g} … {high:g}",
             mend,
             kind=DataError,
         )
@@ -442,6 +460,17 @@ def small(case: Case) -> None:
         tiny = {side: one for side, one in (found.get("small") or {}).items() if int(side) < limit}
         if tiny:
             side, first = next(iter(tiny.items()))
+            lines = tiny.get("1", {"count": 0})["count"]
+            if lines == found["read"] and case.action in ("train", "evaluate", "inference"):
+                case.error(
+                    key,
+                    f"all {lines} pictures have a side of 1 pixel, such as {first['first']}: they "
+                    "show nothing",
+                    f"pictures of {limit} pixels a side, or more",
+                    "look at what made these files: mae inspect SOURCE",
+                    kind=DataError,
+                )
+                continue
             case.warn(
                 key,
                 f"{sum(one['count'] for one in tiny.values())} of {found['read']} pictures have a "
@@ -684,7 +713,18 @@ def odd_classes(case: Case) -> None:
     if 1 < (found.get("classes") or 0) == found.get("images"):
         table = found.get("label_file")
         what = f"the labels of {table['file']}" if table else "the folders"
-        case.warn(TRAIN, f"every class has one image alone: are {what} classes?")
+        text = f"every class has one image alone: are {what} classes?"
+        if case(VAL) or case("dataset.val_fraction"):  # which shows what came of it
+            case.warn(TRAIN, text)
+        else:
+            case.error(
+                TRAIN,
+                f"{text} Nothing tells what is learned of one image each",
+                "several images of a class, or validation images of these classes",
+                "name the folder above the classes, add images, or name validation images "
+                "(--eval-dataset)",
+                kind=DataError,
+            )
     elif not case(MULTI) and not found.get("unjudged"):
         lone = [name for name, count in (found.get("class_counts") or {}).items() if count == 1]
         if lone:
@@ -1273,6 +1313,13 @@ def held_out(case: Case) -> None:
             field, text, "a smaller share, 0.2 say", "lower dataset.val_fraction", kind=DataError
         )
         return
+    asked = float(case(field) or 0.0)
+    if asked and held > OVERDRAWN * asked * trained_on:
+        case.warn(
+            field,
+            f"{asked:g} holds {held} of {trained_on} images out, {held / trained_on:.0%}: one of "
+            "each class at least",
+        )
     if case("train.stage") != "finetune" or segments(case):
         return
     if case(MULTI):  # a picture counts for one of its classes here, and teaches all of them

@@ -28,6 +28,9 @@ below 0.001. Of more than twice itself a weight grows, until the run ends by its
 MOST_REACH, USUAL_MOMENTUM = 1000, 0.99
 """Gradients that momentum averages over at most in any run, and a momentum that is in use."""
 
+HASTY = 0.5
+"""A second β below which the last gradient outweighs all before it."""
+
 MONITOR = "train.optim.monitor_name"
 
 IDLE = 10
@@ -139,6 +142,17 @@ def slow_momentum(case: Case) -> None:
             key,
             f"each step follows the average of some {reach:.0f} gradients{of_run}: it lags behind "
             "the weights, and the run learns little or diverges; 0.9 is usual",
+        )
+
+
+def hasty_scale(case: Case) -> None:
+    """A step is divided by an average of squared gradients, not by the last one alone."""
+    key, value = "train.optim.beta2", case("train.optim.beta2")
+    if value is not None and value < HASTY:
+        case.warn(
+            key,
+            f"{value:g} divides each step by nearly the last gradient alone, so that all weights "
+            "move by the full rate whatever it says; 0.95 to 0.999 is usual",
         )
 
 
@@ -425,6 +439,7 @@ RULES = [
     Rule(still, ("train",)),
     Rule(wild, ("train",)),
     Rule(slow_momentum, ("train",)),
+    Rule(hasty_scale, ("train",)),
     Rule(watched_loss, ("train",)),
     Rule(idle_stopping, ("train",)),
     Rule(shrinking, ("train",)),
