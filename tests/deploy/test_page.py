@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mae_runners.deploy.precision import parse_layers_precision
 from mae_sdk import Skill
 from mae_skill.bundle import Bundle
+from mae_skill.onnx_file import parse_layers_precision
 from mae_skill.rules import Facts, check_rules
 from mae_skill.schema_check import check_schema
 from mae_skill.spec import ExperimentSpec

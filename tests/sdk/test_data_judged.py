@@ -18,7 +18,7 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.plan import inherit
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
-from mae_skill.errors import DataError, MaeError, SpecError
+from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 from mae_skill.rules import files as rule_files
 from mae_skill.rules.base import Case, Facts
 from PIL import Image
@@ -327,6 +327,18 @@ def test_an_evaluation_that_would_mean_nothing_is_refused_by_the_plan(
         evaluate(parents, parent, val, **given)
     assert caught.value.field == ("dataset.val_data_sources" if field == "val" else field)
     assert said in caught.value.message
+
+
+def test_a_file_in_the_place_of_the_results_root_is_refused_by_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "ok.csv").write_text("path,label")
+    with pytest.raises(UsageError, match="this is a file") as caught:
+        Skill().plan(
+            "train",
+            train_datasets=str(classes(tmp_path / "a", "ants", "bees")),
+            results_root=str(tmp_path / "ok.csv"),
+            spec_overrides=FINETUNE,
+        )
+    assert caught.value.field == "results_root"
 
 
 def tiny_pictures(root: Path, *names: str) -> Path:

@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.classes import class_names, read_class_list
@@ -1351,6 +1352,72 @@ def test_settings_of_other_actions_that_do_nothing_or_judge_nothing_are_warned_o
     slide = {"evaluate.segmentation.window": "slide"} if action == "evaluate" else {}
     task = {"model.task": "segmentation", "train.stage": "finetune"} if slide else {}
     _, warnings = run(action, {**task, **slide, **settings})
+    assert (field in warnings) == (said is not None)
+    assert (said or "") in str(warnings.get(field, ""))
+
+
+INT8, LAYERS = "gen_trt_engine.tensorrt.data_type", "gen_trt_engine.tensorrt.layers_precision"
+TARGETS, RTX = "gen_trt_engine.targets", {"gen_trt_engine.backend": "tensorrt_rtx"}
+IMAGES = "gen_trt_engine.tensorrt.calibration.cal_image_dir"
+
+
+@pytest.mark.parametrize(
+    ("action", "settings", "field", "said"),
+    [
+        ("export", {"export.data_type": "int8"}, "dataset.val_data_sources", "none are named"),
+        (
+            *("export", {"export.data_type": "int8", "export.opset_version": 12}),
+            *("export.opset_version", "int8 needs"),
+        ),
+        ("export", {"export.on_cpu": False}, "export.on_cpu", "has no GPU"),
+        ("export", {"export.onnx_file": "{here}/there.onnx"}, "export.onnx_file", "exists already"),
+        ("export", {"encryption_key": "env:NOPE_KEY"}, "encryption_key", "NOPE_KEY is not set"),
+        ("gen_trt_engine", {LAYERS: ["*/norm*:fp8"]}, LAYERS, "not PATTERN:PRECISION"),
+        ("gen_trt_engine", {LAYERS: ["nocolon"]}, LAYERS, "not PATTERN:PRECISION"),
+        ("gen_trt_engine", {LAYERS: ["nothing*:fp32"]}, LAYERS, "no layer of the model matches"),
+        ("gen_trt_engine", {INT8: "int8", LAYERS: ["*norm*:fp16"]}, LAYERS, "int8 or fp32"),
+        ("gen_trt_engine", {INT8: "int8"}, IMAGES, "none are named"),
+        ("gen_trt_engine", {INT8: "int8", IMAGES: "{here}/empty"}, IMAGES, "is empty"),
+        ("gen_trt_engine", {TARGETS: ["8.6"]}, TARGETS, "for the GPU at hand only"),
+    ],
+)
+def test_a_job_that_could_not_end_is_refused_by_the_plan(
+    action: str, settings: dict[str, Any], field: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "there.onnx").write_bytes(b"graph")
+    (tmp_path / "empty").mkdir()
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="/blocks.0/norm1/Relu")
+    sizes = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3, 8, 8]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", sizes[:1], sizes[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    given = json.loads(json.dumps(settings).replace("{here}", str(tmp_path)))
+    if action == "gen_trt_engine":
+        given["gen_trt_engine.onnx_file"] = str(tmp_path / "model.onnx")
+    facts = {"local_files": True, "gpus": 0, "variables": frozenset({"HOME"})}
+    errors, _ = run(action, given, **facts)
+    assert said in str(errors[field]), {key: str(error) for key, error in errors.items()}
+    assert errors[field].hint
+
+    kept = {key: value for key, value in given.items() if key not in settings}
+    assert field not in run(action, kept, **facts)[0], "without it there is no such error"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "said"),
+    [
+        ({**RTX, TARGETS: ["99.9"]}, TARGETS, "99.9: no GPU"),
+        ({**RTX, TARGETS: ["7.0"]}, TARGETS, "7.0: no GPU"),
+        ({**RTX, TARGETS: ["8.6"]}, TARGETS, None),
+        (
+            {"gen_trt_engine.batch_size": 4, "gen_trt_engine.tensorrt.max_batch_size": 8},
+            *("gen_trt_engine.tensorrt.max_batch_size", "has no effect: gen_trt_engine.batch_siz"),
+        ),
+    ],
+)
+def test_an_engine_of_other_targets_and_batches_is_warned_of(
+    settings: dict[str, Any], field: str, said: str | None
+) -> None:
+    _, warnings = run("gen_trt_engine", settings)
     assert (field in warnings) == (said is not None)
     assert (said or "") in str(warnings.get(field, ""))
 

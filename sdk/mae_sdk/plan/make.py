@@ -375,6 +375,15 @@ def place_job(draft: Draft) -> None:
     launches the job that the plan names.
     """
     draft.root = Root(draft.request.results_root)
+    folder = None if draft.root.remote else Path(draft.root.url)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(
+            "this is a file",
+            field="results_root",
+            got=draft.root.url,
+            expected="a folder, or the path of one to make",
+            hint="name the folder that jobs are kept in, or leave the option out",
+        )
     draft.key = draft.request.idempotency_key or secrets.token_hex(6)
     draft.job_id = job_id_for(draft.action, draft.key)
     draft.secrets.update(urls.held(draft.root.url))
