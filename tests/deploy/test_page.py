@@ -53,6 +53,7 @@ def test_a_precision_is_read_in_either_case(case: Callable[[str], str], tmp_path
     overrides = {
         "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
         "gen_trt_engine.tensorrt.data_type": case("int8"),
+        "gen_trt_engine.tensorrt.calibration.cal_image_dir": str(tmp_path),
         "export.data_type": case("fp16"),
         "train.precision": case("bf16"),
     }

@@ -1214,6 +1214,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         what = "the auto recipe" if too_long else "the spec as given"
         text = f"1 trial runs {what} and searches nothing; 10 are the default"
         plan.warnings.append(Notice("automl.max_trials", text))
+    plan.warnings += _idle_options(study["options"], plan, bundle)
     plan.notices += list(study["space"].get("notes") or [])
     plan.notices += _doubtful_ends(bundle, plan, study)
     if "auto_spec" in study and not only:
@@ -1367,6 +1368,28 @@ def started_again(plan: Plan) -> list[str]:
         "limit needs fewer"
     )
     return [text]
+
+
+def _idle_options(
+    options: Mapping[str, Any], plan: Plan, bundle: Bundle
+) -> list[MaeError | Notice | str]:
+    """Warnings of options of a study that do nothing beside the others."""
+    from mae_sdk.automl.setup import keys_of
+
+    trials, found = int(options["max_trials"]), list[MaeError | Notice | str]()
+    plateau, most = options.get("plateau"), options.get("max_epochs")
+    if plateau and trials > 1 and plateau >= trials:
+        text = f"{plateau} trials without a better one do not come in a study of {trials}"
+        found.append(Notice("automl.plateau", f"{text}: it never ends early"))
+    key = keys_of(bundle.info, plan.spec).get("epochs")
+    epochs = get_dotted(plan.spec, key) if key else None
+    if most and isinstance(epochs, int) and most > epochs:
+        text = f"has no effect: {key}={epochs} is less; raise that one for longer trials"
+        found.append(Notice("automl.max_epochs", text))
+    if options.get("study") and not options.get("storage"):
+        text = "has no effect: a name is of a study in a shared storage (automl.storage)"
+        found.append(Notice("automl.study", text))
+    return found
 
 
 def too_little_time(plan: Plan) -> list[Notice]:
