@@ -7,8 +7,9 @@ read; everything else, the weights above all, is passed over by its length.
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ PROFILE = ("min_batch_size", "opt_batch_size", "max_batch_size")
 # ModelProto, GraphProto, ValueInfoProto, TypeProto, its Tensor, TensorShapeProto, its Dimension.
 _GRAPH, _PROPERTIES = 7, 14
 _INITIALIZER, _TENSOR_NAME, _INPUT = 5, 8, 11
+_NODE, _NODE_NAME = 1, 3
 _NAME, _TYPE, _TENSOR, _SHAPE, _DIM, _DIM_VALUE = 1, 2, 1, 2, 1, 1
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
@@ -87,6 +89,92 @@ def read_header(path: Path) -> OnnxHeader:
             hint="mae run export --parent JOB makes one",
         )
     return OnnxHeader(dims, properties)
+
+
+def node_names(path: Path) -> list[str]:
+    """The names of the nodes of an ONNX file, by which `layers_precision` speaks of layers.
+
+    Raises:
+        OSError, ValueError, EOFError: it cannot be read as ONNX.
+    """
+    names: list[str] = []
+    with path.open("rb") as file:
+        for number, end in _fields(file, path.stat().st_size):
+            if number != _GRAPH:
+                continue
+            for inner, stop in _fields(file, end):
+                if inner != _NODE:
+                    continue
+                for part, last in _fields(file, stop):
+                    if part == _NODE_NAME:
+                        names.append(file.read(last - file.tell()).decode())
+    return [name for name in names if name]
+
+
+TYPED = ("fp32", "fp16", "bf16")
+"""What a layer can compute in by its type alone."""
+LAYERS = "gen_trt_engine.tensorrt.layers_precision"
+
+
+def parse_layers_precision(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """``["*/grn/*:fp32", …]`` → [(pattern, precision), …].
+
+    Patterns are shell-style over ONNX node names, the last match wins; the precision is read in
+    either case.
+
+    Raises:
+        SpecError: an entry has no precision, or an unknown one.
+    """
+    rules: list[tuple[str, str]] = []
+    for entry in entries:
+        pattern, _, word = entry.rpartition(":")
+        precision = word.lower()
+        if not pattern or precision not in TYPED:
+            raise SpecError(
+                "an entry is not PATTERN:PRECISION",
+                field=LAYERS,
+                got=entry,
+                expected="a node name or pattern, a colon, and one of "
+                f"{', '.join(TYPED)}; for example '*/grn/*:fp32'",
+                hint="write each entry as the example",
+            )
+        rules.append((pattern, precision))
+    return rules
+
+
+def matches_of(rules: Sequence[tuple[str, str]], names: Sequence[str]) -> dict[str, str]:
+    """Name → precision for every node that a rule matches.
+
+    Raises:
+        SpecError: a rule matches no node, so it would have no effect.
+    """
+    chosen: dict[str, str] = {}
+    for pattern, precision in rules:
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            examples = ", ".join(names[:: max(1, len(names) // 5)][:5])
+            raise SpecError(
+                f"no layer of the model matches {pattern!r}",
+                field=LAYERS,
+                got=f"{pattern}:{precision}",
+                expected=f"a name or pattern of an ONNX node, such as {examples}",
+                hint="take the entry out, or name a layer of the file",
+            )
+        chosen.update(dict.fromkeys(matches, precision))
+    return chosen
+
+
+def int8_layers_error(rules: Sequence[tuple[str, str]]) -> SpecError | None:
+    """Why no int8 engine can be built by these rules; None where it can."""
+    if all(kind == "fp32" for _, kind in rules):
+        return None
+    return SpecError(
+        "in an int8 engine layers are int8 or fp32",
+        field=LAYERS,
+        got=[list(rule) for rule in rules],
+        expected="PATTERN:fp32",
+        hint="write fp32 in each entry, or take another data_type",
+    )
 
 
 def _first_input(file: BinaryIO, end: int) -> tuple[int | None, ...]:

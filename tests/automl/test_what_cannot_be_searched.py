@@ -16,7 +16,7 @@ from mae_sdk.automl.options import parse
 from mae_sdk.jobs.metrics import verdict
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
-from mae_skill.errors import DependencyError, SpecError, UsageError
+from mae_skill.errors import DependencyError, MaeError, SpecError, UsageError
 
 from tests.support.images import write_imagefolder
 
@@ -333,3 +333,32 @@ def test_a_range_of_what_has_no_effect_is_not_ignored_in_silence(data: str) -> N
 def test_a_range_of_what_is_no_number_is_not_ignored_in_silence(data: str, field: str) -> None:
     notes = plan(data, **{f"range.{field}": [0.1, 0.9]}).study["space"]["notes"]
     assert any(note.startswith(f"{field} is not searched, though it is asked") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "said"),
+    [
+        ({"plateau": 50}, "automl.plateau", "do not come in a study of 2"),
+        ({"plateau": 1}, "automl.plateau", None),
+        ({"max_epochs": 100}, "automl.max_epochs", "train.num_epochs=4 is less"),
+        ({"max_epochs": 3}, "automl.max_epochs", None),
+        ({"study": "mine"}, "automl.study", "a shared storage"),
+    ],
+)
+def test_options_that_do_nothing_beside_the_others_are_warned_of(
+    options: dict[str, Any], field: str, said: str | None, data: str
+) -> None:
+    made = plan(data, {**FINETUNE, "train.num_epochs": 4}, **options)
+    told = [str(one) for one in made.warnings if str(one).startswith(field)]
+    assert bool(told) == (said is not None)
+    assert (said or "") in "".join(told)
+
+
+def test_no_metric_and_what_judges_the_trials_are_not_searched(data: str) -> None:
+    with pytest.raises(MaeError, match="names no metric") as caught:
+        plan(data, metric=[])
+    assert [one.field for one in caught.value.problems] == ["automl.metric"]
+    crop = "dataset.augmentation.center_crop"
+    with pytest.raises(MaeError) as caught:
+        plan(data, ranges={crop: [0.5, 1.0]})
+    assert crop in str(caught.value)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mae_runners.deploy.precision import parse_layers_precision
 from mae_sdk import Skill
 from mae_skill.bundle import Bundle
+from mae_skill.onnx_file import parse_layers_precision
 from mae_skill.rules import Facts, check_rules
 from mae_skill.schema_check import check_schema
 from mae_skill.spec import ExperimentSpec
@@ -53,6 +53,7 @@ def test_a_precision_is_read_in_either_case(case: Callable[[str], str], tmp_path
     overrides = {
         "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
         "gen_trt_engine.tensorrt.data_type": case("int8"),
+        "gen_trt_engine.tensorrt.calibration.cal_image_dir": str(tmp_path),
         "export.data_type": case("fp16"),
         "train.precision": case("bf16"),
     }

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from mae_runners.actions.evaluate import _as_in_the_bank
 from mae_runners.metrics.probe import (
     attend_to_patches,
     attentive_probe_accuracy,
@@ -13,6 +14,7 @@ from mae_runners.metrics.probe import (
     linear_probe_accuracy,
     probe_accuracy,
 )
+from mae_skill.errors import DataError
 
 
 def test_each_query_pools_its_own_channels_by_a_softmax_over_the_patches() -> None:
@@ -66,3 +68,11 @@ def test_folds_judge_each_image_once() -> None:
     assert found["attentive_acc"] > found["linear_acc"]
     assert round(100 * found["attentive_acc"]) == pytest.approx(100 * found["attentive_acc"])
     assert "attentive_acc" not in cross_validated(patches.mean(1), labels, k=5, seed=1)
+
+
+def test_queries_are_judged_by_the_numbers_of_their_banks_classes() -> None:
+    asked = _as_in_the_bank(torch.tensor([0, 1, 1]), ["b", "c"], ["a", "b", "c"], "dataset.val")
+    assert asked.tolist() == [1, 2, 2]
+    with pytest.raises(DataError, match="classes are not among those") as caught:
+        _as_in_the_bank(torch.tensor([0, 1]), ["b", "z"], ["a", "b"], "dataset.val")
+    assert (caught.value.field, caught.value.got) == ("dataset.val", "z")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -471,6 +472,47 @@ def test_values_that_are_no_numbers_are_refused_by_name(
     with pytest.raises(CheckpointError, match="not finite") as caught:
         checkpoint.load_model(own_file(own, tmp_path / "own.pth", None))
     assert caught.value.got == "encoder.head.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value * 0, "matrices of zeros"),
+        (lambda value: value * 1e30, "weights as large as"),
+    ],
+)
+def test_a_matrix_that_no_training_leaves_is_refused_by_name_wherever_it_is_loaded(
+    change: Callable[[Tensor], Tensor], said: str, peer: Any, tmp_path: Path
+) -> None:
+    from mae_runners.training.checkpointing import fill as resume
+
+    entry = "blocks.3.mlp.fc1.weight"
+    state = {name: tensor.clone() for name, tensor in peer.state_dict().items()}
+    state[entry] = change(state[entry])
+    own = classifier()
+    with torch.no_grad():
+        weight = own.encoder.blocks[3].mlp.fc1.weight
+        weight.copy_(change(weight))
+    saved = own_file(own, tmp_path / "own.pth", None)
+    ways = {
+        "train.pretrained_model_path": lambda: fill(classifier(), state, "file.pth"),
+        "evaluate.checkpoint": lambda: load_described(saved, None, None, "evaluate.checkpoint"),
+        "train.resume_training_checkpoint_path": lambda: resume(
+            classifier(), {"state_dict": checkpoint.model_state(own)}
+        ),
+    }
+    for field, load in ways.items():
+        with pytest.raises(CheckpointError, match=said) as caught:
+            load()
+        assert str(caught.value.got).endswith(entry) and caught.value.field == field
+
+
+def test_a_head_of_zeros_and_vectors_of_zeros_may_be_as_they_began() -> None:
+    names = ("head.weight", "encoder.head.weight", "blocks.0.attn.rel_pos_h", "pos_embed")
+    vectors = {"cls_token": torch.zeros(1, 1, 8), "grn.gamma": torch.zeros(1, 1, 1, 8)}
+    checkpoint.check_values({name: torch.zeros(4, 8) for name in names} | vectors, "file.pth")
+    with pytest.raises(CheckpointError, match="zeros"):
+        checkpoint.check_values({"header.weight": torch.zeros(4, 8)}, "file.pth")
 
 
 def test_a_run_is_not_resumed_from_values_that_are_no_numbers() -> None:

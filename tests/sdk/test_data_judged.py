@@ -19,7 +19,7 @@ from mae_sdk.plan import inherit
 from mae_sdk.plan.data import Taught, _beside_judged
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
-from mae_skill.errors import DataError, MaeError, SpecError
+from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 from mae_skill.rules import files as rule_files
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import chose
@@ -41,6 +41,7 @@ from tests.support.s3 import S3Server, environment
 from tests.support.scenes import write_digit_scenes
 
 LIMIT = "dataset.max_corrupt_fraction"
+BANK = "dataset.probe_train_data_sources"
 
 
 # ------------------------------------------------------------------------------------------
@@ -258,8 +259,148 @@ def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path
 
     with pytest.raises(DataError, match="wasps"):
         evaluate(root, "t1", classes(tmp_path / "a", "ants", "wasps"))
-    assert "one class alone" in warnings(evaluate(root, "t1", classes(tmp_path / "b", "ants")))
     assert warnings(evaluate(root, "t1", classes(tmp_path / "c", *names))) == ""
+
+
+def flat(root: Path, *names: str) -> Path:
+    for name in names:
+        for number in range(3):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (9, 9, 9)).save(root / name / f"{number}.png")
+    return root
+
+
+SIZED = {"arch": SMALL["arch"], "input_size": [32, 32]}
+IGNORED, LISTED = "dataset.segmentation.ignore_index", "dataset.segmentation.class_list"
+EVALUATED: dict[str, tuple[str, Any, Any, str, str]] = {
+    # parent, its validation data, settings, field, what is said
+    "one class": ("t1", lambda to: classes(to, "ants"), {}, "val", "one class alone"),
+    "one class chosen": (
+        *("t1", lambda to: classes(to, "ants", "bees"), {"dataset.classes": ["ants"]}),
+        *("dataset.classes", "one class alone"),
+    ),
+    "one color": ("t1", lambda to: flat(to, "ants", "bees"), {}, "val", "one color alone"),
+    "masks of one class": ("s1", lambda to: masked(to, [1]), {}, "val", "only class 1"),
+    "no labeled pixel": ("s1", lambda to: masked(to, [255]), {}, "val", "no class at all"),
+    "a class ignored": ("s1", lambda to: masked(to, [0, 1]), {IGNORED: 1}, IGNORED, "number of"),
+    "names too many": (
+        *("s1", lambda to: masked(to, [0, 1]), {LISTED: ["a", "b", "c"]}),
+        *(LISTED, "names 3 classes, and the model has 2"),
+    ),
+    "the bank itself": (
+        *("p1", lambda to: classes(to, "ants", "bees"), lambda to: {BANK: str(to)}),
+        *("val", "6 of the 6 images that were compared are in"),
+    ),
+    "a bank of others": (
+        *("p1", lambda to: classes(to, "ants", "bees")),
+        lambda to: {BANK: str(classes(to.parent / "bank", "ants", "owls"))},
+        *("val", "not among those of dataset.probe_train_data_sources: bees"),
+    ),
+    "no second image": ("p1", lambda to: classes(to, "a", "b", count=1), {}, "val", "two images"),
+}
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier t1, a segmenter s1 and a pretrained model p1."""
+    root = tmp_path_factory.mktemp("jobs")
+    nowhere = root / "gone"
+    trained(root, "t1", learned_from(nowhere), num_classes=2, classes=["ants", "bees"])
+    spec = learned_from(nowhere, segmentation={"reduce_zero_label": False})
+    spec["model"]["task"] = "segmentation"
+    names = {"classes": ["road", "sky"], "reduce_zero_label": False}
+    about = {"num_classes": 2, "task": "segmentation", **names}
+    said = {**SIZED, "stage": "finetune", **about}
+    trained(root, "s1", spec, said=said, **about)
+    pretrained = {"train": {"stage": "pretrain"}, "model": {"arch": SMALL["arch"]}}
+    said = {**SIZED, "stage": "pretrain"}
+    trained(root, "p1", pretrained, stage="pretrain", said=said)
+    return root
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_an_evaluation_that_would_mean_nothing_is_refused_by_the_plan(
+    name: str, parents: Path, tmp_path: Path
+) -> None:
+    parent, made, settings, field, said = EVALUATED[name]
+    val = made(tmp_path / "val")
+    given = settings(val) if callable(settings) else settings
+    with pytest.raises(MaeError) as caught:
+        evaluate(parents, parent, val, **given)
+    assert caught.value.field == ("dataset.val_data_sources" if field == "val" else field)
+    assert said in caught.value.message
+
+
+def test_a_file_in_the_place_of_the_results_root_is_refused_by_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "ok.csv").write_text("path,label")
+    with pytest.raises(UsageError, match="this is a file") as caught:
+        Skill().plan(
+            "train",
+            train_datasets=str(classes(tmp_path / "a", "ants", "bees")),
+            results_root=str(tmp_path / "ok.csv"),
+            spec_overrides=FINETUNE,
+        )
+    assert caught.value.field == "results_root"
+
+
+def tiny_pictures(root: Path, *names: str) -> Path:
+    return classes(root, *names, side=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "field", "said"),
+    [
+        (classes, {"dataset.value_range": [0, 1]}, "dataset.value_range", "reads as one value"),
+        (classes, {"dataset.value_range": [-1e12, 1e12]}, "dataset.value_range", "as one value"),
+        (tiny_pictures, {}, "dataset.train_data_sources", "a side of 1 pixel"),
+    ],
+)
+def test_pictures_of_which_nothing_is_seen_are_an_error_of_the_plan(
+    made: Any, settings: dict[str, Any], field: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MaeError) as caught:
+        plan(made(tmp_path, "ants", "bees"), **{**FINETUNE, **settings})
+    assert caught.value.field == field and said in caught.value.message
+
+
+def test_one_image_of_each_class_is_refused_unless_validation_shows_what_came_of_it(
+    tmp_path: Path,
+) -> None:
+    lone = classes(tmp_path / "lone", "ants", "bees", count=1)
+    with pytest.raises(DataError, match="every class has one image alone"):
+        plan(lone, **FINETUNE)
+    judged = plan(lone, classes(tmp_path / "val", "ants", "bees"), **FINETUNE)
+    assert "every class has one image alone" in warnings(judged)
+
+
+@pytest.mark.parametrize(
+    ("parent", "made", "settings", "said"),
+    [
+        ("s1", lambda to: masked(to, [0, 1]), {LISTED: ["a", "b"]}, "has no effect: the model na"),
+        ("s1", lambda to: masked(to, [0, 1]), {LISTED: ["road", "sky"]}, ""),
+        (
+            *("p1", lambda to: classes(to, "ants", "bees")),
+            *(lambda to: {BANK: str(classes(to.parent / "bank", "ants", "bees", "owls"))}, ""),
+        ),
+        ("p1", lambda to: classes(to, "ants", "bees"), {}, ""),
+        *(
+            ("t1", lambda to: classes(to, "ants", "bees"), {field: 5}, "has no effect in evaluate")
+            for field in ("train.optim.lr", "train.num_epochs", "num_epochs")
+        ),
+        (
+            *("p1", lambda to: classes(to, "")),
+            *(lambda to: {BANK: str(classes(to.parent / "bank", "ants", "owls"))}, "no probe"),
+        ),
+    ],
+)
+def test_an_evaluation_that_means_something_is_planned(
+    parent: str, made: Any, settings: Any, said: str, parents: Path, tmp_path: Path
+) -> None:
+    val = made(tmp_path / "val")
+    given = settings(val) if callable(settings) else settings
+    text = "\n".join(map(str, evaluate(parents, parent, val, **given).warnings))
+    assert said in text
+    assert said or not ("class_list" in text or "probe_train" in text)
 
 
 def trained(root: Path, job_id: str, spec: dict[str, Any], **about: Any) -> Path:

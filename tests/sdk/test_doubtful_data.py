@@ -992,7 +992,7 @@ def test_values_that_are_no_numbers_are_counted_with_their_share(
     values[:8] = value
     place = source / "ant" / f"9{suffix}"
     np.save(place, values) if suffix == ".npy" else tifffile.imwrite(place, values)
-    text = said(plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]}))
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": [0, 255]}))
     assert "1 of 7 pictures hold NaN or infinite values, in 50% of their pixels" in text
     assert place.name in text
 
@@ -1001,7 +1001,7 @@ def test_a_picture_without_a_number_is_unreadable(tmp_path: Path) -> None:
     source = classes(tmp_path, "ant", "bee")
     np.save(source / "ant" / "9.npy", np.full((16, 16), np.nan, np.float32))
     with pytest.raises(DataError, match="has no pixel with a number") as caught:
-        plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]})
+        plan(source, **{**FINETUNE, "dataset.value_range": [0, 255]})
     assert "1 of 7 images cannot be read" in caught.value.message
 
 

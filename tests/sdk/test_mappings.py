@@ -115,11 +115,13 @@ def test_the_policy_chooses_the_checkpoint(root: Path, policy: str, epoch: int) 
 
 
 def test_a_policy_with_nothing_to_choose_among_is_refused(root: Path) -> None:
-    for parent in (None, parent_info("x1", root)):
-        mappings.check_policy("best", parent)
+    exported = parent_info("x1", root)
+    for policy, parent in (("best", None), ("latest", None), ("latest", exported)):
         with pytest.raises(UsageError) as caught:
-            mappings.check_policy("latest", parent)
+            mappings.check_policy(policy, parent)
         assert caught.value.field == "checkpoint"
+    mappings.check_policy("best", exported)
+    mappings.check_policy(None, None)
     mappings.check_policy("epoch:0", parent_info("t1", root))
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.classes import class_names, read_class_list
@@ -989,6 +990,8 @@ def test_logging_without_a_key_is_a_warning_and_no_error(
 
 SHORT = {"steps_per_epoch": 5, "effective_batch": 8, "images": 40}
 """Fifty steps in the ten epochs of `BASE`."""
+AUG, AUTO_AUG = "dataset.augmentation.", "dataset.augmentation.auto_aug"
+OF_WEIGHTS = {"train.stage": "finetune", "train.pretrained_model_path": "/w.pth"}
 COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys("abc", 5)}}}
 
 
@@ -1016,6 +1019,22 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             "train.optim.weight_decay",
             "takes 0.5 of every weight",
         ),
+        ({"dataset.augmentation.color_jitter": 100}, f"{AUG}color_jitter", "one shade"),
+        ({f"{AUG}center_crop": 0.01}, f"{AUG}center_crop", "the middle 0.01% of the area"),
+        ({f"{AUG}min_ratio": 500, f"{AUG}max_ratio": 1000}, f"{AUG}min_ratio", "squeezed"),
+        ({f"{AUG}min_ratio": 0.001, f"{AUG}max_ratio": 0.01}, f"{AUG}max_ratio", "squeezed"),
+        ({**OF_WEIGHTS, f"{AUG}smoothing": 0.99}, f"{AUG}smoothing", "hardly tell"),
+        ({**OF_WEIGHTS, "model.drop_path_rate": 0.999999}, "model.drop_path_rate", "skipped"),
+        (
+            {**SEGMENT, f"{AUG}segmentation.scale_jitter": [0.01, 0.01]},
+            f"{AUG}segmentation.scale_jitter",
+            "shrunk to 0.01",
+        ),
+        (
+            {**SEGMENT, f"{AUG}segmentation.scale_jitter": [50, 100]},
+            f"{AUG}segmentation.scale_jitter",
+            "a crop sees 0.0004 of it",
+        ),
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
         ({"model.mlp_ratio": 1e-9}, "model.mlp_ratio", "leaves no hidden unit"),
         ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
@@ -1028,6 +1047,16 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             {"dataset.augmentation.mean": [-1e6]},
             "dataset.augmentation.mean",
             "is of other pixels than those in 0",
+        ),
+        (
+            {**OF_WEIGHTS, "train.optim.backbone_multiplier": 1e4},
+            "train.optim.backbone_multiplier",
+            "what was pretrained is lost",
+        ),
+        (
+            {**OF_WEIGHTS, "train.optim.layer_decay": 3},
+            "train.optim.layer_decay",
+            "what was pretrained is lost",
         ),
         ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
         ({"train.freeze": ["patch_embed", "blocks"]}, "train.freeze", "random initial weights"),
@@ -1094,7 +1123,7 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         ),
         (
             BASE,
-            {"dataset.augmentation.min_ratio": 50, "dataset.augmentation.max_ratio": 100},
+            {"dataset.augmentation.min_ratio": 5, "dataset.augmentation.max_ratio": 9},
             "dataset.augmentation.min_ratio",
             "squeezed",
         ),
@@ -1123,7 +1152,14 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "train.optim.gamma",
             "rises to 10 times",
         ),
-        (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "first layers"),
+        (TUNE, {"train.optim.layer_decay": 1.1}, "train.optim.layer_decay", "first layers"),
+        (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "in the first block"),
+        (
+            TUNE,
+            {"train.optim.backbone_multiplier": 1000},
+            "train.optim.backbone_multiplier",
+            "what was pretrained may be lost",
+        ),
         (
             TUNE,
             {"train.optim.backbone_multiplier": 1e-11},
@@ -1152,7 +1188,24 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "hardly tell",
         ),
         (TUNE, {"dataset.augmentation.center_crop": 0.1}, "dataset.augmentation.center_crop", "1%"),
-        (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
+        (BASE, {"dataset.augmentation.color_jitter": 5}, "dataset.augmentation.color_jitter", ""),
+        (
+            BASE,
+            {"dataset.augmentation.auto_aug": "rand-m9-n50", "train.stage": "finetune"},
+            "dataset.augmentation.auto_aug",
+            "50 changes one after another",
+        ),
+        (TUNE, {"dataset.augmentation.auto_aug": "rand-m99"}, AUTO_AUG, "m99 is above 10"),
+        (BASE, {"dataset.augmentation.zoom": 4}, "dataset.augmentation.zoom", "far above"),
+        (BASE, {"model.decoder_embed_dim": 8}, "model.decoder_embed_dim", "can hardly paint"),
+        (BASE, {"model.decoder_depth": 200}, "model.decoder_depth", "stay in the decoder"),
+        (
+            {**BASE, "train.teacher.checkpoint": "/t.pth"},
+            {"train.teacher.weight": 1e4},
+            "train.teacher.weight",
+            "counts for nothing",
+        ),
+        (BASE, {"train.optim.beta2": 1e-5}, "train.optim.beta2", "the last gradient alone"),
         (
             BASE,
             {"dataset.augmentation.max_scale": 0.02, "dataset.augmentation.min_scale": 0.01},
@@ -1170,9 +1223,9 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         (TUNE, {"dataset.augmentation.cutmix": 50}, "dataset.augmentation.cutmix", "half and half"),
         (
             SEGMENT,
-            {"dataset.augmentation.segmentation.scale_jitter": [50, 100]},
+            {"dataset.augmentation.segmentation.scale_jitter": [5, 10]},
             "dataset.augmentation.segmentation.scale_jitter",
-            "magnified 50 times or more: a crop sees 0.0004 of it",
+            "magnified 5 times or more: a crop sees 0.04 of it",
         ),
         (
             SEGMENT,
@@ -1252,6 +1305,12 @@ def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict
             "a bank of 36 images",
         ),
         (
+            {**TUNE, "dataset.val_data_sources": None, "dataset.val_fraction": 0.0001},
+            {"dataset.train_data_sources": {"images": 30, "held_out": 3}},
+            "dataset.val_fraction",
+            "0.0001 holds 3 of 30 images out, 10%",
+        ),
+        (
             TUNE,
             {
                 "dataset.train_data_sources": {
@@ -1270,6 +1329,97 @@ def test_data_that_teach_little_are_warned_of(
 ) -> None:
     _, warnings = run("train", base, data=data)
     assert said in str(warnings[field or "dataset.train_data_sources"])
+
+
+@pytest.mark.parametrize(
+    ("action", "settings", "field", "said"),
+    [
+        ("export", {"export.parity.min_cosine": -1}, "export.parity.min_cosine", "nearly any"),
+        ("export", {"export.parity.max_abs": 1e6}, "export.parity.max_abs", "nearly any"),
+        ("export", {"export.parity.min_cosine": 0.9}, "export.parity.min_cosine", None),
+        (
+            *("gen_trt_engine", {"gen_trt_engine.parity.min_cosine": -1}),
+            *("gen_trt_engine.parity.min_cosine", "nearly any"),
+        ),
+        ("evaluate", {"train.seed": 5, "train.probe.k": 3}, "train.seed", None),
+        ("evaluate", {"evaluate.segmentation.stride": 300}, "evaluate.segmentation.stride", "224"),
+        ("evaluate", {"evaluate.segmentation.stride": 224}, "evaluate.segmentation.stride", None),
+    ],
+)
+def test_settings_of_other_actions_that_do_nothing_or_judge_nothing_are_warned_of(
+    action: str, settings: dict[str, Any], field: str, said: str | None
+) -> None:
+    slide = {"evaluate.segmentation.window": "slide"} if action == "evaluate" else {}
+    task = {"model.task": "segmentation", "train.stage": "finetune"} if slide else {}
+    _, warnings = run(action, {**task, **slide, **settings})
+    assert (field in warnings) == (said is not None)
+    assert (said or "") in str(warnings.get(field, ""))
+
+
+INT8, LAYERS = "gen_trt_engine.tensorrt.data_type", "gen_trt_engine.tensorrt.layers_precision"
+TARGETS, RTX = "gen_trt_engine.targets", {"gen_trt_engine.backend": "tensorrt_rtx"}
+IMAGES = "gen_trt_engine.tensorrt.calibration.cal_image_dir"
+
+
+@pytest.mark.parametrize(
+    ("action", "settings", "field", "said"),
+    [
+        ("export", {"export.data_type": "int8"}, "dataset.val_data_sources", "none are named"),
+        (
+            *("export", {"export.data_type": "int8", "export.opset_version": 12}),
+            *("export.opset_version", "int8 needs"),
+        ),
+        ("export", {"export.on_cpu": False}, "export.on_cpu", "has no GPU"),
+        ("export", {"export.onnx_file": "{here}/there.onnx"}, "export.onnx_file", "exists already"),
+        ("export", {"encryption_key": "env:NOPE_KEY"}, "encryption_key", "NOPE_KEY is not set"),
+        ("gen_trt_engine", {LAYERS: ["*/norm*:fp8"]}, LAYERS, "not PATTERN:PRECISION"),
+        ("gen_trt_engine", {LAYERS: ["nocolon"]}, LAYERS, "not PATTERN:PRECISION"),
+        ("gen_trt_engine", {LAYERS: ["nothing*:fp32"]}, LAYERS, "no layer of the model matches"),
+        ("gen_trt_engine", {INT8: "int8", LAYERS: ["*norm*:fp16"]}, LAYERS, "int8 or fp32"),
+        ("gen_trt_engine", {INT8: "int8"}, IMAGES, "none are named"),
+        ("gen_trt_engine", {INT8: "int8", IMAGES: "{here}/empty"}, IMAGES, "is empty"),
+        ("gen_trt_engine", {TARGETS: ["8.6"]}, TARGETS, "for the GPU at hand only"),
+    ],
+)
+def test_a_job_that_could_not_end_is_refused_by_the_plan(
+    action: str, settings: dict[str, Any], field: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "there.onnx").write_bytes(b"graph")
+    (tmp_path / "empty").mkdir()
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="/blocks.0/norm1/Relu")
+    sizes = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3, 8, 8]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", sizes[:1], sizes[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    given = json.loads(json.dumps(settings).replace("{here}", str(tmp_path)))
+    if action == "gen_trt_engine":
+        given["gen_trt_engine.onnx_file"] = str(tmp_path / "model.onnx")
+    facts = {"local_files": True, "gpus": 0, "variables": frozenset({"HOME"})}
+    errors, _ = run(action, given, **facts)
+    assert said in str(errors[field]), {key: str(error) for key, error in errors.items()}
+    assert errors[field].hint
+
+    kept = {key: value for key, value in given.items() if key not in settings}
+    assert field not in run(action, kept, **facts)[0], "without it there is no such error"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "said"),
+    [
+        ({**RTX, TARGETS: ["99.9"]}, TARGETS, "99.9: no GPU"),
+        ({**RTX, TARGETS: ["7.0"]}, TARGETS, "7.0: no GPU"),
+        ({**RTX, TARGETS: ["8.6"]}, TARGETS, None),
+        (
+            {"gen_trt_engine.batch_size": 4, "gen_trt_engine.tensorrt.max_batch_size": 8},
+            *("gen_trt_engine.tensorrt.max_batch_size", "has no effect: gen_trt_engine.batch_siz"),
+        ),
+    ],
+)
+def test_an_engine_of_other_targets_and_batches_is_warned_of(
+    settings: dict[str, Any], field: str, said: str | None
+) -> None:
+    _, warnings = run("gen_trt_engine", settings)
+    assert (field in warnings) == (said is not None)
+    assert (said or "") in str(warnings.get(field, ""))
 
 
 def test_a_number_above_the_largest_is_told_the_largest() -> None:

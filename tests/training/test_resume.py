@@ -477,9 +477,19 @@ def test_other_labels_of_the_same_images_are_refused_and_other_validation_images
     warned = read(tmp_path / "job", "train/result.json")["warnings"]
     assert any("the validation images are not those of the checkpoint" in text for text in warned)
     label(1)
-    assert train(made(3, fewer)) == 2
-    error = read(tmp_path / "job", "error.json")
-    assert error["field"] == "dataset.train_data_sources" and "other labels" in error["got"]
+    newest = tmp_path / "job/train/model_epoch_001.pth"
+    own = f"train.resume_training_checkpoint_path={newest}"  # as `mae jobs resume` points it
+    for how in ([], [own]):
+        (tmp_path / "job/error.json").unlink(missing_ok=True)
+        assert train(made(3, fewer), *how) == 2
+        error = read(tmp_path / "job", "error.json")
+        assert error["field"] == "dataset.labels.train" and "other labels" in error["got"]
+        assert "train.resume_training_checkpoint_path=FILE" in error["hint"]
+    other = {**made(3, fewer), "results_dir": str(tmp_path / "new")}
+    assert train(other, own) == 0, "a new run that names the file goes on with the new labels"
+    warned = read(tmp_path / "new", "train/result.json")["warnings"]
+    assert any("15 images with other labels" in text for text in warned)
+    assert any("the validation labels of the images are not those" in text for text in warned)
 
 
 def test_a_named_checkpoint_goes_on_with_other_images_and_its_epoch_starts_over(

@@ -18,7 +18,7 @@ import torch
 from mae_sdk.data.survey import shared_images
 from mae_sdk.files import write_json
 from mae_skill.classes import by_position
-from mae_skill.errors import SpecError
+from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
@@ -483,15 +483,14 @@ def probe(
     """
     k = int(spec.train.probe.k)
     if spec.dataset.probe_train_data_sources:
-        bank = embed(
-            spec, context, runtime, spec.dataset.probe_train_data_sources, classes=found.classes
-        )
+        bank = embed(spec, context, runtime, spec.dataset.probe_train_data_sources)
         if bank.labels is None:
             raise SpecError(
                 "the probe's bank has no labels",
                 field="dataset.probe_train_data_sources",
                 expected="one folder per class",
             )
+        labels = _as_in_the_bank(labels, found.classes, bank.classes, field)
         twins = shared_images(bank.source.dataset.source, found.source.dataset.source)
         if twins["count"]:
             context.warn(
@@ -530,6 +529,24 @@ def _probes_doubted(metrics: Mapping[str, Any], labels: Tensor, classes: list[st
     return doubts.of_share(best, float(known[best]), counts, classes)
 
 
+def _as_in_the_bank(labels: Tensor, names: list[str], bank: list[str], field: str) -> Tensor:
+    """Labels that number `names`, as numbers of the classes of the bank.
+
+    Raises:
+        DataError: the bank lacks a class.
+    """
+    place = {name: number for number, name in enumerate(bank)}
+    if unknown := [names[at] for at in torch.unique(labels).tolist() if names[at] not in place]:
+        raise DataError(
+            "classes are not among those of dataset.probe_train_data_sources",
+            field=field,
+            got=", ".join(unknown[:5]),
+            expected="class folders named as those of the bank",
+            hint="rename the folders, or add images of these classes to the bank",
+        )
+    return torch.tensor([place.get(name, -1) for name in names])[labels]
+
+
 def patch_features(runtime: Runtime, images: Tensor, output: Tensor) -> Tensor | None:
     """Features of the patches ``[B, P, D]`` of a batch with this ``output``; None where the
     artifact has pooled ones alone."""
@@ -550,17 +567,13 @@ def embed(
     source: Any,
     *,
     units: int | None = None,
-    classes: list[str] | None = None,
 ) -> Features:
     """Features of every image of a source.
 
     Args:
         units: number of mask units, to compute the reconstruction loss too.
-        classes: class names in label order, where the source must have labels.
     """
-    images = EvalImages(
-        spec, source, runtime.meta, labeled=classes is not None, classes=classes, num_units=units
-    )
+    images = EvalImages(spec, source, runtime.meta, labeled=False, num_units=units)
     size = artifact.batch_size(spec.evaluate, spec)
     model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
     parts: list[Tensor] = []

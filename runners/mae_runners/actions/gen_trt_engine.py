@@ -18,6 +18,8 @@ from mae_skill.errors import CheckpointError, NotFoundError, SpecError
 from mae_skill.onnx_file import (
     INPUT_SIZE,
     OnnxHeader,
+    int8_layers_error,
+    parse_layers_precision,
     precision_error,
     profile_errors,
     said_now,
@@ -41,7 +43,6 @@ from mae_runners.deploy.precision import (
     convert,
     emulate_low_precision,
     match_rules,
-    parse_layers_precision,
 )
 
 if TYPE_CHECKING:
@@ -255,13 +256,8 @@ def reduce_precision(
         return None
 
     chosen = match_rules(rules, model)
-    if any(kind != "fp32" for kind in chosen.values()):
-        raise SpecError(
-            "in an int8 engine layers are int8 or fp32",
-            field="gen_trt_engine.tensorrt.layers_precision",
-            got=[list(rule) for rule in rules],
-            expected="PATTERN:fp32",
-        )
+    if refused := int8_layers_error(rules):
+        raise refused
 
     cache = spec.gen_trt_engine.tensorrt.calibration.cal_cache_file
     path = Path(cache) if cache else None

@@ -12,12 +12,12 @@ Precisions are written in lower case; the reader of specs accepts either case.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from mae_skill.errors import SpecError
+from mae_skill.onnx_file import TYPED, matches_of
 
 from mae_runners.deploy.onnx import opset_of
 
@@ -39,35 +39,8 @@ KEEP_FP32 = frozenset(
         "DequantizeLinear",
     }
 )
-TYPED = ("fp32", "fp16", "bf16")
-"""What a layer can compute in by its type alone."""
 PRECISIONS = (*TYPED, "int8")
 """What an artifact can compute in; int8 needs scales beside the types (see `int8`)."""
-
-
-def parse_layers_precision(entries: Sequence[str]) -> list[tuple[str, str]]:
-    """``["*/grn/*:fp32", …]`` → [(pattern, precision), …].
-
-    Patterns are shell-style over ONNX node names, the last match wins; the precision is read in
-    either case.
-
-    Raises:
-        SpecError: an entry has no precision, or an unknown one.
-    """
-    rules: list[tuple[str, str]] = []
-    for entry in entries:
-        pattern, _, word = entry.rpartition(":")
-        precision = word.lower()
-        if not pattern or precision not in TYPED:
-            raise SpecError(
-                "an entry is not PATTERN:PRECISION",
-                field="gen_trt_engine.tensorrt.layers_precision",
-                got=entry,
-                expected="a node name or pattern, a colon, and one of "
-                f"{', '.join(TYPED)}; for example '*/grn/*:fp32'",
-            )
-        rules.append((pattern, precision))
-    return rules
 
 
 def match_rules(rules: Sequence[tuple[str, str]], model: onnx.ModelProto) -> dict[str, str]:
@@ -76,20 +49,7 @@ def match_rules(rules: Sequence[tuple[str, str]], model: onnx.ModelProto) -> dic
     Raises:
         SpecError: a rule matches no node, so it would have no effect.
     """
-    names = [node.name for node in model.graph.node if node.name]
-    chosen: dict[str, str] = {}
-    for pattern, precision in rules:
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
-            examples = ", ".join(names[:: max(1, len(names) // 5)][:5])
-            raise SpecError(
-                f"no layer of the model matches {pattern!r}",
-                field="gen_trt_engine.tensorrt.layers_precision",
-                got=f"{pattern}:{precision}",
-                expected=f"a name or pattern of an ONNX node, such as {examples}",
-            )
-        chosen.update(dict.fromkeys(matches, precision))
-    return chosen
+    return matches_of(rules, [node.name for node in model.graph.node if node.name])
 
 
 def convert(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import pickle
 import re
@@ -271,13 +272,15 @@ def load_model(
 
     Raises:
         NotFoundError, CheckpointError: as `read`; also when the weights do not fit the description,
-            or are not finite.
+            or are none that a training leaves.
     """
     return model_of(read(path, key), Path(path).name)
 
 
-def model_of(data: Mapping[str, Any], name: str) -> tuple[nn.Module, CheckpointMeta]:
-    """`load_model` from the contents of the file ``name``."""
+def model_of(
+    data: Mapping[str, Any], name: str, file_field: str | None = None
+) -> tuple[nn.Module, CheckpointMeta]:
+    """`load_model` from the contents of the file ``name``, which a field names."""
 
     meta = read_meta(data, name)
     model = build_from_config(meta.model)
@@ -290,21 +293,31 @@ def model_of(data: Mapping[str, Any], name: str) -> tuple[nn.Module, CheckpointM
         raise CheckpointError(
             f"the weights in {name} do not fit its own description", got=str(error)[:500]
         ) from error
-    check_finite(state, name)
+    check_values(state, name, file_field)
     return model.eval(), meta
 
 
-def check_finite(state: Mapping[str, Tensor], name: str, file_field: str | None = None) -> None:
-    """Refuses weights that are not numbers, by the names of their entries.
+HUGE = 1e10
+"""Of a weight, which is some hundredths to some units large: the first sums of it overflow."""
+
+_MAY_BE_ZERO = re.compile(r"(^|[._])(head|heads|classifier|pos|rel_pos|position\w*)([._]|$)")
+"""Names of entries that start at 0 in some trainings, and may have stayed there."""
+
+
+def check_values(state: Mapping[str, Tensor], name: str, file_field: str | None = None) -> None:
+    """Refuses weights that no training leaves, by the names of their entries.
 
     Raises:
-        CheckpointError: a value of ``state``, of the file ``name``, is NaN or infinite.
+        CheckpointError: a value of ``state``, of the file ``name``, is NaN, infinite or above
+            `HUGE`, or all values of a matrix inside the backbone are 0.
     """
-    bad = [
-        entry
-        for entry, value in state.items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
+    floats = {entry: value for entry, value in state.items() if value.is_floating_point()}
+    largest = {
+        entry: float(value.detach().float().abs().max())
+        for entry, value in floats.items()
+        if value.numel()
+    }
+    bad = [entry for entry, value in largest.items() if not math.isfinite(value)]
     if bad:
         raise CheckpointError(
             f"{name} holds values that are not finite (NaN or infinite)",
@@ -313,3 +326,29 @@ def check_finite(state: Mapping[str, Tensor], name: str, file_field: str | None 
             expected="finite weights",
             hint="take a checkpoint from before the run diverged",
         )
+    if large := [entry for entry, value in largest.items() if value > HUGE]:
+        raise CheckpointError(
+            f"{name} holds weights as large as {max(largest.values()):.1g}",
+            field=file_field,
+            got=listed(large),
+            expected="weights of some hundredths to some units",
+            hint="the file is damaged, or of a run that diverged: take another one",
+        )
+    empty = [
+        entry
+        for entry, value in largest.items()
+        if value == 0 and _is_matrix(floats[entry]) and not _MAY_BE_ZERO.search(entry)
+    ]
+    if empty:
+        raise CheckpointError(
+            f"{name} holds matrices of zeros, through which nothing passes",
+            field=file_field,
+            got=listed(empty),
+            expected="trained weights",
+            hint="the file was never filled, or is damaged: take another one",
+        )
+
+
+def _is_matrix(value: Tensor) -> bool:
+    """Whether it is more than a vector, whatever sides of 1 that has."""
+    return sum(side > 1 for side in value.shape) > 1

@@ -29,7 +29,7 @@ from mae_runners.models.build import (
 )
 from mae_runners.models.checkpoint import (
     CheckpointMeta,
-    check_finite,
+    check_values,
     model_of,
     read,
 )
@@ -103,7 +103,8 @@ def load_pretrained(
     Raises:
         NotFoundError: no such file.
         CheckpointError: the file cannot be read, or is another model's: an entry of its backbone
-            has no place in the model, the model's lacks an entry, or a value is not finite.
+            has no place in the model, the model's lacks an entry, or a value is none that a
+            training leaves.
     """
     return fill(model, read(path, key), Path(path).name, classes=classes, file_field=file_field)
 
@@ -169,7 +170,7 @@ def load_described(
     contents, name = read(path, key), Path(path).name
     own = own_description(contents)
     if is_own(contents) or (own is None and spec is None):
-        return *model_of(contents, name), True
+        return *model_of(contents, name, file_field), True
     if own is not None:
         meta = CheckpointMeta.from_dict(own, name)
         model = build_from_config(meta.model)
@@ -254,7 +255,7 @@ def _fill(
     places, chosen = targets(model), {}
     for place, recipe in result.take.items():
         chosen[place] = realize(recipe, state)
-    check_finite(
+    check_values(
         {result.take[place].sources[0]: value for place, value in chosen.items()}, name, file_field
     )
     with torch.no_grad():

@@ -169,10 +169,11 @@ def fill(model: nn.Module, stored: dict[str, Any]) -> None:
     """Loads a checkpoint's weights into the bare model that goes on from them.
 
     Raises:
-        CheckpointError: the spec describes a model of another shape, or a weight is not finite.
+        CheckpointError: the spec describes a model of another shape, or a weight is none that a
+            training leaves.
     """
     field = "train.resume_training_checkpoint_path"
-    checkpoint.check_finite(live_weights(stored), "the checkpoint", field)
+    checkpoint.check_values(live_weights(stored), "the checkpoint", field)
     try:
         model.load_state_dict(live_weights(stored))
     except RuntimeError as error:

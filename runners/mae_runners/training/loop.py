@@ -47,6 +47,7 @@ from mae_runners.training.position import (
     data_identity,
     environment,
     identity,
+    is_of_another_run,
     restore_position,
     warn_of_changes,
     warn_when_not_identical,
@@ -104,8 +105,10 @@ class TrainLoop:
         data = data_identity(task)
         if stored:
             task.thresholds = stored["mae"].get("thresholds")
-            explicit = bool(self.train.resume_training_checkpoint_path)
-            check_data(stored, data, context, explicit=explicit)
+            named = self.train.resume_training_checkpoint_path
+            explicit = is_of_another_run(named, self.folder)
+            table = bool(spec.dataset.labels.train)
+            check_data(stored, data, context, explicit=explicit, table=table)
             check_classes(stored, task)
             warn_of_changes(stored, plain_spec, context)
             check_teacher(stored, task.model.config, context, explicit=explicit)

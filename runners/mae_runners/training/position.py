@@ -188,17 +188,23 @@ def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: 
 
 def data_identity(task: Task) -> dict[str, Any]:
     """What tells one training set from another: how many images, a digest of their names, and
-    where a classifier learns them one of their labels; and a digest of the validation images.
+    where a classifier learns them one of their labels; and the same of the validation images.
 
     The names are those inside the source, wherever it is.
     """
     found = {"images": len(task.train_indices), "names": _digest(task.train.source.members)}
     if isinstance(task.train, ImageDataset) and task.stage == "finetune":
-        labels = task.train.labels if task.train.targets is None else task.train.targets
-        found["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
+        found["labels"] = _digest_of_labels(task.train)
     if task.val is not None:
         found["judged_by"] = _digest(task.val.source.members)
+        if isinstance(task.val, ImageDataset) and task.stage == "finetune":
+            found["judged_labels"] = _digest_of_labels(task.val)
     return found
+
+
+def _digest_of_labels(images: ImageDataset) -> str:
+    labels = images.labels if images.targets is None else images.targets
+    return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _digest(names: Iterable[str]) -> str:
@@ -214,36 +220,52 @@ def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return all(before[key] == now[key] for key in said)
 
 
+def is_of_another_run(named: str | Path | None, train_dir: Path) -> bool:
+    """Whether somebody chose a checkpoint of another run to go on from.
+
+    A further attempt is pointed at a checkpoint of its own folder; that is no choice of a person.
+    """
+    return bool(named) and Path(str(named)).expanduser().resolve().parent != train_dir.resolve()
+
+
 def check_data(
-    stored: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool
+    stored: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool, table: bool
 ) -> None:
     """Compares the training images with those that the checkpoint was trained on.
+
+    Args:
+        explicit: the user named the checkpoint of another run.
+        table: the labels of the training images are those of a table.
 
     Raises:
         UsageError: they are others, and the checkpoint was not named by the user.
     """
     before = stored.get("data") or now
-    judged = [found.get("judged_by") for found in (before, now)]
-    if None not in judged and judged[0] != judged[1]:
-        context.warn(
-            "dataset.val_data_sources: the validation images are not those of the checkpoint's "
-            "run: the best checkpoint is chosen between scores of both"
-        )
+    for key, what in (("judged_by", "images"), ("judged_labels", "labels of the images")):
+        judged = [found.get(key) for found in (before, now)]
+        if None not in judged and judged[0] != judged[1]:
+            context.warn(
+                f"dataset.val_data_sources: the validation {what} are not those of the "
+                "checkpoint's run: the best checkpoint is chosen between scores of both"
+            )
+            break
     if same_data(before, now):
         return
-    more = f" → {now['images']}"
+    more, labels = f" → {now['images']}", False
     if before["images"] == now["images"]:
-        what = "names" if before["names"] != now["names"] else "labels"
-        more = f" with other {what}"
+        labels = before["names"] == now["names"]
+        more = f" with other {'labels' if labels else 'names'}"
     difference = f"{before['images']} images{more}"
     if not explicit:
+        wrong = "with other labels of its training images" if labels else "on other training images"
+        kept = "labels" if labels else "images"
         raise UsageError(
-            "the results folder holds a run on other training images",
-            field="dataset.train_data_sources",
+            f"the results folder holds a run {wrong}",
+            field="dataset.labels.train" if labels and table else "dataset.train_data_sources",
             got=difference,
-            expected="the images that the run was started with; they may be elsewhere",
-            hint="choose another results_dir, or name the file in "
-            "train.resume_training_checkpoint_path to continue on other images",
+            expected=f"the {kept} that the run was started with; they may be elsewhere",
+            hint=f"give it these {kept} again; or start a new run in another results_dir: with "
+            "train.resume_training_checkpoint_path=FILE it goes on from a checkpoint of this one",
         )
     context.warn(
         f"the training images are not those of the checkpoint ({difference}): "

@@ -349,7 +349,7 @@ def _split_metrics(options: AutoMLOptions, problems: list[MaeError]) -> AutoMLOp
         )
     return options.model_copy(
         update={
-            "metric": tuple(names) or None,
+            "metric": None if options.metric is None else tuple(names),
             "direction": tuple(directions) or options.direction,
         }
     )
@@ -369,6 +369,16 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 field="automl.direction",
                 got=list(directions),
                 expected=f"{max(1, len(metrics))} of maximize|minimize",
+            )
+        )
+    if options.metric == ():
+        problems.append(
+            UsageError(
+                "names no metric",
+                field="automl.metric",
+                got=[],
+                expected="one metric or more",
+                hint="leave it out for the metric of the bundle",
             )
         )
     least, most = options.min_epochs, options.max_epochs

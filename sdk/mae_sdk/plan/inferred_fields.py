@@ -591,16 +591,21 @@ def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
     Raises:
         UsageError: there is no parent, or it left no checkpoints; or the policy is unknown.
     """
-    if (
-        policy is None
-        or parse_policy(policy)[0] == "best"
-        or (parent is not None and parent.kind == CHECKPOINT)
-    ):
+    if policy is None:
+        return
+    kind = parse_policy(policy)[0]
+    if parent is not None and (kind == "best" or parent.kind == CHECKPOINT):
         return
     message = "a checkpoint policy without a parent"
     if parent is not None:
         message = f"the parent did {parent.action}, and left no checkpoints to choose among"
-    raise UsageError(message, field="checkpoint", got=policy, expected="a parent job that trained")
+    raise UsageError(
+        message,
+        field="checkpoint",
+        got=policy,
+        expected="a parent job that trained",
+        hint="leave it out, or name the job that trained: --parent JOB",
+    )
 
 
 def _parse(name: str, row: Any) -> tuple[str, Any]:

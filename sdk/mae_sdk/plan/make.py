@@ -403,6 +403,15 @@ def place_job(draft: Draft) -> None:
     launches the job that the plan names.
     """
     draft.root = Root(draft.request.results_root)
+    folder = None if draft.root.remote else Path(draft.root.url)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(
+            "this is a file",
+            field="results_root",
+            got=draft.root.url,
+            expected="a folder, or the path of one to make",
+            hint="name the folder that jobs are kept in, or leave the option out",
+        )
     draft.key = draft.request.idempotency_key or secrets.token_hex(6)
     draft.job_id = job_id_for(draft.action, draft.key)
     draft.secrets.update(urls.held(draft.root.url))
@@ -1282,6 +1291,7 @@ def describe_study(
         what = "the auto recipe" if too_long else "the spec as given"
         text = f"1 trial runs {what} and searches nothing; 10 are the default"
         plan.warnings.append(Notice("automl.max_trials", text))
+    plan.warnings += _idle_options(study["options"], plan, bundle)
     plan.notices += list(study["space"].get("notes") or [])
     plan.notices += _doubtful_ends(bundle, plan, study)
     if "auto_spec" in study and not only:
@@ -1435,6 +1445,28 @@ def started_again(plan: Plan) -> list[str]:
         "limit needs fewer"
     )
     return [text]
+
+
+def _idle_options(
+    options: Mapping[str, Any], plan: Plan, bundle: Bundle
+) -> list[MaeError | Notice | str]:
+    """Warnings of options of a study that do nothing beside the others."""
+    from mae_sdk.automl.setup import keys_of
+
+    trials, found = int(options["max_trials"]), list[MaeError | Notice | str]()
+    plateau, most = options.get("plateau"), options.get("max_epochs")
+    if plateau and trials > 1 and plateau >= trials:
+        text = f"{plateau} trials without a better one do not come in a study of {trials}"
+        found.append(Notice("automl.plateau", f"{text}: it never ends early"))
+    key = keys_of(bundle.info, plan.spec).get("epochs")
+    epochs = get_dotted(plan.spec, key) if key else None
+    if most and isinstance(epochs, int) and most > epochs:
+        text = f"has no effect: {key}={epochs} is less; raise that one for longer trials"
+        found.append(Notice("automl.max_epochs", text))
+    if options.get("study") and not options.get("storage"):
+        text = "has no effect: a name is of a study in a shared storage (automl.storage)"
+        found.append(Notice("automl.study", text))
+    return found
 
 
 def too_little_time(plan: Plan) -> list[Notice]:

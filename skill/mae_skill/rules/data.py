@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import CLASS_LISTS, read_class_list
 from mae_skill.errors import DataError, MaeError
-from mae_skill.origin import OriginKind
+from mae_skill.origin import OriginKind, is_explicit
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.masks import reduces
 from mae_skill.rules.samples import unlabeled
 from mae_skill.rules.seen import first_of
+from mae_skill.rules.seen import segments as _segments
 
 SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
@@ -25,6 +26,10 @@ VAL_MASKS = "dataset.segmentation.val_mask_sources"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
 MAGNIFIED = 4
 """Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
+SMALL_CENTER = 0.1
+"""Share of the sides below which less than a hundredth of a picture is judged."""
+LOST_SCALE = 10
+"""Times by which pictures are magnified or shrunk that show next to nothing of what is judged."""
 SMALL_CROP = 0.05
 """Of a picture's area, what a random crop that trains should be able to see."""
 FLAT = 1e-3
@@ -85,12 +90,17 @@ def center(case: Case) -> None:
     """What is judged is most of a picture."""
     key = "dataset.augmentation.center_crop"
     share = float(case(key, 1.0))
-    if share < 0.5 and case.known(key) and case("model.task") != SEGMENTATION:
-        case.warn(
-            key,
-            f"validation and inference see the middle {share**2:.0%} of the area of a square "
-            "picture; 0.875 to 1 is usual",
-        )
+    if share >= 0.5 or not case.known(key) or case("model.task") == SEGMENTATION:
+        return
+    text = (
+        f"validation and inference see the middle {100 * share**2:.2g}% of the area of a square "
+        "picture"
+    )
+    if share < SMALL_CENTER and case.origin(key) is not OriginKind.PARENT:
+        usual = "0.875 to 1 is usual"
+        case.error(key, f"{text}: too little to judge it by", usual, f"leave {key} out, or set 1")
+    else:
+        case.warn(key, f"{text}; 0.875 to 1 is usual")
 
 
 def value_range(case: Case) -> None:
@@ -266,9 +276,11 @@ def pyramid(case: Case) -> None:
 
 def class_list(case: Case) -> None:
     """A list of class names is there, and has one name per class."""
-    listed, wanted = case(CLASS_LIST), case("model.num_classes")
+    listed, wanted = case(CLASS_LIST), _classes_of(case)
     if not _segments(case) or not listed:
         return
+    if case.action != "train" and not is_explicit(case.provenance, CLASS_LIST):
+        return  # what the parent was trained with, which need not be here any more
     try:
         names = read_class_list(listed)
     except MaeError as error:
@@ -279,6 +291,8 @@ def class_list(case: Case) -> None:
         said = "a URL is not read here" if remote else "there is no such file"
         hint = "fetch it first" if remote else f'names themselves are a list: {CLASS_LIST}=["…"]'
         case.error(CLASS_LIST, said, CLASS_LISTS, hint, kind=DataError)
+    elif names is not None and case.action != "train":
+        _class_list_of_model(case, names, wanted)
     elif names is not None and len(names) != wanted:
         case.error(
             "model.num_classes",
@@ -286,6 +300,27 @@ def class_list(case: Case) -> None:
             str(len(names)),
             f"set model.num_classes={len(names)}",
         )
+
+
+def _class_list_of_model(case: Case, names: Sequence[str], count: int | None) -> None:
+    """A list beside a trained model, which has as many classes and may name them itself."""
+    own = case.facts.model.get("classes")
+    if count is not None and len(names) != count:
+        case.error(
+            CLASS_LIST,
+            f"names {len(names)} classes, and the model has {count}",
+            f"{count} names, in the order of the model's classes",
+            "leave it out: the model names its classes" if own else "correct the list",
+            kind=DataError,
+        )
+    elif own and list(own) != list(names):
+        case.warn(CLASS_LIST, f"has no effect: the model names its classes: {first_of(own)}")
+
+
+def _classes_of(case: Case) -> int | None:
+    """How many classes the model has, where that is known."""
+    own = case.facts.model.get("num_classes") if case.action != "train" else None
+    return own or (case("model.num_classes") if case.known("model.num_classes") else None)
 
 
 def named_classes(case: Case) -> None:
@@ -313,7 +348,7 @@ def named_classes(case: Case) -> None:
 
 def ignored_value(case: Case) -> None:
     """The mask value that is ignored is no class."""
-    value, classes = case(IGNORE), case("model.num_classes")
+    value, classes = case(IGNORE), _classes_of(case)
     if not _segments(case) or value is None or classes is None:
         return
     least = classes + int(reduces(case))  # 1 … N where 0 is unlabeled
@@ -325,7 +360,7 @@ def ignored_value(case: Case) -> None:
         f"is the number of one of the {classes} classes",
         f"at least {least}",
         f"set {IGNORE} to a value that no class has, such as 255"
-        if case.given("model.num_classes")
+        if case.action != "train" or case.given("model.num_classes")
         else hint,
     )
 
@@ -346,11 +381,15 @@ def scale_jitter(case: Case) -> None:
         )
         if high < 1 / MAGNIFIED:
             text = f"every picture is shrunk to {high:g} of its sides or less, and the rest filled"
-        case.warn(JITTER, f"{text}; the default is [0.5, 2]")
-
-
-def _segments(case: Case) -> bool:
-    return bool(case("train.stage") == "finetune" and case("model.task") == SEGMENTATION)
+        if low > LOST_SCALE or high < 1 / LOST_SCALE:
+            case.error(
+                JITTER,
+                f"{text}: nothing of what validation shows is learned",
+                "factors around 1",
+                "the default is [0.5, 2]",
+            )
+        else:
+            case.warn(JITTER, f"{text}; the default is [0.5, 2]")
 
 
 def _validates(case: Case) -> bool:
@@ -370,8 +409,8 @@ RULES = [
     Rule(monitor, ("train",)),
     Rule(without_data, ("train",)),
     Rule(pyramid, ("train",)),
-    Rule(class_list, ("train",)),
+    Rule(class_list, ("train", "evaluate", "inference", "export")),
     Rule(named_classes, ("train", "evaluate")),
-    Rule(ignored_value, ("train",)),
+    Rule(ignored_value, ("train", "evaluate", "inference")),
     Rule(scale_jitter, ("train",)),
 ]

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from mae_skill.archs import hw
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes
@@ -45,6 +46,49 @@ def not_here(case: Case) -> None:
             case.warn(key, f"has no effect in {case.action}: it acts in {listed}")
 
 
+ONLY_TRAINING = (
+    *("train.optim.", "train.early_stopping.", "train.num_epochs", "train.freeze", "train.loss"),
+    *("train.class_weights", "train.clip_grad_norm", "train.ema_decay", "train.focal_gamma"),
+    *("train.checkpoint_interval", "train.keep_checkpoints", "train.accum_grad_batches"),
+)
+"""How the names begin of fields that no other action reads."""
+
+
+def of_training(case: Case) -> None:
+    """Warn about settings of a training on the command line of another action."""
+    for key in case.provenance:
+        by_hand = case.origin(key) in (OriginKind.OVERRIDE, OriginKind.SHORTHAND)
+        if case.action != "train" and by_hand and key.startswith(ONLY_TRAINING):
+            case.warn(key, f"has no effect in {case.action}: it acts in train")
+
+
+def wide_stride(case: Case) -> None:
+    """A window slides by at most its size."""
+    key = f"{case.action}.segmentation.stride"
+    size = case.facts.model.get("input_size") or case("dataset.augmentation.input_size")
+    asked, slides = case(key), case(f"{case.action}.segmentation.window") == "slide"
+    if asked and size and slides and case.given(key) and asked > max(hw(size)):
+        largest = max(hw(size))
+        case.warn(key, f"{asked} is more than the window of {largest} pixels, and counts as that")
+
+
+OPEN = {"min_cosine": 0.5, "min_top1_agreement": 0.5, "max_abs": 10.0}
+"""Limits of a gate beyond which it lets through what is not the model any more."""
+
+
+def open_gate(case: Case) -> None:
+    """The gate between an export and its model keeps something out."""
+    for name, limit in OPEN.items():
+        key = f"{case.action}.parity.{name}"
+        value = case(key)
+        if value is not None and (value > limit if name == "max_abs" else value < limit):
+            case.warn(
+                key,
+                f"{value:g} lets nearly any output pass: the gate does not tell a broken file from "
+                "a good one; leave it out for the limit of the precision",
+            )
+
+
 @functools.cache
 def conditional_fields() -> dict[str, tuple[Mapping[str, Any], Any]]:
     """Dotted key → (conditions, default) of every field that applies only sometimes."""
@@ -56,4 +100,10 @@ def conditional_fields() -> dict[str, tuple[Mapping[str, Any], Any]]:
     }
 
 
-RULES = [Rule(no_effect), Rule(not_here)]
+RULES = [
+    Rule(no_effect),
+    Rule(not_here),
+    Rule(of_training),
+    Rule(wide_stride, ("evaluate", "inference")),
+    Rule(open_gate, ("export", "gen_trt_engine")),
+]

@@ -22,6 +22,8 @@ def masks(case: Case) -> None:
         return
     first = int(reduces(case))
     ignored = case("dataset.segmentation.ignore_index", 255)
+    if ignored < classes + first:
+        return  # it is the number of a class, which is an error of its own
     present: dict[str, set[int]] = {}
     for key, found in sources(case):
         values = (found.get("mask_values") or {}).get("values")
@@ -94,17 +96,16 @@ def _one_class(
     text = f"the masks hold {what} (values {held}): a score over it means nothing" + _swallowed(
         values, ignored, first
     )
-    if case.action == "train":
-        case.error(
-            key,
-            text,
-            f"masks with two classes or more: {_meaning(classes, ignored, first)}",
-            "map the values of the masks to class numbers, or change "
-            "dataset.segmentation.ignore_index and dataset.segmentation.reduce_zero_label",
-            kind=DataError,
-        )
-    else:
-        case.warn(key, text)
+    fields = "dataset.segmentation.ignore_index"
+    if case.action == "train":  # a trained model brings the other one
+        fields += " and dataset.segmentation.reduce_zero_label"
+    case.error(
+        key,
+        text,
+        f"masks with two classes or more: {_meaning(classes, ignored, first)}",
+        f"map the values of the masks to class numbers, or change {fields}",
+        kind=DataError,
+    )
 
 
 def _swallowed(values: Seen, ignored: int, first: int) -> str:

@@ -289,16 +289,32 @@ STRONG = {
         (20.0, "every picture is mixed with another, half and half, and none is seen as it is"),
     ),
     "dataset.augmentation.color_jitter": (1.0, "pictures come out black, white or of one shade"),
+    "dataset.augmentation.zoom": (1.0, "things come out less than half to twice as large"),
+    "train.teacher.weight": (100.0, "the loss of the pixels counts for nothing beside it"),
 }
 """Strengths above which little of what is to be learned is left."""
+
+TOO_STRONG = {
+    "model.drop_path_rate": 0.95,
+    "model.segmentation.dropout": 0.95,
+    "dataset.augmentation.smoothing": 0.95,
+    "dataset.augmentation.color_jitter": 10.0,
+}
+"""Strengths above which nothing is left."""
 
 
 def strong(case: Case) -> None:
     """Regularization that leaves something to learn."""
     for key, (most, what) in STRONG.items():
         value = case(key)
-        if value is not None and value > most and not acts(conditional_fields()[key][0], case.spec):
-            case.warn(key, f"{value:g} is far above what is usual: {what}")
+        conditions, _ = conditional_fields().get(key, ({}, None))
+        if value is None or value <= most or acts(conditions, case.spec):
+            continue
+        text = f"{value:g} is far above what is usual: {what}"
+        if key in TOO_STRONG and value > TOO_STRONG[key]:
+            case.error(key, text, f"at most {most:g}", f"leave {key} out for its default")
+        else:
+            case.warn(key, text)
 
 
 def frozen_decoder(case: Case) -> None:
@@ -332,16 +348,69 @@ def idle_augmentation(case: Case) -> None:
             case.warn(mixes[0], "has no effect: dataset.augmentation.mixup_prob is 0")
     low, high = (case(f"dataset.augmentation.{name}") for name in ("min_ratio", "max_ratio"))
     if low is not None and high is not None and (low > SQUEEZED or high < 1 / SQUEEZED):
-        name = "min_ratio" if low > SQUEEZED else "max_ratio"
-        case.warn(
-            f"dataset.augmentation.{name}",
+        key = f"dataset.augmentation.{'min_ratio' if low > SQUEEZED else 'max_ratio'}"
+        text = (
             f"every crop is {low:g} to {high:g} times as wide as it is high and is squeezed into "
-            "the input: no shape is seen as it is; 0.75 and 1.33 are usual",
+            "the input: no shape is seen as it is"
         )
+        usual = "0.75 and 1.33 are usual"
+        if low > FLATTENED or high < 1 / FLATTENED:
+            case.error(key, text, "ratios around 1", usual)
+        else:
+            case.warn(key, f"{text}; {usual}")
 
 
 SQUEEZED = 2.0
 """Ratio of width to height above which, or below whose inverse, every crop is distorted."""
+
+
+FLATTENED = 10.0
+"""The same, at which a crop is a line of its picture."""
+
+MOST_CHANGES, LARGEST_MAGNITUDE = 8, 10
+"""Changes of a picture by RandAugment, of which 2 are usual, and the largest step of its tables."""
+
+
+def far_policy(case: Case) -> None:
+    """RandAugment leaves something of a picture."""
+    name, *sections = str(case(AUTO_AUG) or "").split("-")
+    if name != "rand" or acts(conditional_fields().get(AUTO_AUG, ({}, None))[0], case.spec):
+        return
+    found = {key: value for one in sections for key, value in re.findall(r"^(n|m|mmax)(\d+)$", one)}
+    count = int(found.get("n", 2))
+    strength, most = int(found.get("m", 10)), int(found.get("mmax", LARGEST_MAGNITUDE))
+    if count > MOST_CHANGES:
+        case.warn(
+            AUTO_AUG,
+            f"{count} changes one after another leave little of a picture; 2 (n2) are usual",
+        )
+    if strength > most:
+        case.warn(AUTO_AUG, f"m{strength} is above {most}, the largest step; 9 is usual")
+
+
+def odd_decoder(case: Case) -> None:
+    """A decoder is wide enough to paint a patch, and not deeper than what it decodes."""
+    arch = ARCHS.get(str(case("model.arch")))
+    if arch is None or case("train.stage") != "pretrain":
+        return
+    width, depth = case("model.decoder_embed_dim"), case("model.decoder_depth")
+    blocks = case("model.depth") or sum(arch.depths)
+    if width and width < NARROW:
+        case.warn(
+            "model.decoder_embed_dim",
+            f"a decoder of width {width} can hardly paint a patch of {3 * arch.patch**2} values: "
+            "512 is usual",
+        )
+    if depth and depth > max(blocks, PAPER_DEPTH):
+        case.warn(
+            "model.decoder_depth",
+            f"the decoder has {depth} blocks, and the encoder, which is kept, {blocks}: what is "
+            "learned may stay in the decoder; 1 to 8 are usual",
+        )
+
+
+NARROW, PAPER_DEPTH = 16, 8
+"""A width of the decoder that holds little, and the depth that the papers use."""
 
 
 def narrow_mlp(case: Case) -> None:
@@ -396,6 +465,8 @@ RULES = [
     Rule(frozen_encoder, ("train",)),
     Rule(frozen_decoder, ("train",)),
     Rule(idle_augmentation, ("train",)),
+    Rule(far_policy, ("train",)),
+    Rule(odd_decoder, ("train",)),
     Rule(narrow_mlp, ("train",)),
     Rule(shape_overrides),
     Rule(dice, ("train",)),

@@ -49,9 +49,13 @@ SCALED = 100
 """A loss scaled to more than this many times itself, or to less than this part, was not meant."""
 FAR_SHIFT, FAR_SPREAD = 3.0, 5.0
 """A normalized mean so far from 0, and a deviation so many times 1 or so small a part of it."""
+OVERDRAWN = 4
+"""Times the share that was asked for, which small classes make of it."""
 UNEQUAL = 20
 """Times as many images as another class has, from which on the larger one drowns it."""
 _MOST_OUTSIDE = 0.5  # of the values; a window on what counts in a scan leaves out less
+_BLIND = 0.95  # of the values outside of a range that was set: the rest shows nothing
+_ONE_SHADE = 1e-3  # of a range that was set, a quarter of a level of 8 bits
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -194,6 +198,20 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
             key if fixed else RANGE,
             f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
             f"values in {start:g} … {end:g}" if fixed else f"[low, high] around {low:g} … {high:g}",
+            mend,
+            kind=DataError,
+        )
+        return
+    blind = facts.get("outside", 0) > _BLIND or (low < high and used < _ONE_SHADE)
+    if (
+        case.given(RANGE)
+        and blind
+        and _is_above(facts["count"], found["read"], found["images"], limit)
+    ):
+        case.error(
+            RANGE,
+            f"{text} ({key}): in {start:g} … {end:g} nearly every pixel reads as one value",
+            f"[low, high] around {low:g} … {high:g}",
             mend,
             kind=DataError,
         )
@@ -395,7 +413,7 @@ def constant(case: Case) -> None:
                 f"{alpha} of them show something in their alpha alone, which is dropped: draw them "
                 f"on a background of another color, or set {CHANNELS}=4"
             )
-        if count == read and read > 1 and case.action == "train":
+        if count == read and read > 1 and case.action in ("train", "evaluate"):
             case.error(
                 key,
                 f"every one of the {read} pictures is of one color alone ({files_of(flat)})",
@@ -442,6 +460,17 @@ def small(case: Case) -> None:
         tiny = {side: one for side, one in (found.get("small") or {}).items() if int(side) < limit}
         if tiny:
             side, first = next(iter(tiny.items()))
+            lines = tiny.get("1", {"count": 0})["count"]
+            if lines == found["read"] and case.action in ("train", "evaluate", "inference"):
+                case.error(
+                    key,
+                    f"all {lines} pictures have a side of 1 pixel, such as {first['first']}: they "
+                    "show nothing",
+                    f"pictures of {limit} pixels a side, or more",
+                    "look at what made these files: mae inspect SOURCE",
+                    kind=DataError,
+                )
+                continue
             case.warn(
                 key,
                 f"{sum(one['count'] for one in tiny.values())} of {found['read']} pictures have a "
@@ -684,7 +713,18 @@ def odd_classes(case: Case) -> None:
     if 1 < (found.get("classes") or 0) == found.get("images"):
         table = found.get("label_file")
         what = f"the labels of {table['file']}" if table else "the folders"
-        case.warn(TRAIN, f"every class has one image alone: are {what} classes?")
+        text = f"every class has one image alone: are {what} classes?"
+        if case(VAL) or case("dataset.val_fraction"):  # which shows what came of it
+            case.warn(TRAIN, text)
+        else:
+            case.error(
+                TRAIN,
+                f"{text} Nothing tells what is learned of one image each",
+                "several images of a class, or validation images of these classes",
+                "name the folder above the classes, add images, or name validation images "
+                "(--eval-dataset)",
+                kind=DataError,
+            )
     elif not case(MULTI) and not found.get("unjudged"):
         lone = [name for name, count in (found.get("class_counts") or {}).items() if count == 1]
         if lone:
@@ -1016,16 +1056,22 @@ def validation_classes(case: Case) -> None:
     absent, known = against["absent"], against["known"]
     if absent and known - len(absent) < 2 <= known:
         text = "the images are of one class alone: their accuracy says nothing of the others"
-        if case.action == "train":
-            case.error(
-                VAL,
-                text,
-                "images of every class",
-                "add images of the other classes, or hold some out with dataset.val_fraction",
-                kind=DataError,
-            )
-        else:
-            case.warn(VAL, text)
+        if case.action != "train" and (case(MULTI) or case.facts.model.get("multi_label")):
+            case.warn(VAL, text)  # of labels that an image has or has not, one is judged by itself
+            return
+        chosen = case.action != "train" and case("dataset.classes")
+        mend = "add images of the other classes"
+        case.error(
+            "dataset.classes" if chosen else VAL,
+            text,
+            "two classes or more, or null for all" if chosen else "images of every class",
+            f"{mend}, or hold some out with dataset.val_fraction"
+            if case.action == "train"
+            else "add a class, or set dataset.classes=null"
+            if chosen
+            else f"{mend}; the inference action answers without a score",
+            kind=DataError,
+        )
     elif absent:
         listed = ", ".join(absent[:FEW]) + (" …" if len(absent) > FEW else "")
         case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
@@ -1051,9 +1097,13 @@ def inferred_labels(case: Case) -> None:
 
 def probes(case: Case) -> None:
     """The images of probes have labels, of the classes of their bank."""
+    asked = QUERIES if case.action == "train" or case(QUERIES) else VAL
     bank = case.facts.data.get(BANK) or {}
-    queries = case.facts.data.get(QUERIES) or {}
-    for key, found in ((BANK, bank), (QUERIES, queries)):
+    queries = case.facts.data.get(asked) or {}
+    if case.action == "evaluate" and not bank:
+        _without_bank(case, asked, queries)
+        return
+    for key, found in ((BANK, bank), (asked, queries)):
         unknown = (found.get("against") or {}).get("unknown") or {}
         loose = found.get("unlabelled", 0)
         if unknown:
@@ -1065,15 +1115,31 @@ def probes(case: Case) -> None:
                 "rename the folders, or add images of these classes to the bank",
                 kind=DataError,
             )
+        elif loose and case.action == "evaluate" and key != BANK:
+            case.warn(BANK, f"has no effect: there is no probe, for {_loose(found)}")
         elif loose:
             unlabeled(case, key, _loose(found), "a probe asks for the class of every image")
-    _in_the_bank(case, bank, queries)
-    if bank.get("classes") and not case(QUERIES) and max(bank["class_counts"].values()) < 2:
+    _in_the_bank(case, bank, asked, queries)
+    if bank.get("classes") and not case(asked) and max(bank["class_counts"].values()) < 2:
         case.error(
             BANK,
             "every image is the only one of its class: the probe has nothing to judge",
             "two images of a class, or more",
             f"name {QUERIES}, or add images",
+            kind=DataError,
+        )
+
+
+def _without_bank(case: Case, key: str, found: Seen) -> None:
+    """A probe without a bank asks each image about the others, in two parts of every class."""
+    of_classes = [count for count in (found.get("class_counts") or {}).values() if count]
+    judges = case.facts.model.get("stage") == "pretrain" and not found.get("unlabelled")
+    if judges and of_classes and min(of_classes) < 2:
+        case.error(
+            key,
+            "a probe without a bank needs two images of every class",
+            "two images of a class, or more",
+            f"set {BANK} to other labeled images, or add images",
             kind=DataError,
         )
 
@@ -1115,7 +1181,7 @@ def named_twice(case: Case) -> None:
         case.warn(VAL, f"{twice[0]} is named twice: its images count twice in every score")
 
 
-def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
+def _in_the_bank(case: Case, bank: Seen, key: str, queries: Seen) -> None:
     """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
     twins = queries.get("shared") or {}
     if twins.get("count"):
@@ -1124,10 +1190,10 @@ def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
             f"too, each its own nearest neighbor: {' = '.join(twins['pairs'][0])}"
         )
         if twins["count"] < twins["compared"]:
-            case.warn(QUERIES, f"{text}; the scores flatter")
+            case.warn(key, f"{text}; the scores flatter")
         else:
             case.error(
-                QUERIES,
+                key,
                 text,
                 "images that are not in the bank",
                 "take these images out of one of the two",
@@ -1244,7 +1310,8 @@ def _classifies(case: Case, found: Seen) -> bool:
     of the model that it names are known."""
     if case("train.stage") == "finetune":
         return True
-    return case.action == "evaluate" and bool(found.get("against"))
+    of_bank = bool(case.facts.data.get(BANK))  # of a pretrained model: `probes` tells of these
+    return case.action == "evaluate" and bool(found.get("against")) and not of_bank
 
 
 def held_out(case: Case) -> None:
@@ -1265,6 +1332,13 @@ def held_out(case: Case) -> None:
             field, text, "a smaller share, 0.2 say", "lower dataset.val_fraction", kind=DataError
         )
         return
+    asked = float(case(field) or 0.0)
+    if asked and held > OVERDRAWN * asked * trained_on:
+        case.warn(
+            field,
+            f"{asked:g} holds {held} of {trained_on} images out, {held / trained_on:.0%}: one of "
+            "each class at least",
+        )
     if case("train.stage") != "finetune" or segments(case):
         return
     if case(MULTI):  # a picture counts for one of its classes here, and teaches all of them
@@ -1344,7 +1418,7 @@ RULES = [
     Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
     Rule(inferred_labels, ("inference",)),
-    Rule(probes, ("train",)),
+    Rule(probes, ("train", "evaluate")),
     Rule(few, ("train",)),
     Rule(neighbors, ("inference",)),
     Rule(named_twice, ("train", "evaluate")),

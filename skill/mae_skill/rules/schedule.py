@@ -28,6 +28,9 @@ below 0.001. Of more than twice itself a weight grows, until the run ends by its
 MOST_REACH, USUAL_MOMENTUM = 1000, 0.99
 """Gradients that momentum averages over at most in any run, and a momentum that is in use."""
 
+HASTY = 0.5
+"""A second β below which the last gradient outweighs all before it."""
+
 MONITOR = "train.optim.monitor_name"
 
 IDLE = 10
@@ -142,6 +145,17 @@ def slow_momentum(case: Case) -> None:
         )
 
 
+def hasty_scale(case: Case) -> None:
+    """A step is divided by an average of squared gradients, not by the last one alone."""
+    key, value = "train.optim.beta2", case("train.optim.beta2")
+    if value is not None and value < HASTY:
+        case.warn(
+            key,
+            f"{value:g} divides each step by nearly the last gradient alone, so that all weights "
+            "move by the full rate whatever it says; 0.95 to 0.999 is usual",
+        )
+
+
 def watched_loss(case: Case) -> None:
     """Early stopping watches what it is there for, and a loss that is named is watched."""
     watched, patience = case(MONITOR), case("train.early_stopping.patience")
@@ -228,12 +242,6 @@ def rising(case: Case) -> None:
     gamma = case("train.optim.gamma", 0.1)
     if case("train.optim.lr_scheduler") == "MultiStep" and falls and gamma > 1:
         case.warn("train.optim.gamma", f"the rate rises to {gamma:g} times at each milestone")
-    decay = case("train.optim.layer_decay", 1.0)
-    if case("train.stage") == "finetune" and case("train.pretrained_model_path") and decay > 1:
-        case.warn(
-            "train.optim.layer_decay",
-            f"{decay:g} is above 1: the first layers get the highest rate",
-        )
 
 
 def fallen(case: Case) -> None:
@@ -248,18 +256,52 @@ def fallen(case: Case) -> None:
         )
 
 
-def unmoved(case: Case) -> None:
-    """The backbone that is fine-tuned gets a rate that moves it."""
+def _of_backbone(case: Case) -> tuple[float, float, float] | None:
+    """The rate of the backbone, and of its first and its last block with the layer decay; None
+    where no pretrained weights are fine-tuned, or the architecture is not known."""
     arch, decay = ARCHS.get(str(case("model.arch"))), float(case("train.optim.layer_decay", 1.0))
     if arch is None or case("train.stage") != "finetune" or not case("train.pretrained_model_path"):
-        return
+        return None
     grouped = arch.family == "convnextv2" and arch.depths[2] >= 27  # as their recipe groups them
     layers = 13 if grouped else (case("model.depth") or sum(arch.depths)) + 1
     multiplier = float(case("train.optim.backbone_multiplier", 1.0))
     rate = (peak_rate(case) or float(case("train.optim.lr"))) * multiplier
-    last, first = rate * min(decay, 1), rate * min(decay, 1) ** layers
-    if min(last, first) >= NO_MOVE:
+    return rate, rate * decay**layers, rate * decay
+
+
+def bold_backbone(case: Case) -> None:
+    """The multiplier and the layer decay make of a usual rate none that wipes the weights out."""
+    rates, peak = _of_backbone(case), peak_rate(case) or float(case("train.optim.lr"))
+    if rates is None or "encoder" in (case("train.freeze") or []):
         return
+    rate, first, last = rates
+    highest, decay = max(first, last), float(case("train.optim.layer_decay", 1.0))
+    above = f"{decay:g} is above 1: the first layers get the highest rate" if decay > 1 else ""
+    if highest < BOLD or highest <= peak:  # a peak rate that is too high alone `wild` tells of
+        if above:
+            case.warn("train.optim.layer_decay", above)
+        return
+    key = "train.optim.backbone_multiplier" if rate >= BOLD else "train.optim.layer_decay"
+    text = (
+        "with train.optim.lr, backbone_multiplier and layer_decay the rate of the backbone is "
+        f"{first:.2g} in the first block and {last:.2g} in the last: each step moves every weight "
+        "by about that much, and weights are some hundredths large"
+    )
+    if key.endswith("layer_decay"):
+        text = f"{above}; {text}"
+    if highest >= WILD:
+        usual = "at most 1: the backbone learns no faster than the head"
+        case.error(key, f"{text}; what was pretrained is lost", usual, f"set {key}=1")
+    else:
+        case.warn(key, f"{text}: what was pretrained may be lost; at most 1 is usual")
+
+
+def unmoved(case: Case) -> None:
+    """The backbone that is fine-tuned gets a rate that moves it."""
+    rates = _of_backbone(case)
+    if rates is None or min(rates) >= NO_MOVE:
+        return
+    rate, first, last = rates
     key = "backbone_multiplier" if rate < NO_MOVE else "layer_decay"
     which = "the backbone hardly moves" if last < NO_MOVE else "its first blocks hardly move"
     case.warn(
@@ -397,11 +439,13 @@ RULES = [
     Rule(still, ("train",)),
     Rule(wild, ("train",)),
     Rule(slow_momentum, ("train",)),
+    Rule(hasty_scale, ("train",)),
     Rule(watched_loss, ("train",)),
     Rule(idle_stopping, ("train",)),
     Rule(shrinking, ("train",)),
     Rule(rising, ("train",)),
     Rule(fallen, ("train",)),
+    Rule(bold_backbone, ("train",)),
     Rule(unmoved, ("train",)),
     Rule(warmup, ("train",)),
     Rule(milestones, ("train",)),

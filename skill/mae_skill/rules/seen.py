@@ -16,7 +16,10 @@ Seen = Mapping[str, Any]
 
 
 def segments(case: Case) -> bool:
-    """Whether the model gives each pixel a class."""
+    """Whether the model gives each pixel a class: as the spec says, or the model's own file."""
+    said = case.facts.model if case.action != "train" else {}
+    if said.get("task") == SEGMENTATION and said.get("stage") == "finetune":
+        return True
     return bool(case("model.task") == SEGMENTATION and case("train.stage") == "finetune")
 
 

@@ -217,6 +217,7 @@ class AugmentationSpec(SpecModel):
         le=1.0,
         related=["dataset.augmentation.input_size"],
         applies_when=CLASSIFICATION,
+        automl_disabled=True,  # trials would be judged by other pixels
     )
     hflip: float = spec_field(
         0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5)
