@@ -861,10 +861,12 @@ class Job:
         A notebook shows it; ``path`` is where it is.
 
         Args:
-            output: where to write it; None: ``report.html`` in the job's folder.
+            output: where to write it, an ``.html``; None: ``report.html`` in the job's folder. An
+                older report is replaced, another file is not.
             chain: with the reports of the jobs that it came from, in one page.
 
         Raises:
+            UsageError: `output` is no name of a page, or a file that is no report.
             StorageError: it cannot be written.
         """
 

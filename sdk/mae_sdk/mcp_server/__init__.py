@@ -628,7 +628,7 @@ def _watching() -> list[ToolSpec]:
                 **_JOB,
                 "output": {
                     "type": "string",
-                    "description": "Where to write it. Default: report.html in the job's folder.",
+                    "description": "The .html to write. Default: report.html in the job's folder.",
                 },
                 "chain": {
                     "type": "boolean",
