@@ -778,7 +778,10 @@ def labels(case: Case) -> None:
     if classes == 0:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
     elif classes == 1 and not case(MULTI):
-        name = next(iter(found.get("class_counts") or ["one class"]))
+        name, table = (
+            next(iter(found.get("class_counts") or ["one class"])),
+            found.get("label_file"),
+        )
         if case("dataset.classes"):
             case.error(
                 "dataset.classes",
@@ -790,8 +793,13 @@ def labels(case: Case) -> None:
         case.error(
             TRAIN,
             f"the training images are of one class alone, {name}: every answer would be right",
-            "two classes or more, one folder of images for each",
-            "name the folder that holds the class folders; images without classes serve "
+            "two classes or more in its table"
+            if table
+            else "two classes or more, one folder of images for each",
+            f"write the class of each picture into {table['file']}, or leave out dataset.labels "
+            "where the folders are the classes"
+            if table
+            else "name the folder that holds the class folders; images without classes serve "
             "pretraining (train.stage=pretrain)",
             kind=DataError,
         )
