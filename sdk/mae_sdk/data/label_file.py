@@ -444,7 +444,9 @@ class _Index:
         return None, ""
 
 
-SEVERAL = "pictures of several classes: model.multi_label=true"
+SEVERAL = (
+    "pictures of several classes need a model that is trained for them, with model.multi_label=true"
+)
 
 
 def _listed(labels: Sequence[str]) -> str:

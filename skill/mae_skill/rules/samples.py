@@ -6,6 +6,7 @@ warnings where it might.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -811,10 +812,27 @@ def labels(case: Case) -> None:
             "model.num_classes",
             f"the training data has {classes} classes{listed}",
             str(classes),
-            f"set model.num_classes={classes}{first}",
+            _slips(found, classes, case("model.num_classes"))
+            + f"set model.num_classes={classes}{first}",
         )
     if classes and found.get("unlabelled"):
         unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
+
+
+def _slips(found: Seen, classes: int, wanted: object) -> str:
+    """What to mend first where the classes that are too many have one picture each, and are named
+    nearly like others: they are misspelled rather than meant."""
+    table = found.get("class_counts") or {}
+    common = [name for name, count in table.items() if count > 1]
+    single = [name for name, count in table.items() if count == 1]
+    pairs = [
+        f"{name} ({near[0]})"
+        for name in single
+        if (near := difflib.get_close_matches(name, common, n=1))
+    ]
+    if not pairs or not isinstance(wanted, int) or classes - wanted != len(pairs):
+        return ""
+    return f"correct what one picture alone has, and may be misspelled: {first_of(pairs)}; else "
 
 
 def _loose(found: Seen) -> str:
@@ -854,7 +872,9 @@ def multi_label(case: Case) -> None:
                 table,
                 f"{MULTI} needs a table: folders give each picture one class",
                 "a CSV, TSV, JSON lines or Parquet file with the labels of each picture",
-                f"name it, or set {MULTI}=false",
+                f"name it, or set {MULTI}=false"
+                if case.action == "train"
+                else "name the table: the model was trained on pictures of several classes",
             )
     if case.action != "train":
         return
