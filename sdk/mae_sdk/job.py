@@ -938,7 +938,9 @@ class Job:
         record, state = self.observe()
         is_lost = state == records.UNKNOWN and lost
         if state in (records.COMPLETE, records.UNKNOWN) and not is_lost:
-            hint = None
+            hint = f"train on from it with a new job: mae run train --parent {self.id}"
+            if record["action"] != "train":
+                hint = f"run it anew: mae run {record['action']}"
             if state == records.UNKNOWN:
                 hint = f"if its machine is gone for good: mae jobs resume {self.id} --lost"
             raise UsageError(

@@ -182,6 +182,7 @@ def _same_for_all(
             got=", ".join(found),
             expected="another metric, or one of these among parameters= or range.NAME=: "
             + ", ".join(dict.fromkeys(name for names in found.values() for name in names)),
+            hint="name parameters that do in --automl parameters=FIELD,FIELD, or another metric",
         )
         raise SpecError("the study would have nothing to compare", problems=[problem])
     return [
@@ -290,13 +291,17 @@ def _keep_few_checkpoints(
 
 
 def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> NothingToSearchError:
-    reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items())
+    named = list(options.parameters or ())
     problem = UsageError(
-        "nothing is left to search",
+        "nothing is left to search" + (f": {reasons}" if reasons else ""),
         field="automl.parameters",
-        got="; ".join(reasons)
-        or ("an empty list" if options.parameters == () else "the schema names no parameter"),
-        hint="name parameters=, or use automl_policy=off",
+        got=named
+        or ("an empty list" if options.parameters == () else "the parameters of the schema"),
+        expected="one parameter at least that acts in this run",
+        hint="name others than these in parameters=, or use automl_policy=off"
+        if named
+        else "name parameters=, or use automl_policy=off",
     )
     return NothingToSearchError("AutoML has no search space", problems=[problem])
 

@@ -250,7 +250,12 @@ def ask_platform(draft: Draft) -> None:
     draft.bundle.action(draft.action)
     require_functions(draft.bundle, draft.action)
     if draft.request.on is None and draft.request.price is not None:
-        raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
+        raise UsageError(
+            "a price is of a machine",
+            field="price",
+            expected="with --on MACHINE",
+            hint="name the machine with --on, or leave --price out",
+        )
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
     if place.apart and not Root(draft.request.results_root).remote:
@@ -280,7 +285,13 @@ def describe_machine(draft: Draft, text: str) -> None:
     """
     key = draft.bundle.info.get("gpu_spec_key")
     if draft.action != "train" or not isinstance(key, str):
-        raise UsageError("only training is planned for another machine", field="on", got=text)
+        raise UsageError(
+            "only training is planned for another machine",
+            field="on",
+            got=text,
+            hint="leave --on out",
+            expected="a plan of train",
+        )
     machine = Machine.of(text)
     if draft.request.price is not None:
         price_of(draft.request.price, machine)
@@ -319,6 +330,7 @@ def decide_automl(draft: Draft) -> None:
             field="automl",
             got=sorted(request.automl),
             expected="no AutoML options",
+            hint="leave the AutoML options out",
         )
     elif str(request.automl_policy).strip().lower() == "on":
         raise UsageError(
@@ -601,6 +613,7 @@ def choose_open_fields(draft: Draft) -> None:
                 field="budget",
                 got=request.budget,
                 expected="--recipe auto beside it",
+                hint="add --recipe auto, or leave the budget out and set train.num_epochs",
             )
         return
     if draft.action != "train":
@@ -609,6 +622,7 @@ def choose_open_fields(draft: Draft) -> None:
             field="recipe",
             got=AUTO,
             expected="no recipe",
+            hint="leave --recipe out",
         )
     survey = survey_of(draft)
     seconds = _budget(draft)
@@ -622,6 +636,7 @@ def choose_open_fields(draft: Draft) -> None:
             field="recipe",
             got=AUTO,
             expected="a plan that counts them: without --no-count",
+            hint="leave --no-count out, or name a published recipe: mae get-spec --list-recipes",
         )
     draft.layers.recipe = nested(values)
 

@@ -856,6 +856,9 @@ def _one_folder(found: Seen) -> str:
             "the name of a source is no class: sort the images into a folder for each class, in "
             "one source or inside each; images without labels serve pretraining"
         )
+    if isinstance(named, str) and named.endswith(("/*", "/**")):
+        folder = named.rstrip("*").rstrip("/")
+        return f"the pattern names what is in the class folders alone: name their folder, {folder}"
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them are in the one folder {wrapper}, which was taken for a wrapper"
