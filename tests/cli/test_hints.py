@@ -8,16 +8,19 @@ import json
 from pathlib import Path
 
 import pytest
+from mae_sdk import Skill
 from mae_sdk.automl.options import parse
 from mae_sdk.automl.ranges import RANGE_FORMS
 from mae_sdk.cli.main import main
 from mae_sdk.jobs.checkpoints import parse_policy
+from mae_sdk.mcp_server import answer, tools
 from mae_sdk.plan.automl_policy import policy_word
 from mae_sdk.plan.recommend import seconds_of
+from mae_sdk.plan.request import Request
 from mae_sdk.plan.sources import find_source
 from mae_sdk.storage import faults, urls
 from mae_skill.bundle import Bundle
-from mae_skill.errors import MaeError, SpecError
+from mae_skill.errors import MaeError, SpecError, StorageError
 from PIL import Image
 
 from tests.support.reports import write_job
@@ -141,3 +144,34 @@ def test_a_filter_by_a_word_that_no_job_has_yet_finds_none(tmp_path: Path) -> No
     with pytest.raises(SystemExit) as end:
         main(["jobs", "list", "--stage", "finetune", "--results-root", str(tmp_path)])
     assert not end.value.code
+
+
+def test_a_place_of_a_request_is_called_by_its_field() -> None:
+    request = Request.of("train", {"ptm": "s3://u:p@b/x", "spec_overrides": {"a.b": "s3://b/y"}})
+    assert request.field_of(urls.redact("s3://u:p@b/x")) == "ptm"
+    assert request.field_of("s3://b/y") == "a.b" and request.field_of("s3://b/z") is None
+
+
+def test_a_results_root_that_cannot_be_listed_is_called_by_its_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("cannot list", got="s3://b", expected="a store", hint="again")
+
+    monkeypatch.setattr("mae_sdk.job.list_jobs", refuse)
+    with pytest.raises(StorageError) as error:
+        Skill().jobs(results_root="s3://b")
+    assert error.value.field == "results_root"
+
+
+def test_over_mcp_a_missing_argument_a_wrong_filter_and_a_wrong_option_name_their_mend(
+    tmp_path: Path,
+) -> None:
+    write_job(tmp_path, "train-1", spec={"train": {"stage": "pretrain"}}, result={"kpis": {}})
+    named = {tool.name: tool for tool in tools(Skill())}
+    said, failed = answer(Skill(), named["status"], {})
+    assert failed and said["field"] == "job_id" and str(said["hint"]).startswith("give job_id")
+    said, failed = answer(Skill(), named["jobs"], {"state": "DONE", "results_root": str(tmp_path)})
+    assert failed and said["field"] == "state" and "COMPLETE" in said["expected"]
+    said, failed = answer(Skill(), named["plan"], {"action": "train", "automl": {"max_trials": 0}})
+    assert failed and said["field"] and said["hint"] and said["expected"]

@@ -188,6 +188,9 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         plan = plan_of(draft)
     except MaeError as error:
         _name_misspelled(bundle, request.action, error)
+        for one in (error, *getattr(error, "problems", ())):
+            if one.field is None and isinstance(one.got, str):  # of a store, which knows no fields
+                one.field = request.field_of(one.got)
         raise
     except OSError as error:
         raise request.unusable_path(error) from error

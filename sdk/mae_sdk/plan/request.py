@@ -75,6 +75,27 @@ class Request:
     idempotency_key: str | None = None
     skill_dir: str | None = None
 
+    def field_of(self, place: Any) -> str | None:
+        """The field that holds a path or URL, as an error shows it; None where none does."""
+        from mae_sdk.storage import urls
+
+        document = self.spec if isinstance(self.spec, Mapping) else {"spec": self.spec}
+        given = {
+            **{name: getattr(self, name) for name in ("results_root", "ptm", *_SOURCES)},
+            **self.sources,
+            **flatten(self.spec_overrides),
+            **flatten(document),
+        }
+        return next(
+            (
+                key
+                for key, value in given.items()
+                for one in (value if isinstance(value, (list, tuple)) else [value])
+                if isinstance(one, str) and one and place in (one, urls.redact(one))
+            ),
+            None,
+        )
+
     def unusable_path(self, error: OSError) -> MaeError:
         """What the system said of a path of this request, with the field that holds it."""
         document = self.spec if isinstance(self.spec, Mapping) else {"spec": self.spec}
