@@ -705,7 +705,7 @@ def plan_of(draft: Draft) -> Plan:
         by_budget = request.budget is not None and request.recipe != AUTO
         if draft.decision.asked or request.automl or by_budget:
             raise
-        why = str(error.problems[0].got)
+        why = error.reasons
     draft.decision = plain_instead(draft.action, why)
     choose_open_fields(draft)  # a budget is that of one run now
     return _plan_of(draft)
