@@ -7,6 +7,7 @@ both add ``next``, the sensible next calls in their own language.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import shlex
 import traceback
@@ -429,9 +430,40 @@ def jobs(
     if only.sort == "best":
         contracts = _Contracts({job.id: seen[0] for job, seen in observed if seen})
         readable = [_directed(row, contracts) for row in readable]
+    if not readable and known is None:
+        _refuse_unknown(only, rows)
     total = len(readable) if only.reads_all else len(listed) - len(unreadable)
     document = {"jobs": only.ordered(readable)[:limit], "total": total}
     return {**document, "unreadable": unreadable} if unreadable else document
+
+
+def _refuse_unknown(only: JobFilter, rows: Sequence[Document]) -> None:
+    """Refuse a filter by a word that no job of any root can have: it is misspelled.
+
+    Raises:
+        UsageError: it names the first of them.
+    """
+    from mae_skill.archs import ARCHS
+    from mae_skill.bundle import Bundle
+
+    words: dict[str, Sequence[str]] = {
+        "state": ("PENDING", "RUNNING", "COMPLETE", "ERROR", "CANCELED", "UNKNOWN"),
+        "action": Bundle.load().actions,
+        "stage": ("pretrain", "finetune"),
+        "arch": tuple(ARCHS),
+    }
+    for name, fixed in words.items():
+        wanted = getattr(only, name)
+        there = sorted({*fixed, *(str(row[name]) for row in rows if row[name])})
+        if wanted and _folded(wanted) not in map(_folded, there):
+            near = difflib.get_close_matches(_folded(wanted), [_folded(one) for one in there], n=1)
+            raise errors.UsageError(
+                f"no job has this {name}",
+                field=name,
+                got=wanted,
+                expected=", ".join(there),
+                hint=f"did you mean {near[0]}?" if near else f"leave {name} out to see all jobs",
+            )
 
 
 def _directed(row: Document, contracts: _Contracts) -> Document:
@@ -603,7 +635,8 @@ def best(
             "no job has a figure to judge it by",
             field="metric",
             got=only.metric,
-            hint="mae jobs list" + (f"; {said}" if without else ""),
+            expected="the metric of a job that has reported one",
+            hint="mae jobs list shows the metric of each" + (f"; {said}" if without else ""),
         )
 
     found: list[Document] = []

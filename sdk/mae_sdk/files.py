@@ -48,6 +48,10 @@ _POLL_SECONDS = 0.05
 SMALL_BYTES = 32 << 20
 """More than any record of ours: a larger file under its name is not one."""
 
+_MAKE_TRIES = 10
+"""To make a temporary file that is gone before it is held: another process may take it for a
+leftover once, not ten times in a row."""
+
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part$")
 _UNLOCKED_SECONDS = 24 * 3600.0
 """On a file system without locks, how long the last change of a temporary file must lie back
@@ -208,13 +212,18 @@ def _beside(path: Path) -> Path:
 
 
 def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new temporary file or folder, and the open descriptor that shows that it is in use."""
-    while True:
+    """A new temporary file or folder, and the open descriptor that shows that it is in use.
+
+    Raises:
+        OSError: it cannot be made, or was gone again after each of `_MAKE_TRIES` tries.
+    """
+    for left in reversed(range(_MAKE_TRIES)):
         path = name()
         try:
             descriptor = make(path)
         except FileNotFoundError:  # removed between its making and its opening
-            if not path.parent.is_dir():
+            # Where nothing can be made (/proc), a folder that is there answers the same for ever.
+            if not left or not path.parent.is_dir():
                 raise
             continue
         if descriptor >= 0:
@@ -223,6 +232,7 @@ def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, 
         if os.path.lexists(path):
             return path, descriptor
         _let_go(descriptor)  # taken for a leftover in the moment before it was held
+    raise FileNotFoundError(errno.ENOENT, "removed each time that it was made", str(path))
 
 
 def remove_leftovers(folder: Path, *, links: bool = False) -> list[Path]:

@@ -937,10 +937,12 @@ class Job:
         A notebook shows it; ``path`` is where it is.
 
         Args:
-            output: where to write it; None: ``report.html`` in the job's folder.
+            output: where to write it, an ``.html``; None: ``report.html`` in the job's folder. An
+                older report is replaced, another file is not.
             chain: with the reports of the jobs that it came from, in one page.
 
         Raises:
+            UsageError: `output` is no name of a page, or a file that is no report.
             StorageError: it cannot be written.
         """
 
@@ -1035,7 +1037,9 @@ class Job:
         record, state = self.observe()
         is_lost = state == records.UNKNOWN and lost
         if state in (records.COMPLETE, records.UNKNOWN) and not is_lost:
-            hint = None
+            hint = f"train on from it with a new job: mae run train --parent {self.id}"
+            if record["action"] != "train":
+                hint = f"run it anew: mae run {record['action']}"
             if state == records.UNKNOWN:
                 hint = f"if its machine is gone for good: mae jobs resume {self.id} --lost"
             raise UsageError(

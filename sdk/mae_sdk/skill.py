@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from mae_skill.errors import UsageError
+from mae_skill.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
@@ -166,7 +166,11 @@ class Skill:
         from mae_sdk.jobs import records
         from mae_sdk.jobs.root import Root
 
-        listed = list_jobs(Root(results_root), trials=all)
+        try:
+            listed = list_jobs(Root(results_root), trials=all)
+        except StorageError as error:
+            error.field = error.field or "results_root"
+            raise
         if state is None:
             return listed
         wanted = str(state).upper()

@@ -564,6 +564,7 @@ def _no_file(name: str) -> NotFoundError:
         field="experiment_spec",
         got=name,
         expected="a YAML or JSON file",
+        hint="check the path; mae get-spec ACTION -o spec.yaml writes a spec",
     )
 
 

@@ -625,6 +625,7 @@ def judge(
         if item.field not in known_fields and not _inside(item.field, refused)
     ]
     absent = {str(problem.field) for problem in missing}
+    shaped = _one_of_a_list(shaped)
     shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
     unsettled = shaped or any(has_reference(problem.got) for problem in problems)
     facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
@@ -1009,3 +1010,24 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
         expected=expected or None,
         hint=hints or None,
     )
+
+
+def _one_of_a_list(errors: list[MaeError]) -> list[MaeError]:
+    """Errors of which those of several items of one list, for the same reason, are one."""
+    first: dict[tuple[str, str, str], MaeError] = {}
+    others: dict[int, list[str]] = {}
+    kept = []
+    for error in errors:
+        item = re.fullmatch(r"(.*)\[(\d+)\]", str(error.field))
+        of = (item[1] if item else "", error.message, str(error.expected))
+        if item and of in first:
+            others.setdefault(id(first[of]), []).append(item[2])
+            continue
+        if item:
+            first[of] = error
+        kept.append(error)
+    for error in kept:
+        if more := others.get(id(error)):
+            items = ", ".join(more[:8]) + (", …" if len(more) > 8 else "")
+            error.message += f"; so {'are items' if len(more) > 1 else 'is item'} {items}"
+    return kept

@@ -235,7 +235,8 @@ def _mend(key: str, node: Mapping[str, Any], value: Any) -> str:
     if "[" in key:
         return text or f"correct this item of {key.partition('[')[0]}, or take it out"
     about = node.get("description")
-    field = f"{about} (mae explain {key})" if isinstance(about, str) else f"see mae explain {key}"
+    known = key.rpartition(".")[0] or key  # a key of a mapping is no field, the mapping is one
+    field = f"{about} (mae explain {key})" if isinstance(about, str) else f"see mae explain {known}"
     return f"{text}. {field}" if text else field
 
 

@@ -197,3 +197,40 @@ def test_inspect_judges_a_source_by_a_table_beside_it_on_s3(s3: S3Server, tmp_pa
     with pytest.raises(DataError, match="there is no data source at"):
         missing = {"dataset.labels.train": "s3://tables-of-labels/none.csv"}
         answers.inspect("s3://tables-of-labels/images", spec_overrides=missing)
+
+
+NO_TABLES = {
+    "no labels at all": ("path,label", "{0},", "{1},", "t.csv has a label", "label"),
+    "blank labels": (
+        "file,class",
+        "{0}, ",
+        "{1}, ",
+        "t.csv has a label",
+        "fill in class",
+    ),
+    "no line of names": ("{0},ant", "{1},bee", "", "no line of column names", "path,label above"),
+    "a web page": ("<!DOCTYPE html>", "<html>", "</html>", "is no table", "web page"),
+    "a page without a type": ("<html>", "<body>", "</html>", "is no table", "web page"),
+    "other names": ("path,label", "x.png,a", "y.png,b", "names a picture", "write the paths"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TABLES)
+def test_a_table_that_labels_nothing_is_refused_by_its_cause(name: str, tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    header, first, second, said, hint = (
+        part.format(rows[0][0], rows[1][0]) for part in NO_TABLES[name]
+    )
+    with pytest.raises(DataError) as caught:
+        labeled(images, table(tmp_path / "t.csv", header, first, second))
+    assert said in caught.value.message and hint in str(caught.value.hint)
+    assert caught.value.got and caught.value.expected
+
+
+def test_a_picture_whose_row_has_no_label_is_counted_once(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{p},{'' if i < 3 else c}" for i, (p, c) in enumerate(rows)]
+    found = labeled(images, table(tmp_path / "t.csv", "path,label", *lines)).table
+    assert found["without_label"]["count"] == 3 and "without_row" not in found
+    found = labeled(images, table(tmp_path / "t.csv", "path,label", *lines[1:])).table
+    assert (found["without_label"]["count"], found["without_row"]["count"]) == (2, 1)

@@ -11,6 +11,8 @@ import timm
 import torch
 from mae_runners.models.pretrained import fill
 from mae_skill.errors import CheckpointError
+from mae_skill.weights.fit import fit
+from mae_skill.weights.parameters import target_of
 from timm.layers import GluMlp, RmsNorm, SwiGLU
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
@@ -224,3 +226,55 @@ def test_a_file_of_another_model_is_refused_by_what_sets_it_apart(name: str) -> 
     assert not any(other in str(caught.value) for other in others), "not the name of a ViT"
     after = ours(arch).state_dict()
     assert all(torch.equal(before[key], value) for key, value in after.items())
+
+
+def whole(arch: str) -> dict[str, Tensor]:
+    return dict(ours(arch).state_dict())
+
+
+def blocks(count: int) -> dict[str, Tensor]:
+    """The file of a ViT of so many blocks."""
+    kept = {k: v for k, v in whole(VIT).items() if not k.startswith("encoder.blocks.")}
+    of_one = {k: v for k, v in whole(VIT).items() if k.startswith("encoder.blocks.0.")}
+    for number in range(count):
+        kept |= {k.replace("blocks.0.", f"blocks.{number}."): v for k, v in of_one.items()}
+    return kept
+
+
+GRN = "stages.1.blocks.1.mlp.grn.weight"
+
+#: a file, the model's fields → what it is called, and the hint
+OF_OURS: list[tuple[Callable[[], dict[str, Tensor]], dict[str, Any], str, str]] = [
+    (partial(whole, CONVNEXT), {"arch": "convnextv2_base"}, CONVNEXT, f"model.arch to {CONVNEXT}"),
+    (partial(whole, CONVNEXT), {"arch": "convnextv2_femto"}, CONVNEXT, f"arch to {CONVNEXT}"),
+    (partial(whole, CONVNEXT), {"arch": VIT}, CONVNEXT, f"model.arch to {CONVNEXT}"),
+    (partial(whole, CONVNEXT), {"arch": HIERA}, CONVNEXT, f"model.arch to {CONVNEXT}"),
+    (partial(whole, VIT), {"arch": CONVNEXT}, VIT, f"model.arch to {VIT}"),
+    (partial(whole, HIERA), {"arch": CONVNEXT}, HIERA, f"model.arch to {HIERA}"),
+    (
+        lambda: {k: v for k, v in whole(CONVNEXT).items() if not k.endswith(GRN)},
+        {"arch": CONVNEXT},
+        f"{CONVNEXT} without {GRN}",
+        "incomplete",
+    ),
+    (partial(whole, VIT), {"arch": VIT, "depth": 6}, "model.depth 12", "leave out model.depth"),
+    (partial(whole, VIT), {"arch": VIT, "depth": 14}, "model.depth 12", "leave out model.depth"),
+    (partial(whole, VIT), {"arch": VIT, "embed_dim": 96}, "model.embed_dim 192", "leave out"),
+    (partial(blocks, 13), {"arch": VIT}, "model.depth 13", "set model.depth=13"),
+    (partial(blocks, 5), {"arch": VIT, "depth": 4}, "model.depth 5", "set model.depth=5"),
+]
+
+
+@pytest.mark.parametrize(("make", "model", "got", "hint"), OF_OURS)
+def test_a_file_of_an_architecture_of_ours_is_called_by_its_name_and_the_field_to_set(
+    make: Callable[[], dict[str, Tensor]], model: dict[str, Any], got: str, hint: str
+) -> None:
+    spec = {
+        "model": {"num_classes": 3, "task": "classification", "global_pool": True, **model},
+        "train": {"stage": "finetune"},
+        "dataset": {"augmentation": {"input_size": SIDE}},
+    }
+    refusal = fit(make(), target_of(spec), "file.pth", "evaluate.checkpoint").refusal
+    assert refusal is not None
+    assert got in str(refusal.got) and hint in str(refusal.hint)
+    assert "not supported" not in str(refusal) and "not ours" not in str(refusal)

@@ -167,3 +167,29 @@ def test_all_five_caches_are_in_the_cache_folder(
 
     monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))
     assert Root("memory://results").work_dir("job").is_relative_to(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("make", ["file", "folder"])
+def test_a_folder_in_which_nothing_can_be_made_is_an_error_and_no_endless_loop(
+    make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse(*_: object, **__: object) -> int:
+        tries.append(1)
+        assert len(tries) < 100, "tried for ever"
+        raise FileNotFoundError(2, "No such file or directory", str(tmp_path / "x"))
+
+    monkeypatch.setattr(os, "open" if make == "file" else "mkdir", refuse)
+    opened = files.atomic_file if make == "file" else files.atomic_folder
+    with pytest.raises(FileNotFoundError), opened(tmp_path / "x"):
+        pass
+    assert 1 < len(tries) <= 20
+
+
+def test_a_file_that_vanishes_each_time_it_is_made_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    with pytest.raises(OSError, match="removed each time"), files.atomic_file(tmp_path / "x"):
+        pass

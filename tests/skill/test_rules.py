@@ -1497,3 +1497,145 @@ def test_every_error_of_the_rules_and_of_class_lists_has_a_hint_where_it_is_made
                 lacking = {"field", "got", "expected", "hint"} - given
                 assert not lacking, f"{file.name}:{call.lineno} {lacking}"
     assert seen > 12
+
+
+MANY = {**TUNE, "model.multi_label": True}
+SOURCE = "dataset.train_data_sources"
+
+
+def masks_of_values(*values: int) -> dict[str, Any]:
+    seen = {str(value): {"images": 4, "first": "0.png", "pixels": 99} for value in values}
+    return {SOURCE: {"images": 4, "read": 4, "mask_values": {"values": seen}}}
+
+
+def classes_of(**counts: int) -> dict[str, Any]:
+    return {
+        "classes": len(counts),
+        "data": {SOURCE: {"images": sum(counts.values()), "class_counts": counts}},
+    }
+
+
+THREE = classes_of(a=10, b=10, c=10)
+
+# settings, facts → the one field that is named, words of the error
+CAUSES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    ({**BASE, "dataset.augmentation.std": [0, 0, 0]}, {}, "dataset.augmentation.std[0]", "1, 2"),
+    (
+        {**BASE, "dataset.augmentation.min_scale": 2, "dataset.augmentation.max_scale": 0.5},
+        {},
+        "dataset.augmentation.min_scale",
+        "no crop is larger",
+    ),
+    ({**TUNE, "dataset.classes": ["a", "a", "b"]}, THREE, "dataset.classes", "more than once"),
+    ({**TUNE, "dataset.classes": [1, 2]}, THREE, "dataset.classes[0]", "so is item 1"),
+    ({**BASE, "train.gpu_ids": [0, 0]}, {"gpus": 2}, "train.gpu_ids", "twice"),
+    ({**TUNE, "train.freeze": ["encoder", "head"]}, {}, "train.freeze", "frozen"),
+    (
+        {**BASE, "model.arch": "convnextv2_atto", "dataset.augmentation.input_size": 32},
+        {},
+        "train.mask_ratio",
+        "for a classifier train.stage=finetune",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "facts", "field", "said"), CAUSES)
+def test_one_cause_is_one_error(
+    settings: dict[str, Any], facts: dict[str, Any], field: str, said: str
+) -> None:
+    layers = layers_of(BUNDLE, "train", settings)
+    found = resolve(BUNDLE, "train", layers, look=lambda spec, well_formed: (Facts(**facts), []))
+    assert [error.field for error in found.errors] == [field]
+    assert said in str(found.errors[0])
+
+
+# action, settings, facts, field of the error → words of its hint, words that would be refused
+HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
+    ("train", MANY, {}, "dataset.labels.train", "model.multi_label=false", "trained on"),
+    (
+        "evaluate",
+        {"train.stage": "finetune", "model.multi_label": True, "dataset.val_data_sources": "/v"},
+        {},
+        "dataset.labels.val",
+        "name the table",
+        "multi_label=false",
+    ),
+    *(
+        (
+            "train",
+            {**BASE, f"dataset.augmentation.{name}": 1e-6},
+            {},
+            "",
+            "0.001 or more",
+            "set 0 to",
+        )
+        for name in ("min_scale", "max_scale", "min_ratio", "max_ratio")
+    ),
+    ("train", {**TUNE, "dataset.augmentation.mixup": 1e-6}, {}, "", "set 0", "or more"),
+    (
+        "train",
+        {**TUNE, "train.class_weights": {"a": -1}},
+        {},
+        "train.class_weights.a",
+        "mae explain train.class_weights",
+        "mae explain train.class_weights.a",
+    ),
+    (
+        "train",
+        {**SEGMENT, "model.num_classes": 2, "dataset.segmentation.reduce_zero_label": False},
+        {"data": masks_of_values(0, 127, 255)},
+        "model.num_classes",
+        "0 to 0, 127 to 1, 255 to 2",
+        "set model.num_classes",
+    ),
+    (
+        "train",
+        {**SEGMENT, "model.num_classes": 2, "dataset.segmentation.reduce_zero_label": False},
+        {"data": masks_of_values(0, 1, 2, 3)},
+        "model.num_classes",
+        "set model.num_classes=4",
+        "map",
+    ),
+    (
+        "train",
+        {**TUNE, "model.num_classes": 3},
+        classes_of(a=10, b=10, c=9, aa=1),
+        "model.num_classes",
+        "correct what one picture alone has, and may be misspelled: aa (a); else set",
+        "aaa",
+    ),
+    (
+        "train",
+        {**TUNE, "model.num_classes": 3},
+        classes_of(a=10, b=10, c=9, zebra=1),
+        "model.num_classes",
+        "set model.num_classes=4",
+        "misspelled",
+    ),
+    (
+        "train",
+        {**TUNE, "dataset.labels.train": "/t.csv"},
+        {
+            "classes": 1,
+            "data": {
+                SOURCE: {
+                    "images": 9,
+                    "class_counts": {"a": 9},
+                    "label_file": {"file": "t.csv", "rows": 9},
+                }
+            },
+        },
+        SOURCE,
+        "the class of each picture into t.csv",
+        "class folders",
+    ),
+]
+
+
+@pytest.mark.parametrize(("action", "settings", "facts", "field", "hint", "never"), HINTS)
+def test_a_hint_names_a_mend_that_is_accepted(
+    action: str, settings: dict[str, Any], facts: dict[str, Any], field: str, hint: str, never: str
+) -> None:
+    errors, _ = run(action, settings, **facts)
+    found = str(errors[field or next(name for name in settings if "augmentation" in name)].hint)
+    assert hint in found and never not in found

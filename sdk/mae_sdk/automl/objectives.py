@@ -68,6 +68,7 @@ def objectives(
             "the bundle states no metric for this spec",
             field="automl.metric",
             expected="metric=NAME direction=maximize|minimize",
+            hint="name one: --automl metric=NAME:maximize or metric=NAME:minimize",
         )
         raise SpecError("AutoML has no metric", problems=[problem])
     found: list[Objective] = []
@@ -116,6 +117,7 @@ def _contrary(metric: str, direction: str, known: Mapping[str, str]) -> UsageErr
         field="automl.direction",
         got=f"{metric}:{direction}",
         expected=known[metric],
+        hint="give the other direction, or leave it out",
     )
 
 

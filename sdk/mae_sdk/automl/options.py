@@ -284,7 +284,13 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
 def _unknown(name: str, raw: Any) -> MaeError:
     names = list(AutoMLOptions.model_fields)
     if (said := upstream_settings.answer(name, raw)) is not None:
-        return UsageError("not an option here", field=f"automl.{name}", got=raw, expected=said)
+        return UsageError(
+            "not an option here",
+            field=f"automl.{name}",
+            got=raw,
+            expected=said,
+            hint="leave it out: mae explain and references/tao-run-automl.md have every option",
+        )
     near = difflib.get_close_matches(name, [*names, "range.KEY"], n=1)
     return UsageError(
         "unknown AutoML option",
@@ -317,8 +323,16 @@ def _wrong_value(name: str, value: Any) -> MaeError:
         field=f"automl.{name}",
         got=value,
         expected=accepted(node),
-        hint=f"did you mean {near[0]}?" if near else None,
+        hint=f"did you mean {near[0]}?" if near else f"leave it out for {_default(node)}",
     )
+
+
+def _default(node: Mapping[str, Any]) -> str:
+    """What an option is where nobody sets it, in words."""
+    value = node.get("default")
+    if value in (None, [], {}):
+        return "its default"
+    return f"the default, {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _split_metrics(options: AutoMLOptions, problems: list[MaeError]) -> AutoMLOptions:
@@ -336,6 +350,7 @@ def _split_metrics(options: AutoMLOptions, problems: list[MaeError]) -> AutoMLOp
                     field="automl.metric",
                     got=metric,
                     expected="name:maximize or name:minimize",
+                    hint="write NAME:maximize where more is better, NAME:minimize where less is",
                 )
             )
     if directions and options.direction:
@@ -345,6 +360,7 @@ def _split_metrics(options: AutoMLOptions, problems: list[MaeError]) -> AutoMLOp
                 field="automl.direction",
                 got=list(options.direction),
                 expected="once, in metric or here",
+                hint="leave one of the two out",
             )
         )
     return options.model_copy(
@@ -369,6 +385,7 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 field="automl.direction",
                 got=list(directions),
                 expected=f"{max(1, len(metrics))} of maximize|minimize",
+                hint="write it behind each metric: metric=['NAME:maximize', 'NAME:minimize']",
             )
         )
     if options.metric == ():
@@ -389,6 +406,7 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 field="automl.min_epochs",
                 got=least,
                 expected=f"a number below max_epochs, {most}",
+                hint="lower min_epochs, or raise max_epochs",
             )
         )
     if len(set(metrics)) != len(metrics):
@@ -398,6 +416,7 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 field="automl.metric",
                 got=list(metrics),
                 expected="different metrics",
+                hint="name each metric once",
             )
         )
     if len(metrics) > 1 and options.pruner not in (None, "none"):
@@ -417,6 +436,7 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 field="automl.sampler",
                 got="cmaes",
                 expected="nsga2, tpe, random, qmc or grid",
+                hint="name one metric, or leave sampler out",
             )
         )
     return problems

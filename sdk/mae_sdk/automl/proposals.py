@@ -33,6 +33,7 @@ def grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
             field="automl.grid_points",
             got=options.grid_points,
             expected="at most 100,000 combinations",
+            hint="name fewer parameters, lower grid_points, or leave sampler out",
         )
     points = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
     random.Random(trial_seed(options.seed, -1)).shuffle(points)

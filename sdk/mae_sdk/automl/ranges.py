@@ -106,6 +106,9 @@ def _resolve(name: str, key: str, fields: Mapping[str, Any]) -> str | None:
     return sibling if sibling in fields else None
 
 
+RANGE_FORMS = "[low, high], {low, high, log} or {choices: [...]}"
+
+
 class RangeError(ValueError):
     """No usable range.
 

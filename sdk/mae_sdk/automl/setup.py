@@ -31,7 +31,9 @@ STUDY_NAME = "study.json"
 
 
 class NothingToSearchError(SpecError):
-    """No parameter of a study is left that a trial could vary."""
+    """No parameter of a study is left that a trial could vary; ``reasons``: why."""
+
+    reasons = ""
 
 
 _DEFAULT_KEYS = {
@@ -201,6 +203,7 @@ def _same_for_all(
             got=", ".join(found),
             expected="another metric, or one of these among parameters= or range.NAME=: "
             + ", ".join(dict.fromkeys(name for names in found.values() for name in names)),
+            hint="name parameters that do in --automl parameters=FIELD,FIELD, or another metric",
         )
         raise SpecError("the study would have nothing to compare", problems=[problem])
     return [
@@ -309,15 +312,21 @@ def _keep_few_checkpoints(
 
 
 def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> NothingToSearchError:
-    reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items())
+    named = list(options.parameters or ())
+    empty = "an empty list" if options.parameters == () else "the schema names no parameter"
     problem = UsageError(
-        "nothing is left to search",
+        "nothing is left to search" + (f": {reasons}" if reasons else ""),
         field="automl.parameters",
-        got="; ".join(reasons)
-        or ("an empty list" if options.parameters == () else "the schema names no parameter"),
-        hint="name parameters=, or use automl_policy=off",
+        got=named or empty,
+        expected="one parameter at least that acts in this run",
+        hint="name others than these in parameters=, or use automl_policy=off"
+        if named
+        else "name parameters=, or use automl_policy=off",
     )
-    return NothingToSearchError("AutoML has no search space", problems=[problem])
+    error = NothingToSearchError("AutoML has no search space", problems=[problem])
+    error.reasons = reasons or empty
+    return error
 
 
 def _without_effect(options: AutoMLOptions, epochs: Any) -> list[str]:

@@ -26,6 +26,7 @@ from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk.automl.objectives import incomparable, objectives
 from mae_sdk.automl.ranges import (
+    RANGE_FORMS,
     Conditions,
     RangeError,
     Relation,
@@ -430,6 +431,7 @@ class _Builder:
                     field=name,
                     got=name,
                     expected="a parameter of the action that is searched",
+                    hint="take it out of the parameters",
                 ),
             )
         elif why == "disabled":
@@ -471,6 +473,7 @@ class _Builder:
                     field=parameter.name,
                     got=[parameter.low, parameter.high],
                     expected=f"several values {limits}",
+                    hint="widen the range, or change the field that bounds it",
                 )
                 self.problems.append(problem)
             elif low > high:
@@ -547,8 +550,17 @@ class _Builder:
 
     def _similar(self, key: str) -> str:
         same_end = [field for field in self.fields if field.endswith(f".{key}")][:3]
-        near = same_end or difflib.get_close_matches(key, list(self.fields), n=1)
-        return f"did you mean {' or '.join(near)}?" if near else "see `mae explain`"
+        if same_end:
+            return f"did you mean {' or '.join(same_end)}?"
+        section, _, last = key.rpartition(".")
+        near = [
+            field
+            for field in difflib.get_close_matches(key, list(self.fields), n=3)
+            if difflib.get_close_matches(last, [field.rpartition(".")[2]], n=1)
+        ][:1]  # an equal section alone makes no two fields near
+        if near:
+            return f"did you mean {near[0]}?"
+        return f"`mae explain {section}` lists the fields" if section else "see `mae explain`"
 
     def _why_not(self, name: str, key: str, node: Mapping[str, Any]) -> str | None:
         """Why this run does not search a field that AutoML may search, or None."""
@@ -581,8 +593,9 @@ class _Builder:
                 str(error),
                 field=name,
                 got=self.ranges.get(name),
-                expected=error.expected,
-                hint=error.hint,
+                expected=error.expected or RANGE_FORMS,
+                hint=error.hint
+                or f"correct range.{name}, or take it out for the schema's own range",
             )
             if error.leave_out:
                 self._leave_out(name, str(error))

@@ -85,6 +85,7 @@ def require_variable(storage: str | None, environment: Mapping[str, str]) -> Non
             field="automl.storage",
             got=name,
             hint=f"export it, or give the job --env {name}=URL",
+            expected="a variable that holds the URL",
         )
 
 
@@ -193,6 +194,7 @@ def controller_lock(folder: Path) -> Iterator[None]:
             field="automl",
             got=str(folder),
             hint="wait for it, or cancel the job",
+            expected="one controller for a study",
         ) from None
     try:
         yield
@@ -275,6 +277,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                 field="automl.storage",
                 got=first,
                 expected="a reachable RDB URL",
+                hint="see that its server runs and can be reached from here; then again",
             ) from None
     path = Path(storage) if storage else automl_dir / JOURNAL
     path.parent.mkdir(parents=True, exist_ok=True)

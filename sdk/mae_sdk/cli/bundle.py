@@ -153,6 +153,10 @@ def install(dest: str | None, agents: tuple[str, ...], force: bool, as_json: boo
     """Copy the bundle and its AutoML companion to where agents look for skills."""
     from mae_skill.bundle import find_bundle_root
 
+    if dest is not None and not dest.strip():
+        raise UsageError(
+            "must not be empty", field="--dest", got=dest, expected="a folder", hint="--dest DIR"
+        )
     targets = [Path(dest).expanduser()] if dest else []
     targets += [Path(AGENT_FOLDERS[name]).expanduser() for name in agents]
 
@@ -212,7 +216,8 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
     A folder appears whole or not at all.
 
     Raises:
-        UsageError: a copy is already there and ``force`` is false, or the folder cannot be made.
+        UsageError: a copy is already there and ``force`` is false, what is there is no skill, or
+            the folder cannot be made.
     """
     name = front_matter(root / "SKILL.md")["name"]
     companion = root / "references" / "tao-run-automl.md"
@@ -225,6 +230,7 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
                 got=str(target / folder),
                 hint="--force replaces it",
             )
+        _refuse_foreign(target / folder)
     done = []
     for folder, page in plan:
         final = target / folder
@@ -242,6 +248,28 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
             ) from None
         done.append(final)
     return done
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to replace what is no skill of this name, whatever ``force`` says.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        ours = front_matter(folder / "SKILL.md").get("name") == folder.name
+    except (OSError, ValueError, MaeError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            "there is something else under this name, which is no installed copy",
+            field="--dest",
+            got=str(folder),
+            expected="a folder without it, or with an installed copy",
+            hint="name another --dest, or move it away",
+        )
 
 
 def front_matter(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mae_sdk.cli.common import (
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write it. Default: report.html in the job's folder.",
+    help="The .html to write. Default: report.html in the job's folder.",
 )
 @click.option("--chain", is_flag=True, help="One page with all the jobs that it came from.")
 @click.option("--open", "opening", is_flag=True, help="Show it in a browser.")

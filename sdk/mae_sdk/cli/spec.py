@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mae_skill.dotted import flatten, set_dotted
-from mae_skill.errors import UsageError
+from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk import answers
 from mae_sdk.cli.common import (
@@ -110,7 +110,7 @@ def get_spec(
         click.echo(text, nl=False)
         return
     try:
-        Path(output).write_text(text, encoding="utf-8")
+        _output_of(output, as_json, skill_dir).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             "the spec cannot be written",
@@ -124,6 +124,32 @@ def get_spec(
         f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)"
         f"\n  mae validate {action} -e {output} KEY=VALUE"
     )
+
+
+def _output_of(output: str, as_json: bool, skill_dir: str | None) -> Path:
+    """The file of ``-o``.
+
+    Raises:
+        UsageError: it may not be written.
+    """
+    from mae_skill.bundle import Bundle
+    from mae_skill.reader import parse_yaml
+
+    from mae_sdk.storage.output_files import OutputKind, output_file
+
+    def is_spec(head: bytes) -> bool:
+        """Whether a file holds sections of this bundle's specs, and nothing else."""
+        try:
+            old = parse_yaml(head.decode())
+        except (MaeError, ValueError):
+            return False
+        bundle = Bundle.load(skill_dir)
+        sections = {name for action in bundle.actions for name in bundle.template(action)}
+        return isinstance(old, dict) and bool(old) and set(old) <= sections
+
+    # JSON is YAML as well, YAML is no JSON.
+    suffixes = (".json", ".yaml", ".yml") if as_json else (".yaml", ".yml")
+    return output_file(output, OutputKind("a spec", suffixes, is_spec), "--output")
 
 
 def _published(recipe: str) -> dict[str, Any]:

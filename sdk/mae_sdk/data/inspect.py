@@ -16,6 +16,7 @@ from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED
 from mae_skill.rules.seen import TRAIN, VAL
 
+from mae_sdk import files
 from mae_sdk.data.class_names import doubtful_names, near_names, numbers_and_names
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
@@ -40,6 +41,7 @@ from mae_sdk.data.survey import (
     spread,
 )
 from mae_sdk.data.survey_masks import survey_masks
+from mae_sdk.storage.output_files import OutputKind, output_file
 
 AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
@@ -71,7 +73,8 @@ def inspect_source(
         other: a second source (validation against training): images with the same bytes in both are
             reported as leaks, and the class lists are compared.
         read_other: read every image of `other` too; its own report is then under ``other``.
-        contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
+        contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere. An
+            older contact sheet is replaced, another file is not.
         statistics_from: mean and std come from at most this many evenly spaced images.
         reading: bands, value range, orientation and limit of pixels, as a spec states them.
         labels, other_labels: the table of the classes of `uri`, and of `other`; None: the folders
@@ -93,6 +96,9 @@ def inspect_source(
         DataError: the source is missing, empty or hostile.
         StorageError: it could not be read.
     """
+    sheet = (
+        None if contact_sheet is None else output_file(contact_sheet, SHEET_FILE, "contact_sheet")
+    )
     source = open_source(uri, cache_dir)
     if with_masks:
         source = images_of(source, str(uri))
@@ -120,8 +126,8 @@ def inspect_source(
             "against": report["other_classes"] if source.classes else None,
             "shared": {**report["shared"], "compared": len(theirs)},
         }
-    if contact_sheet is not None:
-        report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
+    if sheet is not None:
+        report["contact_sheet"] = str(write_contact_sheet(source, sheet, reading))
     return {"verdict": judge(judged, asked), **report}
 
 
@@ -360,14 +366,23 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
     }
 
 
+_SHEET_NOTE = ("Software", "mae inspect")
+"""The text in a contact sheet by which it is known from a picture of the data."""
+
+SHEET_FILE = OutputKind(
+    "a contact sheet", (".png",), lambda head: "\0".join(_SHEET_NOTE).encode() in head[:4096]
+)
+
+
 def write_contact_sheet(
     source: Source, path: str | os.PathLike[str], reading: Reading = DEFAULT
 ) -> Path:
     """A PNG of up to 8 × 6 evenly spaced images; unreadable ones are crossed out. Of more than
     three channels the first three are shown, of two the first."""
     import numpy as np
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, PngImagePlugin
 
+    out = output_file(path, SHEET_FILE, "contact_sheet")
     columns = min(SHEET[0], len(source))
     places = np.unique(
         np.linspace(0, len(source) - 1, min(len(source), SHEET[0] * SHEET[1])).astype(int)
@@ -384,9 +399,10 @@ def write_contact_sheet(
             ImageDraw.Draw(sheet).line((x, y, x + TILE, y + TILE), "red", 3)
             ImageDraw.Draw(sheet).line((x + TILE, y, x, y + TILE), "red", 3)
 
-    out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, "PNG")
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text(*_SHEET_NOTE)
+    with files.atomic_file(out) as temporary:
+        sheet.save(temporary, "PNG", pnginfo=notes)
     return out
 
 

@@ -115,9 +115,22 @@ class LabeledSource(Source):
         self._named = read.classes
         matched = _matched(source, read, where, several)
         if not matched.labels and not (keep and read.rows and not matched.lost.count):
+            if matched.bare.count and not matched.lost.count:
+                raise DataError(
+                    f"no row of {where} has a label",
+                    got=f"{matched.bare.count} rows without one, such as {matched.bare.files[0]}",
+                    expected=f"a class in the column {read.label}",
+                    hint=f"fill in {read.label}, or leave out dataset.labels.{split} where the "
+                    "folders are the classes",
+                )
             raise DataError(
-                f"no row of {where} names a picture of the source",
-                got=matched.lost.files[:3] or matched.bare.files[:3],
+                f"no row of {where} names a picture of the source"
+                + (
+                    f" and has a label ({matched.bare.count} name one)"
+                    if matched.bare.count
+                    else ""
+                ),
+                got=matched.lost.files[:3],
                 expected=f"paths such as {source.members[0]}, with a label",
                 hint="write the paths as they are below the folder of pictures, or name the "
                 "folder that they begin in as the source",
@@ -128,7 +141,8 @@ class LabeledSource(Source):
         without = [i for i in range(len(source)) if i not in found and i not in others]
         unnamed = Some()
         for i in without:
-            unnamed.add(str(source.members[i]))
+            if i not in matched.bare_places:  # its row is there, and is counted as such
+                unnamed.add(str(source.members[i]))
         chosen = sorted({*found, *without}) if keep else sorted(found)
 
         super().__init__(chosen_parts(source, np.array(chosen, dtype=np.int64)))
@@ -296,7 +310,7 @@ class _Matched:
         labels: place of a picture in its source → its labels.
         row_paths: the paths of the rows whose picture is there.
         lost: rows without a picture.
-        bare: rows without a label.
+        bare: rows without a label; bare_places: the pictures that they name.
         by_name: `_Elsewhere.by_name` of a split.
         find: the place of a picture by its path.
     """
@@ -307,6 +321,7 @@ class _Matched:
     row_paths: set[str] = field(default_factory=set)
     lost: Some = field(default_factory=Some)
     bare: Some = field(default_factory=Some)
+    bare_places: set[int] = field(default_factory=set)
 
 
 def _matched(source: Source, read: Table, where: str, several: bool) -> _Matched:
@@ -334,6 +349,7 @@ def _matched(source: Source, read: Table, where: str, several: bool) -> _Matched
             found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
         elif not labels:
             matched.bare.add(path)
+            matched.bare_places.add(place)
         elif found.setdefault(place, labels) != labels:
             raise DataError(
                 "a picture has two labels",
@@ -428,7 +444,9 @@ class _Index:
         return None, ""
 
 
-SEVERAL = "pictures of several classes: model.multi_label=true"
+SEVERAL = (
+    "pictures of several classes need a model that is trained for them, with model.multi_label=true"
+)
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -441,6 +459,7 @@ class Table:
 
     Attributes:
         rows: those of the split.
+        label: the column of labels; empty where columns of 0 and 1 are the classes.
         others: the paths of all other rows.
         classes: those that columns name.
         astray: rows of no known split.
@@ -454,6 +473,7 @@ class Table:
     """
 
     rows: list[Row] = field(default_factory=list)
+    label: str = ""
     others: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     astray: Some = field(default_factory=Some)
@@ -561,7 +581,7 @@ def _labels_of(
             if len(flags) > 1
             else f"rename the column that holds the class to {LABEL[0]}",
         )
-    column = label
+    column = found.label = label
     _note_others(
         found, rows, [name for word, name in there.items() if word in (*LABEL, *LABELS)], column
     )
@@ -740,6 +760,13 @@ def _column(columns: Sequence[str], names: Sequence[str], where: str) -> str:
         for column in columns:
             if column.strip().lower() == name:
                 return column
+    if any(is_image(column.strip()) for column in columns):
+        raise DataError(
+            f"{where} has no line of column names: its first line is a picture's",
+            got=list(columns)[:20],
+            expected=f"the names of the columns in the first line, {names[0]} and {LABEL[0]}",
+            hint=f"write a line such as {names[0]},{LABEL[0]} above the first one",
+        )
     raise DataError(
         f"{where} has no column {names[0]}",
         got=list(columns)[:20] or "an empty file",

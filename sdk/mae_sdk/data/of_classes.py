@@ -154,7 +154,7 @@ def _unknown(
         field=FIELD,
         got=list(names)[:NAMED],
         expected=f"{which}: {there}" if found else "data with classes",
-        hint="; ".join(meant) or None,
+        hint="; ".join(meant) or "take the name out, or add images of this class",
     )
 
 

@@ -104,7 +104,10 @@ def write_pack(
             raise DataError(
                 f"{source} holds no files" + (f", only links: {', '.join(lost)}" if lost else ""),
                 got=source,
-                hint="pack what the links point to: tar --dereference" if lost else None,
+                expected="an archive with images in it",
+                hint="pack what the links point to: tar --dereference"
+                if lost
+                else "pack it again, and see that it is whole",
             )
         rows.sort()
         _merge(folder, runs, rows, len(hashes))

@@ -41,6 +41,13 @@ def read_rows(file: str, where: str) -> Rows:
             hint="name the table itself, or save it as CSV with the columns path and label",
         )
     data = _bytes(file, where)
+    if data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise DataError(
+            f"{where} is no table",
+            got="a web page",
+            expected="a table in the format that its name says",
+            hint="it is a web page, such as a log-in or an error: fetch the table itself",
+        )
     try:
         if suffix == ".parquet":
             return _parquet(data)

@@ -239,6 +239,7 @@ def choose_by_name(
             field="checkpoint",
             got=policy,
             expected="a job that saved at least one",
+            hint="train it first, or name another job",
         )
     latest = [name for name in found if _LATEST.search(PurePosixPath(name).stem)]
     others = [name for _, name in placed if name not in best] or [name for _, name in placed]

@@ -52,7 +52,13 @@ def parse_policy(policy: str) -> tuple[str, int | None]:
     match = re.fullmatch(r"(?:epoch|from_epoch_number)[:=](\d+)", text)
     if match:
         return "epoch", int(match[1])
-    raise UsageError("unknown checkpoint policy", field="checkpoint", got=policy, expected=POLICIES)
+    raise UsageError(
+        "unknown checkpoint policy",
+        field="checkpoint",
+        got=policy,
+        expected=POLICIES,
+        hint="the newest one is latest; one of an epoch is epoch:N",
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -83,6 +89,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
             "the job has no checkpoint",
             field="checkpoint",
             expected="a training job that saved at least one",
+            hint="train it first, or name another job",
         )
 
     best = index.get("best") or {}
@@ -119,7 +126,11 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
         if kind == "epoch":
             break
     raise CheckpointError(
-        "no usable checkpoint: " + "; ".join(notices), field="checkpoint", got=policy
+        "no usable checkpoint: " + "; ".join(notices),
+        field="checkpoint",
+        got=policy,
+        hint="ask for another one: latest, or epoch:N; mae jobs show lists them",
+        expected="a checkpoint whose file is whole",
     )
 
 
@@ -219,7 +230,11 @@ class CheckpointIndex:
         """
         file = Path(path)
         if not file.is_file():
-            raise NotFoundError("checkpoint to record does not exist", got=str(file))
+            raise NotFoundError(
+                "checkpoint to record does not exist",
+                got=str(file),
+                hint="write the file before it is recorded",
+            )
         entry: Entry = {
             "file": os.path.relpath(file, self.train_dir),
             "epoch": int(epoch),
@@ -246,6 +261,7 @@ class CheckpointIndex:
                 field="direction",
                 got=direction,
                 expected="minimize or maximize",
+                hint="write maximize or minimize",
             )
         content = self.read()
         content["best"] = {"metric": metric, "direction": direction}

@@ -47,6 +47,7 @@ class Root:
                 field="results_root",
                 got="",
                 expected="a folder or URL, or leave the option out",
+                hint="name a folder or URL, or leave it out",
             )
 
         urls.check_writable(text, "results_root")
@@ -166,6 +167,8 @@ class Root:
                     f"the results root cannot be listed: {error}",
                     field="results_root",
                     got=self.url,
+                    hint="name a folder that can be read",
+                    expected="a folder or URL that can be read",
                 ) from None
         from mae_sdk.storage import transfer
 
@@ -200,6 +203,7 @@ class Root:
                 field="job",
                 got=prefix,
                 expected="one of " + ", ".join(sorted(found)[:8]),
+                hint="write more of the id",
             )
         return found[0]
 
@@ -224,5 +228,9 @@ def check_id(job_id: str) -> None:
         or not all(c.isascii() and (c.isalnum() or c in "._-") for c in job_id)
     ):
         raise UsageError(
-            "not a job id", field="job", got=job_id, expected="letters, digits, '.', '-', '_'"
+            "not a job id",
+            field="job",
+            got=job_id,
+            expected="letters, digits, '.', '-', '_'",
+            hint="an id is the name of the job's folder alone; its place is the results root",
         )

@@ -628,7 +628,7 @@ def _watching() -> list[ToolSpec]:
                 **_JOB,
                 "output": {
                     "type": "string",
-                    "description": "Where to write it. Default: report.html in the job's folder.",
+                    "description": "The .html to write. Default: report.html in the job's folder.",
                 },
                 "chain": {
                     "type": "boolean",
@@ -848,7 +848,7 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
     try:
         document, failed = _answer(skill, tool, arguments), False
     except MaeError as error:
-        document, failed = error.to_dict(), True
+        document, failed = _of_one_problem(error.to_dict()), True
     except Exception as error:
         problem = answers.system_error(error)
         failed = True
@@ -863,6 +863,15 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
     return document if whole else bounded(document), False
 
 
+def _of_one_problem(document: answers.Document) -> answers.Document:
+    """An error whose one problem says what field, value and mend it is about says so itself."""
+    problems = document.get("problems") or []
+    if len(problems) != 1:
+        return document
+    told = {name: problems[0][name] for name in ("field", "got", "expected", "hint")}
+    return {**document, **{name: one for name, one in told.items() if document[name] is None}}
+
+
 def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Document:
     from mae_skill.schema_check import UNKNOWN, check_schema
 
@@ -874,6 +883,9 @@ def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Docum
         if field.startswith("spec_overrides."):
             continue  # a value of the spec, which the resolver judges as for everybody
         hint = (problem.hint or "").partition(" (mae explain")[0]
+        if field in tool.required and field not in arguments:
+            about = tool.input_schema["properties"][field].get("description")
+            hint = f"give {field}" + (f": {about}" if about else "")
         raise UsageError(
             f"{problem.message} of {tool.name}" if problem.message == UNKNOWN else problem.message,
             field=field,

@@ -62,7 +62,11 @@ def policy_word(value: Any) -> str:
     if text in ("off", "false"):
         return "off"
     raise UsageError(
-        "unknown AutoML policy", field="automl_policy", got=value, expected="auto, on or off"
+        "unknown AutoML policy",
+        field="automl_policy",
+        got=value,
+        expected="auto, on or off",
+        hint="off is one run as the spec says, auto and on are a search",
     )
 
 
@@ -127,6 +131,7 @@ def stated_metric(bundle: Bundle, action: str) -> tuple[str, str] | None:
             field=f"actions.{action}.metric_direction",
             got=word,
             expected="minimize or maximize",
+            hint="write the direction as maximize or minimize",
         )
     return (metric, direction) if isinstance(metric, str) and metric else None
 
@@ -161,6 +166,7 @@ def decide(
             field="request",
             got=_quoted(read),
             expected="automl_policy=off for one run, or automl_policy=on for a search",
+            hint="say which: automl_policy=off or automl_policy=on goes before the words",
         )
     if explicit is None and read.meaning == OFF:
         reason = f"turned off for this run by the request: {_quoted(read)}"

@@ -83,6 +83,7 @@ class Machine:
                 field="on",
                 got=text,
                 expected=", ".join(f"{one}-{size}G" for one, size in sizes.items()),
+                hint="name one that is in the table",
             )
         more = dict(item.lower().split("=") for item in rest.split(",") if item)
         if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
@@ -90,7 +91,11 @@ class Machine:
         for key in ("nodes", "cores"):
             if not more.get(key, "1").isdecimal():
                 raise UsageError(
-                    "not a whole number", field="on", got=f"{key}={more[key]}", expected=f"{key}=4"
+                    "not a whole number",
+                    field="on",
+                    got=f"{key}={more[key]}",
+                    expected=f"{key}=4",
+                    hint="write a whole number of at least 1",
                 )
         cards = [f"{name}-{size}G" for size in gpu.memory_gb]
         assumed = (
@@ -146,7 +151,13 @@ def count_of(text: str) -> int:
     exact = Decimal(found[1]) * _SCALES[found[2]] if found else Decimal(0)
     number = int(exact)
     if number < 1 or number != exact:
-        raise UsageError("not a number of images", field="images", got=text, expected="1.28M")
+        raise UsageError(
+            "not a number of images",
+            field="images",
+            got=text,
+            expected="1.28M",
+            hint="write it in digits, or as 1.28M",
+        )
     return number
 
 
@@ -159,7 +170,11 @@ def price_of(text: str, machine: Machine) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/(gpuh|h)", str(text).strip().lower())
     if found is None:
         raise UsageError(
-            "not a price", field="price", got=text, expected="2.5/gpuh, or 30/h a node"
+            "not a price",
+            field="price",
+            got=text,
+            expected="2.5/gpuh, or 30/h a node",
+            hint="write the price of an hour of a GPU or a node, such as 2.5/gpuh",
         )
     return float(found[1]) * (machine.world if found[2] == "gpuh" else machine.nodes)
 

@@ -194,6 +194,9 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         plan = plan_of(draft)
     except MaeError as error:
         _name_misspelled(bundle, request.action, error)
+        for one in (error, *getattr(error, "problems", ())):
+            if one.field is None and isinstance(one.got, str):  # of a store, which knows no fields
+                one.field = request.field_of(one.got)
         raise
     except OSError as error:
         raise request.unusable_path(error) from error
@@ -273,7 +276,12 @@ def ask_platform(draft: Draft) -> None:
     draft.bundle.action(draft.action)
     require_functions(draft.bundle, draft.action)
     if draft.request.on is None and draft.request.price is not None:
-        raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
+        raise UsageError(
+            "a price is of a machine",
+            field="price",
+            expected="with --on MACHINE",
+            hint="name the machine with --on, or leave --price out",
+        )
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
     if place.apart and not Root(draft.request.results_root).remote:
@@ -303,7 +311,13 @@ def describe_machine(draft: Draft, text: str) -> None:
     """
     key = draft.bundle.info.get("gpu_spec_key")
     if draft.action != "train" or not isinstance(key, str):
-        raise UsageError("only training is planned for another machine", field="on", got=text)
+        raise UsageError(
+            "only training is planned for another machine",
+            field="on",
+            got=text,
+            hint="leave --on out",
+            expected="a plan of train",
+        )
     machine = Machine.of(text)
     if draft.request.price is not None:
         price_of(draft.request.price, machine)
@@ -347,6 +361,7 @@ def decide_automl(draft: Draft) -> None:
             field="automl",
             got=sorted(request.automl),
             expected="no AutoML options",
+            hint="leave the AutoML options out",
         )
     elif str(request.automl_policy).strip().lower() == "on":
         raise UsageError(
@@ -651,6 +666,7 @@ def choose_open_fields(draft: Draft) -> None:
                 field="budget",
                 got=request.budget,
                 expected="--recipe auto beside it",
+                hint="add --recipe auto, or leave the budget out and set train.num_epochs",
             )
         return
     if draft.action != "train":
@@ -659,6 +675,7 @@ def choose_open_fields(draft: Draft) -> None:
             field="recipe",
             got=AUTO,
             expected="no recipe",
+            hint="leave --recipe out",
         )
     survey = survey_of(draft)
     seconds = _budget(draft)
@@ -673,6 +690,7 @@ def choose_open_fields(draft: Draft) -> None:
             field="recipe",
             got=AUTO,
             expected="a plan that counts them: without --no-count, or with --images N",
+            hint="leave --no-count out, or name a published recipe: mae get-spec --list-recipes",
         )
     draft.layers.recipe = nested(values)
 
@@ -740,7 +758,7 @@ def plan_of(draft: Draft) -> Plan:
         by_budget = request.budget is not None and request.recipe != AUTO
         if draft.decision.asked or request.automl or by_budget:
             raise
-        why = str(error.problems[0].got)
+        why = error.reasons
     draft.decision = plain_instead(draft.action, why)
     choose_open_fields(draft)  # a budget is that of one run now
     return _plan_of(draft)

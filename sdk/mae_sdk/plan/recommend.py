@@ -51,6 +51,7 @@ def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
             field="budget",
             got=budget,
             expected=f"at most {MOST_SECONDS / 3600:.0f}h",
+            hint="give a shorter time, or leave the budget out",
         )
     if match is None or not seconds:
         raise UsageError(
@@ -58,6 +59,7 @@ def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
             field="budget",
             got=budget,
             expected="a number above 0 with s, m, h, d or gpuh: 10m, 2h, 8gpuh",
+            hint="one number and one unit: 90m for an hour and a half, 600s for ten minutes",
         )
     if match[2].lower() != "gpuh":
         return seconds
@@ -67,6 +69,7 @@ def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
             field="budget",
             got=budget,
             expected="a time, such as 2h",
+            hint="give the time on the clock, such as 2h, or plan where the GPU is",
         )
     return seconds / max(1, processes)
 
@@ -99,6 +102,7 @@ def recommend(
             field="recipe",
             got=AUTO,
             expected="a skill_info with auto_recipe: module:function",
+            hint="leave --recipe auto out, and set the fields of the training",
         )
     merged = merge(layers.in_order(), layers.schema)
     spec = merged.spec

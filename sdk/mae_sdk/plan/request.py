@@ -76,6 +76,27 @@ class Request:
     idempotency_key: str | None = None
     skill_dir: str | None = None
 
+    def field_of(self, place: Any) -> str | None:
+        """The field that holds a path or URL, as an error shows it; None where none does."""
+        from mae_sdk.storage import urls
+
+        document = self.spec if isinstance(self.spec, Mapping) else {"spec": self.spec}
+        given = {
+            **{name: getattr(self, name) for name in ("results_root", "ptm", *_SOURCES)},
+            **self.sources,
+            **flatten(self.spec_overrides),
+            **flatten(document),
+        }
+        return next(
+            (
+                key
+                for key, value in given.items()
+                for one in (value if isinstance(value, (list, tuple)) else [value])
+                if isinstance(one, str) and one and place in (one, urls.redact(one))
+            ),
+            None,
+        )
+
     def unusable_path(self, error: OSError) -> MaeError:
         """What the system said of a path of this request, with the field that holds it."""
         document = self.spec if isinstance(self.spec, Mapping) else {"spec": self.spec}
@@ -110,6 +131,7 @@ class Request:
             field=field_of,
             got=name or None,
             hint="fix the path, its permissions or its disk",
+            expected="a place that can be read and written",
         )
 
     @classmethod
@@ -205,10 +227,22 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         **{name: given[name] for name in _TEXTS if name in given},
     }.items():
         if not isinstance(value, str) or "\0" in value:
-            raise UsageError("must be a string", field=name, got=repr(value), expected="a string")
+            raise UsageError(
+                "must be a string",
+                field=name,
+                got=repr(value),
+                expected="a string",
+                hint="give one text",
+            )
     for name in _FLAGS:
         if not isinstance(given.get(name, False), bool):
-            raise UsageError("not true or false", field=name, got=repr(given[name]))
+            raise UsageError(
+                "not true or false",
+                field=name,
+                got=repr(given[name]),
+                hint="give true or false",
+                expected="true or false",
+            )
     for name in (
         *(name for name in _TEXTS if name != "request"),
         *_SOURCES,
@@ -219,6 +253,7 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
                 field=name,
                 got=given[name],
                 expected="a value, or leave the option out",
+                hint="give a value, or leave it out; is a variable of the shell not set?",
             )
     _check_sources(given)
     for name in _PATHS:
@@ -235,13 +270,20 @@ def _check_sources(given: Mapping[str, Any]) -> None:
     more = more if isinstance(more, Mapping) else {}
     for name, value in {**more, **{name: given.get(name, []) for name in _SOURCES}}.items():
         if value in ("", None, NOT_GIVEN):
-            raise UsageError("must not be empty", field=name, got=value, expected="a path or URL")
+            raise UsageError(
+                "must not be empty",
+                field=name,
+                got=value,
+                expected="a path or URL",
+                hint="give a value, or leave it out; is a variable of the shell not set?",
+            )
         if name in more and name in _SOURCES and given.get(name):
             raise UsageError(
                 f"{name} is given twice",
                 field=name,
                 got=[more[name], given[name]],
                 expected="one of them",
+                hint="leave one of the two out",
             )
         several = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, (str, os.PathLike)) for one in several):
@@ -250,6 +292,7 @@ def _check_sources(given: Mapping[str, Any]) -> None:
                 field=name,
                 got=repr(value),
                 expected="a path or URL, or a list of them",
+                hint="give a path or URL as a text, or a list of such texts",
             )
 
 
@@ -263,6 +306,7 @@ def _check_mappings(given: Mapping[str, Any]) -> None:
                 field=name,
                 got=repr(value),
                 expected="a mapping whose keys are text",
+                hint="give names with their values, such as {name: value}",
             )
     for name in _DOCUMENTS:
         if (odd := _not_plain(given.get(name))) is not None:
@@ -271,6 +315,7 @@ def _check_mappings(given: Mapping[str, Any]) -> None:
                 field=name,
                 got=repr(odd),
                 expected="strings, numbers, booleans, null, lists, mappings",
+                hint="give plain values: numbers, texts, lists and mappings of these",
             )
     for name, value in given.get("env", {}).items():
         if not isinstance(value, (str, int, float)) or "=" in name or "\0" in f"{name}{value}":
@@ -279,6 +324,7 @@ def _check_mappings(given: Mapping[str, Any]) -> None:
                 field=f"env.{name}",
                 got=repr(value),
                 expected="a name without '=' and a text",
+                hint="write NAME=VALUE",
             )
 
 
@@ -313,4 +359,10 @@ def _refuse_url(name: str, url: str) -> None:
         if error.message != "this is not a URL":
             error.field = name
             raise
-    raise UsageError("not a URL", field=name, got=url, expected="scheme://host/path")
+    raise UsageError(
+        "not a URL",
+        field=name,
+        got=url,
+        expected="scheme://host/path",
+        hint="write the scheme, two slashes, the host or bucket, and the path",
+    )

@@ -3,7 +3,8 @@
 `KINDS` and `RULES` are the whole table. A rule is a row of words; a name in capitals stands for any
 word of that kind, ``A..B`` allows small words between A and B. A negation in front of a rule turns
 it round ("do not turn off AutoML"). Where the words contradict each other, ask, or hold a negation
-that no rule explains, they are unsure: whoever asked has to say which.
+that no rule explains, they are unsure: whoever asked has to say which. So are words that stand
+beside "AutoML" and are not known there: they may want the opposite ("AutoML raus").
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from dataclasses import dataclass
 from functools import cache
 
 ON, OFF, UNSURE = "on", "off", "unsure"
+BARE = "bare"
+"""AutoML is named, and no rule says what of it: it is wanted if the words beside it are known."""
 NAMED = "named"
 """A search is named and nothing more: beside other words that want none, that is unsure."""
 
 # Kind → its words, as alternatives of a regular expression over the text that `_plain` gives.
 KINDS = {
     # Words that mean a search of parameters wherever they stand.
-    "AUTOML": "automl|hpo|optuna|tuning of (?:the )?(?:hyperparameter|parameters?)|"
+    "AUTOML": "automl|hpo|optuna|hyperparametersuche|"
+    "tuning of (?:the )?(?:hyperparameter|parameters?)|"
     "(?:hyperparameter|parameters?|params?|hp|grid|random|bayesian|lr|learning rate) "
     "(?:search|searches|searching|sweeps?|sweeping|tuning|optimi[sz]ation|exploration)",
     # Words that mean one only beside a word of the kinds below.
-    "SEARCH": "search|searches|searching|sweeps?|sweeping|tuning|study|trials",
+    "SEARCH": "search|searches|searching|sweeps?|sweeping|tuning|study|trials|suche(?! nach)",
     "TUNE": "tune|autotune|sweep (?:over|through|the|some|a few|lr|learning)|"
     "(?:search|optimi[sz]e|vary|explore|tweak|change|touch|play with)(?: over| for)?"
     "(?: (?:the|any|other|better|best|good|optimal|all))* "
@@ -37,23 +41,24 @@ KINDS = {
     "STOP": "disable|disabled|disabling|(?:turn|turned|turning|switch|switched|switching|shut) off|"
     "deactivate|deactivated|hold off on|hold off",
     "FLIP": "turn|turned|turning|switch|switched|leave|keep|have|set|shut|put|with",
-    "AWAY": "off|out|disabled|false|aside",
+    "AWAY": "off|out|disabled|false|aside|aus|weg",
     "NEEDLESS": "not (?:needed|required|necessary|wanted|used|on)|unnecessary|unneeded|unwanted|"
-    "disabled|off|false|none|no",
+    "disabled|off|false|none|no|aus|ausgeschaltet|abgeschaltet|deaktiviert|ausschalten|"
+    "abschalten|deaktivieren|weglassen",
     "DO": "use|using|run|running|do|doing|start|starting|want|need|perform|try|launch|apply|"
     "bother with|bother|like|make|spend (?:time|money|hours) on|go for|enable|include|have|require",
     "LET": "use|using|with|run|do|start|want|need|perform|try|launch|apply|enable|enabled|turn on|"
     "switch on|include|go for|like|please|make|plus|keep",
     "ONE": "one|1|single|lone",
-    "ONLY": "just|only|simply|merely",
-    "TRAIN": "train|training|run",
+    "ONLY": "just|only|simply|merely|nur einfach|einfach nur|nur",
+    "TRAIN": "train|training|run|trainieren|trainiere|trainier",
     "PLAINLY": "plainly|as is|as it is|as given|as specified|one time|a single time|"
     "once(?! (?:the|it|you|this|that|i|we|they|all|data|everything|my|our|a)\\b)",
     # Small words between a word and the one that it goes with.
     "SMALL": "the|a|an|any|all|more|further|kind of|sort of|using|doing|running|starting|use of|"
     "your|this|that|such|of|expensive|costly|lengthy|long|short|small|quick|wide|full|some|extra|"
     "additional|fancy|automatic|silly|whole|to|for|use|run|do|doing|it with|with|by|"
-    "is|are|was|be|should|would|policy|mode|set|now|please",
+    "is|are|was|be|should|would|policy|mode|set|now|please|bitte",
 }
 
 # (what it means, the row of words). A row that stands earlier wins over one that it overlaps.
@@ -92,7 +97,7 @@ RULES = (
             "(?:TRAIN|trial)"
         ),
     ),
-    (OFF, "ONLY(?: (?:do|to|please|go and))? (?:train|run)"),
+    (OFF, "ONLY(?: (?:do|to|please|go and))? (?:train|run|trainieren)"),
     (OFF, "(?:train|run)(?: it| this)? ONLY once"),
     (OFF, "TRAIN(?: ONLY)?(?: a)? ONE model(?! per| for each| each)"),
     (ON, "LET..SEARCH"),
@@ -100,7 +105,7 @@ RULES = (
     (ON, "trials [0-9]+"),
     (ON, "(?:some|several|many|few|more|two|three|four|five|six|eight|ten|twenty) trials"),
     (ON, "TUNE"),
-    (ON, "AUTOML"),
+    (BARE, "AUTOML"),
     (NAMED, "SEARCH"),
 )
 
@@ -124,7 +129,11 @@ ELSEWHERE = (
     "(?:clinical|court|field|time|bike|medical|crop|yield) trials?",
     "(?:case|user|field|clinical|pilot|medical|cohort|imaging|this|our|my|the same) study",
     "(?:radar|mine|chimney|street|beam|frequency|line|camera|road) ?sweep(?:s|er|ers|ing)?",
-    "(?:one|1|single) run (?:per|of(?! train)|in|from|number|id|each|for each|folder|left)",
+    (
+        "(?:one|1|single) run (?:per|of(?! train| (?:(?:the|an?) )?(?:automl|hpo|optuna|search|"
+        "sweep|study|tuning|hyperparameter|grid|random))|"
+        "in|from|number|id|each|for each|folder|left)"
+    ),
     "there (?:is|was) (?:only )?(?:one|a single|1) run",
     "(?:everything|all|both|it all) in (?:one|a single) run",
     "plain (?:train|run)s?(?: (?:image|picture|photo|car|way|set|track|of)s?)",
@@ -163,6 +172,41 @@ QUESTIONS = (
 )
 POLITE = "(?:please )?(?:can|could|would|will) you"
 
+# A clause that holds one of these does not plainly want the search that it names.
+DISLIKES = (
+    "overkill|pointless|useless|wasteful|waste of|nonsense|premature|not worth|no point|"
+    "too (?:slow|expensive|costly|much|long|heavy|big|complicated)|excessive|hates?|dislikes?|"
+    "(?:sick|tired|weary) of|(?:away|done|down|enough|out|over|weg|schluss) (?:with|mit)|"
+    "(?:un|über|ueber)(?:nötig|noetig|flüssig|fluessig)"
+)
+
+# What may stand right behind and right before AutoML that is wanted, past the words of `PASSED`.
+# Anything else may mean the opposite.
+BEHIND = (
+    "[0-9]+|with|without|on|for|over|at|up|to|from|and|or|in|using|until|till|after|once|when|then|"
+    "but|as|plus|within|per|of|limited|via|by|while|that|which|too|also|again|here|there|only|today|"
+    "tonight|overnight|this|the|a|an|it|runs?|trials?|search|searches|sweeps?|study|tuning|jobs?|"
+    "pipeline|experiments?|training|train|options?|parameters?|budget|metric|settings|enabled|"
+    "active|true|auto|yes|wanted|needed|required|necessary|welcome|ok|okay|fine|good|great|all|every|each|"
+    "no|not more|not longer|choose|find|pick|what i want|"
+    "max|maximum|maximize|minimize|maximizing|minimizing|optimi[sz]e|"
+    "optimi[sz]ing|first|next|instead|if|mit|für|fuer|an|ein|und|über|ueber"
+)
+BEFORE = (
+    "use|using|used|with|run|running|do|does|doing|start|starting|want|wants|need|needs|perform|"
+    "performing|try|trying|launch|launching|apply|applying|enable|enabled|enabling|turn on|"
+    "switch on|include|including|go for|like|love|prefer|make|plus|keep|have|require|requires|set|"
+    "choose|let|via|by|through|in|for|of|on|to|per|after|before|until|stop|then|and|or|also|first|yes|ok|okay|"
+    "sure|so|it|its|them|me|us|you|we|i|this|these|that|model|models|data|dataset|images|pictures|"
+    "photos|classes|training|train|tune|tuning|optimi[sz]e|improve|best|hello|hi|request|action|"
+    "automl|mit|und|per|bitte|nutze|verwende|starte"
+)
+PASSED = (
+    "the|a|an|some|more|full|quick|short|small|little|proper|whole|automatic|extra|your|our|my|"
+    "is|are|be|should|must|would|will|shall|policy|mode|set|now|please|bitte|really|definitely|"
+    "expensive|long|wide|good|real|kind of|sort of|use of"
+)
+
 # In front of a rule these turn it round, with nothing but such words between.
 NEGATIONS = "not|never|no reason to|without|more than|neither|nor|instead of|rather than"
 BETWEEN = "ever|even|please|really|just|a|an|the|want|want to|want you to|you to|think of|to"
@@ -199,6 +243,7 @@ def read_words(text: str) -> Reading:
 def _said_in(clause: str) -> Iterator[tuple[str, str]]:
     """(meaning, words) of every rule that a clause answers to."""
     doubted = _is_doubted(clause)
+    disliked = re.search(rf"\b(?:{DISLIKES})\b", clause) is not None
     rest = clause.rstrip("?").strip()
     denied = False
     while (hit := _first(rest)) is not None:
@@ -210,11 +255,31 @@ def _said_in(clause: str) -> Iterator[tuple[str, str]]:
             phrase = before[negation.start() :] + phrase
         elif denied and meaning != OFF and re.fullmatch(r"(?:and|or|nor)?(?: any| to)? ?", before):
             meaning = OFF  # "no search or tuning", "do not search or tune"
-        elif meaning == ON and re.search(r"\b(?:not|no|never|without)\b(?: \S+){0,4} ?$", before):
+        elif meaning in (ON, BARE) and re.search(
+            r"\b(?:not|no|never|without)\b(?: \S+){0,4} ?$", before
+        ):
             meaning = UNSURE  # a negation that no row explains
+        elif meaning == BARE and not _is_known(before, rest[end:]):
+            meaning = UNSURE
+            phrase = " ".join([*before.split()[-3:], phrase, *rest[end:].split()[:4]])
+        elif meaning in (ON, BARE, NAMED) and disliked:
+            meaning, phrase = UNSURE, clause
+        if re.search(r"\bnicht\b", clause):  # German, of which no row explains a negation
+            meaning = UNSURE
+        meaning = ON if meaning == BARE else meaning
         denied = meaning == OFF
         yield (UNSURE if doubted else meaning), phrase.strip()
         rest = rest[end:].strip()
+
+
+def _is_known(before: str, behind: str) -> bool:
+    """Whether the words beside AutoML are such as it is wanted with, or there are none."""
+    passed = rf"(?:(?:{PASSED}) )*"
+    return (
+        re.fullmatch(rf"{passed}(?:(?:{BEHIND})\b.*)?", f"{behind.strip()} ".lstrip()) is not None
+        and re.fullmatch(rf"(?:.*\b(?:{BEFORE}) )?{passed}", f"{before.strip()} ".lstrip())
+        is not None
+    )
 
 
 def _is_doubted(clause: str) -> bool:

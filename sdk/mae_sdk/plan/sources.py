@@ -22,7 +22,7 @@ from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.spelling import source_option
 
 from mae_sdk.data.fetch import is_archive
-from mae_sdk.data.names import name_archives
+from mae_sdk.data.names import ends_as_image, name_archives
 from mae_sdk.data.patterns import expand, is_pattern
 from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error
@@ -90,7 +90,11 @@ def locate(
         if many and not source:
             errors.append(
                 DataError(
-                    "the list of sources is empty", field=name, got=[], expected="at least one URI"
+                    "the list of sources is empty",
+                    field=name,
+                    got=[],
+                    expected="at least one URI",
+                    hint="name at least one source",
                 )
             )
         alone = sum(str(other.get("source")) == name for other in rows.values()) == 1
@@ -127,7 +131,11 @@ def _not_read(
     expected = ", ".join(sorted(taken)) or "no data source"
     return [
         UsageError(
-            f"{action} does not read this source", field=name, got=_shown(source), expected=expected
+            f"{action} does not read this source",
+            field=name,
+            got=_shown(source),
+            expected=expected,
+            hint="leave it out, or name the action that reads it",
         )
         for name, source in sources.items()
         if source is not None and name not in taken
@@ -389,6 +397,7 @@ def _check_below(path: str, key: str) -> None:
             field=f"data_sources.{key}",
             got=path,
             expected="a path below the source",
+            hint="correct the path in the data_sources of the bundle",
         )
 
 
@@ -416,7 +425,13 @@ def _checked(uri: str, name: str) -> str:
         DataError, UsageError: it is neither.
     """
     if not uri.strip() or "\0" in uri:
-        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+        raise DataError(
+            "not a path or URL",
+            field=name,
+            got=uri,
+            expected="a path or URL",
+            hint="name a folder, an archive or a URL",
+        )
     urls.check(uri)
     if urls.is_remote(uri):
         return uri
@@ -424,7 +439,11 @@ def _checked(uri: str, name: str) -> str:
         return str(urls.local_path(uri).absolute())
     except RuntimeError as error:  # ~nobody
         raise DataError(
-            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
+            f"not a path or URL: {error}",
+            field=name,
+            got=uri,
+            expected="a path or URL",
+            hint="name a folder, an archive or a URL",
         ) from error
 
 
@@ -532,7 +551,11 @@ def no_match(key: str, pattern: str) -> list[MaeError]:
         return []
     return [
         DataError(
-            "no file matches", field=key, got=pattern, expected="a pattern of files that exist"
+            "no file matches",
+            field=key,
+            got=pattern,
+            expected="a pattern of files that exist",
+            hint="correct the pattern: * stands for text within a name, ** for any folders",
         )
     ]
 
@@ -587,14 +610,24 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
         DataError: neither place holds anything, or nothing matches a pattern.
     """
     if not uri.strip() or "\0" in uri:
-        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+        raise DataError(
+            "not a path or URL",
+            field=name,
+            got=uri,
+            expected="a path or URL",
+            hint="name a folder, an archive or a URL",
+        )
     urls.check(uri)
     local = not urls.is_remote(uri)
     try:
         base = str(urls.local_path(uri).absolute()) if local else uri
     except RuntimeError as error:  # ~nobody
         raise DataError(
-            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
+            f"not a path or URL: {error}",
+            field=name,
+            got=uri,
+            expected="a path or URL",
+            hint="name a folder, an archive or a URL",
         ) from error
     where = urls.redact(uri)
     if hidden(base, mounts):
@@ -613,6 +646,18 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
             tried.insert(0, below)
             if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
                 return below
+        if local and (odd := _no_source(base)) is not None:
+            raise DataError(
+                f"this is {odd}, not a place of images",
+                field=name,
+                got=where,
+                expected="a folder with images, or an archive of them",
+                hint=f"name the folder that it is in: {Path(base).parent}"
+                if odd == "one picture"
+                else "a table of labels goes to dataset.labels, beside the folder of the images"
+                if odd == "a table"
+                else "name the folder or the archive itself",
+            )
         if _holds_something(base) or is_archive(base):
             inside = _entries(base)
             archives = sorted(entry for entry in inside if urls.is_archive(entry))
@@ -631,6 +676,18 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
         + urls.redact(base),
         hint="name the archive itself, or the folder with the images",
     )
+
+
+def _no_source(path: str) -> str | None:
+    """What a file of this machine is that is there, and holds no images; else None."""
+    place = Path(path)
+    if not place.exists() or place.is_dir() or is_archive(path):
+        return None
+    if not place.is_file():
+        return "a device or a pipe"
+    if ends_as_image(path):
+        return "one picture"
+    return "a table" if path.lower().endswith((".csv", ".tsv")) else "a file of another kind"
 
 
 def find_source(uri: str, info: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from mae_sdk.report.facts import facts_of
 from mae_sdk.report.notebook import frame
 from mae_sdk.report.page import REPORT_NAME, render
 from mae_sdk.run.report_process import is_short_trial
+from mae_sdk.storage.output_files import OutputKind, output_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Report:
         return frame(self.path.read_text(encoding="utf-8"), 720)
 
 
+PAGE = OutputKind(
+    "a report",
+    (".html", ".htm"),
+    lambda head: b'<meta name="generator" content="mae report">' in head,
+)
+
+
 def make_report(
     job: Job, output: str | os.PathLike[str] | None = None, *, chain: bool = False
 ) -> Report:
@@ -61,6 +69,7 @@ def make_report(
 
     Raises:
         NotFoundError, DataError: there is no such job, or its record cannot be read.
+        UsageError: `output` is no name of a page, or a file that is no report.
         StorageError: the file cannot be written.
     """
     path = _target(job, output, "chain.html" if chain else REPORT_NAME)
@@ -73,8 +82,7 @@ def make_report(
 
 def _target(job: Job, output: str | os.PathLike[str] | None, name: str) -> Path:
     if output is not None:
-        path = Path(output)
-        return path / f"{job.id}.html" if path.is_dir() else path
+        return output_file(output, PAGE, "output")
     if (job.folder / records.RECORD_NAME).exists():
         return job.folder / name
     return Path(f"{job.id}.html").absolute()

@@ -65,6 +65,7 @@ has left there.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import os
 import sys
@@ -288,7 +289,14 @@ def find(name: str) -> str:
     places = _BUILT_IN if name in _BUILT_IN else _places()
     if name not in places:
         expected = " or ".join(sorted(places))
-        raise UsageError("no such platform", field="platform", got=name, expected=expected)
+        near = difflib.get_close_matches(name, sorted(places), n=1)
+        raise UsageError(
+            "no such platform",
+            field="platform",
+            got=name,
+            expected=expected,
+            hint=f"did you mean {near[0]}?" if near else "local is this machine",
+        )
     return places[name]
 
 

@@ -41,6 +41,7 @@ class _Crc:
                 raise DependencyError(
                     f"the store's {algorithm} checksum needs the package anycrc",
                     hint="pip install 'mae-skill[s3]'",
+                    expected="an installation that has it",
                 ) from error
             self._model = Model(_MODELS[algorithm])
 

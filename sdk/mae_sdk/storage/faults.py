@@ -92,6 +92,8 @@ _CREDENTIALS = {
     "CredentialUnavailableError",
 }
 """Where the store itself gave a code, that counts."""
+_BROKEN = {"ClientPayloadError", "ContentLengthError", "IncompleteRead", "TransferEncodingError"}
+"""A body that ends too early, in words of libraries that say nothing to a person."""
 _NO_REPOSITORY = {"RepositoryNotFoundError", "RevisionNotFoundError"}
 _CLOSED_REPOSITORY = {"GatedRepoError", "DisabledRepoError"}
 _AZURE_SAYS_NONE = "unable to connect to account for"
@@ -160,6 +162,8 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
     times = f" after {tries} attempts" if tries > 1 else ""
     if code:
         return fault("network", f"{head}{times}: the store answered {code}", url)
+    if names & _BROKEN:
+        return fault("network", f"{head}{times}: the connection broke before all bytes came", url)
     detail = f"{type(error).__name__}: {str(error)[:160]}".rstrip(": ")
     return fault("network", f"{head}{times}: {detail}", url)
 
@@ -168,9 +172,25 @@ def fault(
     cause: str, message: str, url: str, *, retryable: bool = True, hint: str = AGAIN
 ) -> StoreFault:
     """A `StoreFault` of that cause."""
-    made = StoreFault(message, got=urls.redact(url), retryable=retryable, hint=hint)
+    made = StoreFault(
+        message,
+        got=urls.redact(url),
+        expected=_EXPECTED.get(cause, "a store that answers"),
+        retryable=retryable,
+        hint=hint or "name another place, or take away what is there",
+    )
     made.cause = cause
     return made
+
+
+_EXPECTED = {
+    "credentials": "credentials that the store takes",
+    "expired": "credentials that are still valid",
+    "rights": "the right to do this there",
+    "exists": "a place that nothing is at yet",
+    "changed": "an object that stays as it is while it is read",
+    "damaged": "bytes that have the store's checksum",
+}
 
 
 def changed(url: str) -> StoreFault:
@@ -205,7 +225,12 @@ def no_bucket(url: str) -> Missing:
     elif _first(url) == "hf":
         noun, name = _repository(url)
         hint += "; one that is not public needs HF_TOKEN"
-    gone = Missing(f"there is no {noun} {name!r}", got=urls.redact(url), hint=hint)
+    gone = Missing(
+        f"there is no {noun} {name!r}",
+        got=urls.redact(url),
+        hint=hint,
+        expected=f"a {noun} that exists, and that these credentials may see",
+    )
     gone.cause = "bucket"
     return gone
 
@@ -231,6 +256,7 @@ def as_data_error(error: MaeError, where: str) -> DataError:
         f"there is no data source at {where}",
         got=where,
         hint="check the path, the bucket and the spelling",
+        expected="a folder, an archive or a pattern of images that is there",
     )
 
 
@@ -243,17 +269,29 @@ def _of_the_call(chain: list[BaseException], names: set[str], url: str) -> MaeEr
             "the address of the store, AWS_ENDPOINT_URL, is no URL",
             got=text.partition(":")[2].strip(),
             expected="http://host:port or https://host",
+            hint="set AWS_ENDPOINT_URL to the address of the store, or unset it for AWS",
         )
     if "ParamValidationError" in names and "bucket" in str(chain[0]).lower():
         return UsageError(
             "the URL does not name a bucket as stores spell them",
             got=where,
             expected="s3://bucket/path: 3 to 63 lower-case letters, digits, dots and hyphens",
+            hint="check the spelling of the bucket",
         )
     if names & {"HfUriError", "HFValidationError"}:
-        return UsageError("not a place of the hub", got=where, expected=urls.HUB_FORM)
+        return UsageError(
+            "not a place of the hub",
+            got=where,
+            expected=urls.HUB_FORM,
+            hint="write the owner and the name of the repository",
+        )
     if names & {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"}:
-        return UsageError("this is not a URL", got=where, expected="https://host/path")
+        return UsageError(
+            "this is not a URL",
+            got=where,
+            expected="https://host/path",
+            hint="write the scheme, two slashes, the host, and the path",
+        )
     return None
 
 
@@ -286,7 +324,12 @@ def _of_the_object(
     # fsspec's web client calls every failure "not found"; what it hides is the cause.
     hidden = error.__cause__ is not None and urls.scheme(url) in ("http", "https")
     if absent or (isinstance(error, FileNotFoundError) and not hidden):
-        return Missing(f"{head}: there is no such file", got=where)
+        return Missing(
+            f"{head}: there is no such file",
+            got=where,
+            hint="check the path, the bucket and the spelling",
+            expected="a file or folder that is there",
+        )
     return None
 
 

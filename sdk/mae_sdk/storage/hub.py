@@ -77,6 +77,7 @@ def locate(reference: str) -> Found:
             field="ptm",
             got=reference,
             expected="hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE",
+            hint="write the owner and the name of the model",
         )
     repo, revision, file = match.groups()
     commit, names, folder = _look(repo, revision, reference)
@@ -84,7 +85,11 @@ def locate(reference: str) -> Found:
         file = next((name for name in (*_INDEXES, *_WEIGHTS) if name in names), None)
     elif file not in names:
         raise NotFoundError(
-            f"{repo} has no file {file}", field="ptm", got=reference, expected=_listed(names)
+            f"{repo} has no file {file}",
+            field="ptm",
+            got=reference,
+            expected=_listed(names),
+            hint="name one of the files that it has",
         )
     if file is None:
         raise CheckpointError(
@@ -148,6 +153,7 @@ def push(folder: Path, repo: str, message: str) -> dict[str, str]:
             hint=f"{TOKEN_VARIABLE} must be allowed to write there"
             if refused
             else f"the folder is at {folder}; export again with export.overwrite=true",
+            expected="a repository that takes files of this user",
         ) from error
     return {"repo": repo, "url": str(done.commit_url), "commit": str(done.oid)}
 
@@ -274,6 +280,7 @@ def _silent(repo: str, reference: str, error: Exception) -> StorageError:
         field="ptm",
         got=reference,
         hint="try again, or fetch it where there is a network and name its folder",
+        expected="a model or data set that the hub gives to this user",
     )
 
 

@@ -399,7 +399,12 @@ def upload(path: str | os.PathLike[str], url: str) -> None:
 
     def put() -> None:
         if not source.is_file():
-            raise NotFoundError(f"no such file to upload: {source}", got=str(source))
+            raise NotFoundError(
+                f"no such file to upload: {source}",
+                got=str(source),
+                hint="check the path",
+                expected="a file that is there",
+            )
         size = source.stat().st_size
         fs, inside = urls.filesystem(url)
         with _turn(fs):

@@ -105,7 +105,10 @@ def _split(url: str) -> SplitResult:
             _ = parts.port  # read on demand, and refused then
     except ValueError:  # its words may hold a password
         raise UsageError(
-            "this is not a URL", got=f"{name}://…", expected=f"{name}://host/path"
+            "this is not a URL",
+            got=f"{name}://…",
+            expected=f"{name}://host/path",
+            hint="write the scheme, two slashes, the host, and the path",
         ) from None
     return parts
 
@@ -120,7 +123,12 @@ def check(url: str | os.PathLike[str]) -> None:
     name = scheme(text)
     problem = url_problem(text)
     if problem is not None and problem[0] != "not a URL":
-        raise UsageError(problem[0], got=redact(text), expected=problem[1])
+        raise UsageError(
+            problem[0],
+            got=redact(text),
+            expected=problem[1],
+            hint="write the scheme, two slashes, the host, and the path",
+        )
     if name is None:
         return
     parts = _split(text)
@@ -130,11 +138,17 @@ def check(url: str | os.PathLike[str]) -> None:
             f"the URL names no {what}",
             got=f"{name}://{parts.path}",
             expected=f"{name}://{what.split()[-1]}/path",
+            hint="write it behind the two slashes",
         )
     if name == "hf":
         pieces = [piece for piece in text.partition("://")[2].split("/") if piece]
         if len(pieces) < 2 + (pieces[0] in _HUB_KINDS):
-            raise UsageError("the URL names no repository", got=text, expected=HUB_FORM)
+            raise UsageError(
+                "the URL names no repository",
+                got=text,
+                expected=HUB_FORM,
+                hint="write the owner and the name of the repository",
+            )
     if name in ("s3", "s3a") and "@" in parts.netloc and not _SEALED.match(parts.netloc):
         raise UsageError(
             "keys do not belong in an s3:// URL",
@@ -158,6 +172,7 @@ def check_writable(url: str | os.PathLike[str], field: str) -> None:
             field=field,
             got=redact(url),
             expected="a folder, or a URL that takes files, such as s3://bucket/results",
+            hint="name a folder, or a store that takes files",
         )
 
 
@@ -214,7 +229,10 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     text = os.fspath(url)
     if is_remote(text):
         raise UsageError(
-            "this URL is not local", got=redact(text), expected="a path or a file:// URL"
+            "this URL is not local",
+            got=redact(text),
+            expected="a path or a file:// URL",
+            hint="name a path of this machine",
         )
     match = _SCHEME.match(text)
     if match:
@@ -232,7 +250,12 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
     for part in parts:
         pieces = PurePosixPath(part)
         if pieces.is_absolute() or ".." in pieces.parts or _SCHEME.match(part):
-            raise UsageError("a path below a root must be relative, without '..'", got=part)
+            raise UsageError(
+                "a path below a root must be relative, without '..'",
+                got=part,
+                hint="write the path without a slash in front and without ..",
+                expected="a relative path",
+            )
 
     tail = "/".join(str(PurePosixPath(part)) for part in parts if part not in ("", "."))
     if not tail:
@@ -449,6 +472,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"reading {name}:// needs {f'the extra {extra}' if extra else package}",
             got=redact(url),
             hint=hint,
+            expected="an installation that has it",
         ) from error
     except ValueError as error:
         if "not known" not in str(error).lower():
@@ -457,6 +481,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"no file system for the scheme {name}://",
             got=redact(url),
             expected="a path or an fsspec URL such as s3://",
+            hint="is the scheme misspelled? a path needs none",
         ) from error
 
     return fs, fs._strip_protocol(opened)

@@ -66,9 +66,26 @@ def check_rules(
 def causes_first(errors: list[MaeError]) -> list[MaeError]:
     """Errors with the number of classes after those of the data that it is counted in: who mends
     the data may find it right."""
+    errors = _once(errors)
     counts = [error for error in errors if error.field == "model.num_classes"]
     others = [error for error in errors if error.field != "model.num_classes"]
+    if any(error.field == "dataset.classes" for error in others):
+        return others  # how many classes there are follows from those that are named
     if any(isinstance(error, DataError) for error in others):
         for error in counts:
             error.hint = f"mend the data first, as said above; then: {error.hint}"
     return [*others, *counts]
+
+
+def _once(errors: list[MaeError]) -> list[MaeError]:
+    """The first error of each field: what is wrong with its value besides follows from it, or is
+    said when that is mended. Data may have several faults at once."""
+    seen: set[str] = set()
+    kept = []
+    for error in errors:
+        if isinstance(error, DataError) or error.field is None:
+            kept.append(error)
+        elif error.field not in seen:
+            seen.add(error.field)
+            kept.append(error)
+    return kept

@@ -216,6 +216,11 @@ def near(case: Case) -> str:
     if pairs:
         return f"perhaps another spelling: {first_of(pairs)}"
     also = ", add training images of them" if case.action == "train" else ""
+    if case("model.multi_label"):  # whose classes are those of its table
+        return (
+            f"correct these labels{also}; of a table with columns of 0 and 1 name those that count "
+            "in dataset.labels.columns"
+        )
     return f"rename these classes{also}, or name those that count in dataset.classes"
 
 

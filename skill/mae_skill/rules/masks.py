@@ -82,10 +82,24 @@ def _strange(
         f"masks hold values that are no class: {first_of(strange)}; "
         f"{values[value]['images']} hold {value}, the first is {values[value]['first']}",
         _meaning(classes, ignored, first),
-        "set model.num_classes, dataset.segmentation.reduce_zero_label and "
-        "dataset.segmentation.ignore_index to what the masks hold",
+        _mended(sorted(int(one) for one in values), ignored, first),
         kind=DataError,
     )
+
+
+def _mended(held: list[int], ignored: int, first: int) -> str:
+    """How masks of these values are learned: as they are where they number classes, else mapped."""
+    numbers = [value for value in held if value != ignored and value >= first]
+    most = numbers[-1] + 1 - first
+    if most <= 2 * len(numbers) + 1:
+        return (
+            f"set model.num_classes={most}, or change dataset.segmentation.reduce_zero_label or "
+            "dataset.segmentation.ignore_index where a value is meant as no class"
+        )
+    pairs = [f"{value} to {number + first}" for number, value in enumerate(numbers)]
+    if ignored in held:  # black and white masks have 255 for a class
+        pairs.append(f"{ignored} to {len(numbers) + first}, if it is a class")
+    return f"these are levels of gray, no class numbers: map {', '.join(pairs[:8])} in the masks"
 
 
 def _one_class(

@@ -275,7 +275,9 @@ def tiny(case: Case) -> None:
                 f"dataset.augmentation.{name}",
                 "too small to have a meaning",
                 f"at least {least}",
-                "leave it out, or set 0 to switch it off",
+                "leave it out, or set 0 to switch it off"
+                if name in ("mixup", "cutmix")
+                else f"leave it out, or set {least} or more",
             )
 
 

@@ -6,6 +6,7 @@ warnings where it might.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -818,7 +819,10 @@ def labels(case: Case) -> None:
     if classes == 0:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
     elif classes == 1 and not case(MULTI):
-        name = next(iter(found.get("class_counts") or ["one class"]))
+        name, table = (
+            next(iter(found.get("class_counts") or ["one class"])),
+            found.get("label_file"),
+        )
         if case("dataset.classes"):
             case.error(
                 "dataset.classes",
@@ -830,8 +834,13 @@ def labels(case: Case) -> None:
         case.error(
             TRAIN,
             f"the training images are of one class alone, {name}: every answer would be right",
-            "two classes or more, one folder of images for each",
-            "name the folder that holds the class folders; images without classes serve "
+            "two classes or more in its table"
+            if table
+            else "two classes or more, one folder of images for each",
+            f"write the class of each picture into {table['file']}, or leave out dataset.labels "
+            "where the folders are the classes"
+            if table
+            else "name the folder that holds the class folders; images without classes serve "
             "pretraining (train.stage=pretrain)",
             kind=DataError,
         )
@@ -843,10 +852,27 @@ def labels(case: Case) -> None:
             "model.num_classes",
             f"the training data has {classes} classes{listed}",
             str(classes),
-            f"set model.num_classes={classes}{first}",
+            _slips(found, classes, case("model.num_classes"))
+            + f"set model.num_classes={classes}{first}",
         )
     if classes and found.get("unlabelled"):
         unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
+
+
+def _slips(found: Seen, classes: int, wanted: object) -> str:
+    """What to mend first where the classes that are too many have one picture each, and are named
+    nearly like others: they are misspelled rather than meant."""
+    table = found.get("class_counts") or {}
+    common = [name for name, count in table.items() if count > 1]
+    single = [name for name, count in table.items() if count == 1]
+    pairs = [
+        f"{name} ({near[0]})"
+        for name in single
+        if (near := difflib.get_close_matches(name, common, n=1))
+    ]
+    if not pairs or not isinstance(wanted, int) or classes - wanted != len(pairs):
+        return ""
+    return f"correct what one picture alone has, and may be misspelled: {first_of(pairs)}; else "
 
 
 def _loose(found: Seen) -> str:
@@ -870,6 +896,9 @@ def _one_folder(found: Seen) -> str:
             "the name of a source is no class: sort the images into a folder for each class, in "
             "one source or inside each; images without labels serve pretraining"
         )
+    if isinstance(named, str) and named.endswith(("/*", "/**")):
+        folder = named.rstrip("*").rstrip("/")
+        return f"the pattern names what is in the class folders alone: name their folder, {folder}"
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them are in the one folder {wrapper}, which was taken for a wrapper"
@@ -886,7 +915,9 @@ def multi_label(case: Case) -> None:
                 table,
                 f"{MULTI} needs a table: folders give each picture one class",
                 "a CSV, TSV, JSON lines or Parquet file with the labels of each picture",
-                f"name it, or set {MULTI}=false",
+                f"name it, or set {MULTI}=false"
+                if case.action == "train"
+                else "name the table: the model was trained on pictures of several classes",
             )
     if case.action != "train":
         return

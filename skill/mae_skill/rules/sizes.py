@@ -76,6 +76,8 @@ def mask_units(case: Case) -> None:
     pretrains = case("train.stage") == "pretrain" and case.known("model.arch")
     if arch is None or size is None or not pretrains or not size_fits(arch, size):
         return
+    if case.action != "train" and case.facts.model.get("stage") not in (None, "pretrain"):
+        return  # the stage is not the model's: that is the error
 
     units = num_units(arch, size)
     visible = round(units * (1 - float(case("train.mask_ratio", 0.75))))
@@ -85,6 +87,8 @@ def mask_units(case: Case) -> None:
             hint += f" or a smaller {PATCH} (here {arch.patch})"
         if units >= 2:
             hint += ", or a mask_ratio nearer 0.5"
+        if case.action == "train" and not case.given("train.stage"):
+            hint = f"for a classifier train.stage=finetune; for pretraining, the default, {hint}"
         case.error(
             "train.mask_ratio",
             f"of {units} mask units {visible} would stay visible",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mae_skill.archs import ARCHS, Arch
+from mae_skill.archs import Arch
 from mae_skill.errors import CheckpointError
 from mae_skill.weights import layouts
 from mae_skill.weights.config import Source, describe, repeated
@@ -626,14 +626,20 @@ class _Fitter:
         shapes = {name: item.shape for name, item in self.found.entries.items()}
         guess = guess_arch(shapes)
         alike = guess or guess_arch(shapes, any_patch=True)
-        kin = guess is None or ARCHS[guess].family == self.target.family
-        family = ARCHS[guess].family if guess else self.target.family
-        marks = layouts.marks(raw, short if kin else (), family=family)
+        family = self._family() or self.target.family
+        kin = family == self.target.family  # of another one everything of ours is missing
+        lacking = short
+        if any(name.endswith(_GRN) for name in shapes):  # a smaller model lacks some blocks' alone
+            lacking = [name for name in short if not name.endswith(_GRN)]
+        marks = layouts.marks(raw, lacking if kin else (), family=family)
         if any(_NO_TOKEN in text for text in self.clashes):
             marks.append("no position of the class token")
         looks = layouts.foreign(raw) or layouts.model_of(marks, family=family)
+        other = self._other_sizes() if alike in (None, arch) and not problems else {}
         if guess == arch:
             guess = None
+        elif raw == [] and not self.clashes:
+            other = {}  # what lacks its last blocks is rather a file that is not whole
         faults = list(problems)
         if raw:
             faults.append(f"no place for {_brief(raw)} ({len(raw)} of its entries)")
@@ -646,6 +652,10 @@ class _Fitter:
         patch = self._other_patch()
         ours = "" if raw or problems else self._our_own(short)
         got = guess or ours or "an architecture that is not ours"
+        if other:
+            ours = ""
+            sizes = " and ".join(f"{key} {value}" for key, value in other.items())
+            got = f"a model of this kind with {sizes}"
         if guess is None and alike is not None and patch:
             got = f"{alike} with patches of {patch} pixels"
         if marks or looks:
@@ -657,10 +667,41 @@ class _Fitter:
             field=self.field,
             got=got,
             expected=f"weights of {arch}: every entry of the backbone in its place",
-            hint=_INCOMPLETE
+            hint=self._sizes_hint(other)
+            if other and not (marks or looks)
+            else _INCOMPLETE
             if ours and short and not (guess or marks or looks)
             else self._hint(guess if not (marks or looks) else None, alike),
         )
+
+    def _family(self) -> str | None:
+        """The family of the file, by the stems that tell them apart."""
+        entries = self.found.entries
+        if "stem.0.weight" in entries or any(name.startswith("stages.") for name in entries):
+            return "convnextv2"
+        if (patch := entries.get("patch_embed.proj.weight")) is None:
+            return None
+        return "hiera" if patch.shape[-1] == _HIERA_KERNEL else "vit"
+
+    def _other_sizes(self) -> dict[str, int]:
+        """The fields that make a ViT deeper or wider → the file's values, where they differ from
+        the model's."""
+        if self.target.family != "vit" or self._family() != "vit":
+            return {}
+        file = {name: recipe.shape for name, recipe in self.found.entries.items()}
+        model = {self._short(name): shape for name, shape in self.target.shapes.items()}
+        found = {}
+        for key, of in (("model.depth", _depth), ("model.embed_dim", _width)):
+            if of(file) and of(file) != of(model):
+                found[key] = of(file)
+        return found
+
+    def _sizes_hint(self, other: Mapping[str, int]) -> str:
+        of_row = self.target.row
+        row = {"model.depth": sum(of_row.depths), "model.embed_dim": of_row.dims[0]}
+        if all(row[key] == value for key, value in other.items()):
+            return f"leave out {' and '.join(other)}: the architecture's own fit the file"
+        return "set " + " and ".join(f"{key}={value}" for key, value in other.items())
 
     def _our_own(self, short: Sequence[str]) -> str:
         """What a file of this architecture differs by, where that is the channels of its pictures
@@ -733,9 +774,22 @@ class _Fitter:
 
 _INCOMPLETE = "the file is incomplete: fetch it again, or save the whole state dict of its model"
 _BLOCK = re.compile(r"(?:stages\.\d+\.)?blocks\.\d+|stages\.\d+\.downsample")
+_GRN = ".mlp.grn.weight"
+_HIERA_KERNEL = 7  # pixels a side of the convolution that makes its tokens
 _NO_TOKEN = "no class token's"
 _RGB = 3  # channels of a stem that is adapted to others, as timm does
 _PATCHES = ("encoder.patch_embed.proj.weight", "encoder.stem.0.weight")
+
+
+def _depth(shapes: Mapping[str, Shape]) -> int:
+    """How many blocks a ViT's encoder has."""
+    return len({name.split(".")[1] for name in shapes if re.match(r"blocks\.\d+\.", name)})
+
+
+def _width(shapes: Mapping[str, Shape]) -> int:
+    """How wide a ViT is; 0 where its patch convolution is missing."""
+    shape = shapes.get("patch_embed.proj.weight")
+    return shape[0] if shape else 0
 
 
 def _other_patch(shape: Shape, wanted: Shape) -> bool:
