@@ -454,7 +454,7 @@ def _refuse_unknown(only: JobFilter, rows: Sequence[Document]) -> None:
     }
     for name, fixed in words.items():
         wanted = getattr(only, name)
-        there = sorted({*fixed, *(str(row[name]) for row in rows if row[name])})
+        there = sorted({*fixed, *(str(row[name]) for row in rows if row.get(name))})
         if wanted and _folded(wanted) not in map(_folded, there):
             near = difflib.get_close_matches(_folded(wanted), [_folded(one) for one in there], n=1)
             raise errors.UsageError(

@@ -163,11 +163,11 @@ def test_a_failing_plan_leaves_nothing_behind(train: Callable[..., Job], tmp_pat
     assert not (tmp_path / "results").exists()
 
 
-def test_a_results_root_that_cannot_be_written_or_listed_is_a_storage_error(
+def test_a_file_as_the_results_root_is_refused_and_cannot_be_listed(
     skill: Skill, train: Callable[..., Job], tmp_path: Path
 ) -> None:
     (tmp_path / "a file").write_text("")
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(UsageError, match="this is a file") as caught:
         train(results_root=str(tmp_path / "a file"))
     assert caught.value.field == "results_root" and str(tmp_path) in str(caught.value.got)
     with pytest.raises(StorageError, match="cannot be listed"):

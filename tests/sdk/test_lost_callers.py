@@ -122,21 +122,26 @@ def test_a_run_that_was_given_up_stops_when_it_finds_that_out_and_overwrites_not
     assert Skill(caller.bundle).job(job_id, root).record["claim"] == "of another machine"
 
 
-def test_a_platform_that_refuses_a_job_leaves_its_reason_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("later", [False, True])
+def test_a_job_that_a_platform_refuses_stays_with_its_reason_where_it_may_be_taken_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
     from mae_sdk.run.local import LocalPlatform
     from mae_skill.errors import UsageError as Refusal
 
     def refuse(*args: Any) -> None:
-        raise Refusal("no such partition", field="partition", got="gpu")
+        raise Refusal("no such partition", field="partition", got="gpu", retryable=later)
 
     caller = Caller(tmp_path, str(tmp_path / "local"))
     with monkeypatch.context() as patch:
         patch.setattr(LocalPlatform, "submit", refuse)
         with pytest.raises(Refusal):
             caller.calls()
-    (job,) = Skill(caller.bundle).jobs(results_root=tmp_path / "local")
+    jobs = Skill(caller.bundle).jobs(results_root=tmp_path / "local")
+    if not later:
+        assert jobs == [] and not [*(tmp_path / "local").glob("train-*")]
+        return
+    (job,) = jobs
     problem = job.record["error"]
     assert (
         job.state == "ERROR" and problem is not None and "no such partition" in problem["message"]
