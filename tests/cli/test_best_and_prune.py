@@ -58,6 +58,20 @@ def test_figures_on_different_data_are_said_not_to_compare(
     assert code == 0 and "judged on different data" in out
 
 
+def test_a_training_loss_is_of_the_images_that_were_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"train": "/d/train", "val": "/d/val"}
+    data = {f"dataset.{name}_data_sources": {"uri": uri} for name, uri in names.items()}
+    result = {"doubts": ["it names one class alone"]}
+    write_job(tmp_path, "train-1", result=result, epochs=2, data=data)
+    where = ("--results-root", str(tmp_path))
+    for metric, place in (("train_loss", "/d/train"), ("val_loss", "/d/val")):
+        answer = json.loads(call(capsys, "best", "--metric", metric, "--json", *where)[1])
+        assert [row["judged_on"] for row in answer["best"]] == [place]
+    assert "0.5 in doubt" in call(capsys, "best", "--metric", "train_loss", *where)[1]
+
+
 def test_where_nothing_can_be_judged_the_answer_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,27 @@ def test_figures_are_ordered_within_their_metric_and_by_its_direction(
     assert "each by itself: ACC_all (finetune): more is better; smoothness" in "\n".join(told)
 
 
+def test_figures_are_ordered_within_the_images_that_they_are_of(server: Server, root: Path) -> None:
+    images = {"one": ("/d/a/val", "x"), "two": ("/d/b/val", "y"), "copy": ("/d/a/val", "x")}
+    for share, (name, (uri, digest)) in zip((0.3, 0.6, 0.4), images.items(), strict=True):
+        result = {"kpis": {"mIoU": share}, "doubts": ["no better than chance"] * (name == "two")}
+        data = {"dataset.val_data_sources": {"uri": uri, "digest": digest}}
+        write_job(root, name, "evaluate", spec=spec("small"), result=result, data=data)
+
+    page = seen(server, "/?metric=mIoU&sort=best")
+    titles = [f"mIoU (finetune) on {place}: more is better" for place in ("a/val", "b/val")]
+    assert [page.text.count(title) for title in titles] == [1, 1]
+    order = [page.html.index(f"{name} as A") for name in ("copy", "one", "two")]
+    assert order == sorted(order)
+    assert "0.6 in doubt b/val" in page.text and page.text.count("in doubt") == 1
+    assert "/?metric=mIoU&sort=judged_on" in [a.get("href") for a in page.all("a")]
+
+    words = ["jobs", "list", "--results-root", str(root), "--metric", "mIoU", "--sort", "best"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stdout
+    assert "JUDGED ON" in told and "0.6 in doubt" in told
+    assert f"each by itself: {'; '.join(titles)}" in told
+
+
 def test_filters_are_of_any_case(server: Server, root: Path) -> None:
     for words in ("state=error", "action=TRAIN&arch=Large", "arch=+LARGE+&state=Error"):
         text = seen(server, f"/?{words}").text

@@ -34,7 +34,7 @@ HOST = "127.0.0.1"
 COOKIE = "mae_report"
 REFRESH_SECONDS = 5
 _FILTERS = ("state", "action", "stage", "arch", "metric")
-_HEADS = {"id": "job", "created": "created (UTC)"}
+_HEADS = {"id": "job", "created": "created (UTC)", "judged_on": "judged on"}
 
 
 class Site:
@@ -116,13 +116,15 @@ class Site:
 
 
 def _groups(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
-    """The rows under a title each: by their best figure, those of one metric; else all, under
-    none."""
+    """The rows under a title each: by their best figure, those of one metric on one set of images;
+    else all, under none."""
     found: list[dict[str, Any]] = []
     for row in rows:
         title = answers.rank_of(row) if sort == "best" else ""
-        if not found or found[-1]["title"] != title:
-            found.append({"title": title, "rows": []})
+        # One place may have held other images by then.
+        images = row["images_key"] if title else None
+        if not found or (found[-1]["title"], found[-1]["images"]) != (title, images):
+            found.append({"title": title, "images": images, "rows": []})
         found[-1]["rows"].append(_shown(row))
     return found
 
@@ -131,7 +133,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     made = {name: "–" if value is None else value for name, value in row.items()}
     made["id"] = Link(row["id"], f"/job/{quote(row['id'])}")
     made["name"] = row["id"]
-    made["best"] = number(row["best"])
+    made["best"] = number(row["best"]) + answers.in_doubt(row)
+    made["judged_on"] = answers.near(row["judged_on"]) if row["judged_on"] else "–"
     made["created"] = str(row["created"] or "–")[:19].replace("T", " ")
     if row.get("parent"):
         made["parent"] = Link(row["parent"], f"/job/{quote(row['parent'])}")
