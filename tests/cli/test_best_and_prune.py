@@ -15,6 +15,7 @@ from mae_sdk.cli.plan_run import ended_text
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.status import StatusWriter
+from mae_sdk.mcp_server import _step_call
 from rich.console import Console
 
 from tests.support.jobs import start, wait_until
@@ -326,3 +327,20 @@ def test_a_filter_that_no_job_passes_does_not_say_that_there_are_none(
     out = call(capsys, "list", "--state", "RUNNING", "--results-root", str(root))[1]
     assert "none of the 1 job here is asked for" in out
     assert "no jobs here" not in out
+
+
+@pytest.mark.parametrize(("policy", "carried"), [("off", True), ("auto", False)])
+def test_what_follows_a_training_without_a_search_is_none_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, carried: bool
+) -> None:
+    told = {"enabled": False, "policy": policy, "reason": "turned off for this run"}
+    pretrained = {"train": {"stage": "pretrain"}}
+    folder = write_job(tmp_path, "train-1", spec=pretrained, result={"kpis": {}}, policy=told)
+    tune, *others = answers.after(Job(folder))
+    assert (tune.action, tune.policy) == ("train", "off" if carried else None)
+    assert [step.policy for step in others] == [None] * len(others)  # those never search
+    command = "mae run train --parent train-1 --train-datasets URI --eval-dataset URI"
+    command += " --automl-policy off" * carried + " train.stage=finetune"
+    assert command in call(capsys, "status", "train-1", "--results-root", str(tmp_path))[1]
+    assert command in Path(Job(folder).report().path).read_text()
+    assert ("automl_policy=off" in _step_call(tune)) == carried
