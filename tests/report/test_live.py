@@ -202,6 +202,8 @@ def test_of_a_study_the_best_trial_is_compared(server: Server, root: Path) -> No
     (root / "train-9.t001/spec.yaml").write_text("train: {optim: {lr: 0.7}}\n")
     page = seen(server, f"/compare?a=train-1&b={study.name}")
     assert "train.optim.lr 0.1 0.7" in page.text and "train-9.t001" in page.text
+    links = [a["href"] for a in seen(server, "/job/train-9").all("a")]
+    assert links.count("/job/train-9.t001") == 2 and "/job/train-9.t000" in links
 
 
 def test_ended_jobs_are_read_once_and_again_when_their_record_changes(

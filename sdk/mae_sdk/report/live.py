@@ -23,7 +23,7 @@ from markupsafe import Markup
 from mae_sdk import answers
 from mae_sdk.job import Job, list_jobs, open_job
 from mae_sdk.jobs.root import Root
-from mae_sdk.report import page
+from mae_sdk.report import page, search
 from mae_sdk.report.blocks import Link
 from mae_sdk.report.chain import render_chain
 from mae_sdk.report.compare import render_compare
@@ -64,7 +64,8 @@ class Site:
         if parts[2:] == ["chain"]:
             return render_chain(job, home="/")
         facts = facts_of(job)
-        links = {one.id: f"/job/{quote(one.id)}" for one in parents(job)}
+        others = [*(one.id for one in parents(job)), *search.trials(facts)]
+        links = {name: f"/job/{quote(name)}" for name in others}
         chain = f"/job/{quote(job.id)}/chain"
         return page.render(facts, links, refresh=REFRESH_SECONDS, home="/", whole=chain)
 
