@@ -85,6 +85,7 @@ def test_nobody_gets_in_without_the_token_or_by_another_name(server: Server) -> 
 def test_the_list_is_sorted_and_filtered_and_leads_to_each_job(server: Server) -> None:
     page = seen(server, "/")
     assert page.outside == [] and "5 jobs" in page.text
+    assert "Intervals are at 95 %" not in page.text  # there is none
     assert len(page.all("script")) == 1 and "nonce" in page.all("script")[0]
     links = [a["href"] for a in page.all("a")]
     assert "/job/evaluate-3" in links and "/?sort=best" in links

@@ -99,6 +99,7 @@ class Site:
         return page.fill(
             "jobs.html.j2",
             f"Jobs of {self.root.url}",
+            intervals=False,
             root=self.root.url,
             groups=_groups(rows, only.sort),
             heads=heads,
@@ -228,4 +229,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _message(text: str) -> str:
-    return page.fill("message.html.j2", "mae report", text=text, home=Markup("/"))
+    return page.fill("message.html.j2", "mae report", intervals=False, text=text, home=Markup("/"))

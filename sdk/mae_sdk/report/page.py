@@ -54,7 +54,7 @@ def render(
         sections: below the first screen; None: all.
     """
     target = partial(_target, facts.job, links, at_home)
-    parts = {
+    parts: dict[str, Any] = {
         "above": " · ".join(
             [facts.id, *(f"{k} {v}" for k, v in first_screen.chips(facts).items())]
         ),
@@ -139,10 +139,15 @@ def chain(
     return found
 
 
-def fill(template: str, title: str, **values: Any) -> str:
-    """A template's page, in which no secret that this process knows stands."""
+def fill(template: str, title: str, *, intervals: bool = True, **values: Any) -> str:
+    """A template's page, in which no secret that this process knows stands.
+
+    Args:
+        intervals: whether the page shows any.
+    """
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    values.setdefault("footer", f"Written by mae at {now}. Intervals are at 95 %.")
+    said = " Intervals are at 95 %." if intervals else ""
+    values.setdefault("footer", f"Written by mae at {now}.{said}")
     values.setdefault("refresh", None)
     text = _environment().get_template(template).render(title=title, style=style(), **values)
     # A name may hold what a browser would obey, such as marks that turn the direction of text.

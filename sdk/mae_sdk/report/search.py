@@ -147,14 +147,18 @@ def winner(
         why = "searched" if key in searched else around
         rows.append([key, _short(one), _short(other), why])
     rows.append([named(metric), number(given.get("value")), number(best.get("value")), ""])
-    pages = [_page(facts, str(one.get("child") or ""), target) for one in (given, best)]
-    rows.append(["its page", *pages, ""])
-    head = ["field", "trial 0: the spec as given", f"trial {best.get('trial')}: the best", "set by"]
+    names = ["trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
+    head = ["field", *names, "set by"]
     blocks: list[Block] = [said]
     if around == "the auto recipe":
         goes_on = "the others search around it, so fields that are not searched differ too."
         blocks.append(Text(f"Trial 1 is the auto recipe; {goes_on}", "note"))
     blocks.append(Table(head, rows, "The winning values beside the given ones", (1, 2), marked))
+    pages = [
+        [name, _page(facts, str(one.get("child") or ""), target)]
+        for name, one in zip(names, (given, best), strict=True)
+    ]
+    blocks.append(Table(["trial", "its page"], pages, "All else of the two trials"))
     return Section(title, blocks)
 
 
