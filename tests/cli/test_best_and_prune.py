@@ -344,3 +344,14 @@ def test_what_follows_a_training_without_a_search_is_none_either(
     assert command in call(capsys, "status", "train-1", "--results-root", str(tmp_path))[1]
     assert command in Path(Job(folder).report().path).read_text()
     assert ("automl_policy=off" in _step_call(tune)) == carried
+
+
+def test_the_warnings_of_a_job_are_lines_of_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["2 images are 'odd'", "the rate\nis high"]
+    write_job(tmp_path, "train-1", result={"kpis": {}, "warnings": said})
+    out = call(capsys, "status", "train-1", "--results-root", str(tmp_path))[1]
+    assert "\nwarning: 2 images are 'odd'\n" in out and '["' not in out
+    (last,) = [line for line in out.splitlines() if "the rate" in line]
+    assert last.startswith("warning: the rate") and "is high" in last

@@ -267,6 +267,38 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
         assert words in many.text
 
 
+def test_crops_of_one_picture_have_no_interval_of_images(tmp_path: Path) -> None:
+    for name, place, words in (
+        ("export-1", "16 crops of matplotlib's sample photograph", "of 16 crops of one picture"),
+        ("export-2", "validation images", "of 16 images (95 %: at least 80.6 %)"),
+    ):
+        parity = {"passed": True, "images": 16, "images_from": place, "top1_agreement": 1.0}
+        folder = write_job(tmp_path, name, "export", result={"kpis": {}, "parity": parity})
+        text = page_of(folder).text
+        assert f"same class for 100.0 % {words}" in text
+        assert ("at least" in text) == (name == "export-2")
+
+
+def test_the_data_of_a_failed_job_was_counted_at_its_launch(tmp_path: Path) -> None:
+    data = {"dataset.val_data_sources": {"uri": "/d/val", "images": 48}}
+    failure: dict[str, Any] = {"category": "out_of_memory", "message": "it is full"}
+    failure |= {"lines": [], "hint": "", "error": None}
+    failed = write_job(tmp_path, "train-1", state=records.ERROR, data=data, failure=failure)
+    text = page_of(failed).text
+    assert "as counted when the job was launched" in text
+    assert "what kind of failure: out of memory" in text
+    whole = write_job(tmp_path, "train-2", data=data, result={"kpis": {}})
+    assert "as counted when" not in page_of(whole).text
+
+
+def test_of_four_classes_none_is_hidden_as_one_more(tmp_path: Path) -> None:
+    for count, words in ((4, "a: 9, b: 8, c: 7, d: 6"), (5, "c: 7 and 2 more classes")):
+        answered = dict(zip("abcde"[:count], range(9, 0, -1), strict=False))
+        result = {"kpis": {"images": 30}, "answered": answered}
+        text = page_of(write_job(tmp_path, f"inference-{count}", "inference", result=result)).text
+        assert words in text and "and 1 more" not in text
+
+
 def test_a_study_says_which_fields_were_searched_and_leads_to_the_pages_of_its_trials(
     tmp_path: Path,
 ) -> None:
