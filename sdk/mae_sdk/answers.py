@@ -140,7 +140,22 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
 
 
 def after(job: Job) -> list[Step]:
-    """What may follow a job that is COMPLETE, the likeliest first."""
+    """What may follow a job that is COMPLETE, the likeliest first. A training after one whose
+    search was turned off is none either."""
+    steps = _after(job)
+    if not any(step.action == "train" for step in steps):
+        return steps
+    from mae_sdk.job import beside
+
+    record = job.record
+    judged = beside(job, str(record["parent"])) if record.get("parent") else None
+    trained = judged.record if record["action"] != "train" and judged is not None else record
+    policy = "off" if (trained.get("policy") or {}).get("policy") == "off" else None
+    return [replace(one, policy=policy) if one.action == "train" else one for one in steps]
+
+
+def _after(job: Job) -> list[Step]:
+    """`after`, of the actions alone."""
     record = job.record
     skill_dir = record.get("skill_dir")
     if skill_dir:
@@ -152,8 +167,7 @@ def after(job: Job) -> list[Step]:
         if job.stage() != "pretrain":
             return [evaluate, Step("inference", job.id, ("inference_dataset",)), export]
         counted = [seen.get("classes") for seen in (record.get("data") or {}).values()]
-        tuned = fine_tuning(next((n for n in counted if n), None), job.id)
-        return [replace(tuned, policy=_policy_of(record)), evaluate, export]
+        return [fine_tuning(next((n for n in counted if n), None), job.id), evaluate, export]
     from mae_sdk.job import setting
 
     if action == "evaluate":
@@ -170,11 +184,6 @@ def after(job: Job) -> list[Step]:
     whole = setting(job, "export.data_type") in (None, "fp32")
     builds = whole and setting(job, "export.format") in (None, "onnx")
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
-
-
-def _policy_of(record: JobRecord) -> str | None:
-    """``off`` where the search was turned off for this training: its sequel is not one either."""
-    return "off" if (record.get("policy") or {}).get("policy") == "off" else None
 
 
 def _after_another(job: Job, skill_dir: str) -> list[Step]:
@@ -200,8 +209,7 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
             continue
         rows = bundle.data_rows(action).values()
         needed = dict.fromkeys(str(row.get("source")) for row in rows if not row.get("optional"))
-        policy = _policy_of(job.record) if action == "train" else None
-        steps.append(Step(action, job.id, tuple(needed), skill_dir=skill_dir, policy=policy))
+        steps.append(Step(action, job.id, tuple(needed), skill_dir=skill_dir))
     return steps[:4]
 
 
