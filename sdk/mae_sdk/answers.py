@@ -118,6 +118,7 @@ class Step:
     Attributes:
         sources: the data that it needs: names of options of a plan.
         overrides: fields of its spec; a value in capitals is to be filled in.
+        policy: of AutoML, where the person has chosen one: a training without it would search.
     """
 
     action: str
@@ -125,6 +126,7 @@ class Step:
     sources: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] = ()
     skill_dir: str | None = None
+    policy: str | None = None
 
 
 def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
@@ -133,12 +135,28 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     words += [f"--parent {step.parent}"] if step.parent else []
     words += [source_option(name) for name in step.sources]
     words += [f"--skill-dir {shlex.quote(step.skill_dir)}"] if step.skill_dir else []
+    words += [f"--automl-policy {step.policy}"] if step.policy else []
     words += [f"{key}={value}" for key, value in step.overrides]
     return " ".join(words) + root
 
 
 def after(job: Job) -> list[Step]:
-    """What may follow a job that is COMPLETE, the likeliest first."""
+    """What may follow a job that is COMPLETE, the likeliest first. A training after one whose
+    search was turned off is none either."""
+    steps = _after(job)
+    if not any(step.action == "train" for step in steps):
+        return steps
+    from mae_sdk.job import beside
+
+    record = job.record
+    judged = beside(job, str(record["parent"])) if record.get("parent") else None
+    trained = judged.record if record["action"] != "train" and judged is not None else record
+    policy = "off" if (trained.get("policy") or {}).get("policy") == "off" else None
+    return [replace(one, policy=policy) if one.action == "train" else one for one in steps]
+
+
+def _after(job: Job) -> list[Step]:
+    """`after`, of the actions alone."""
     record = job.record
     skill_dir = record.get("skill_dir")
     if skill_dir:
@@ -315,7 +333,9 @@ def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -
 MAX_FILES = 20
 """Files that an answer names."""
 
-JOB_COLUMNS = ("id", "action", "stage", "arch", "state", "metric", "best", "created", "parent")
+JOB_COLUMNS = (
+    *("id", "action", "stage", "arch", "state", "metric", "best", "judged_on", "created", "parent"),
+)
 """What a list of jobs says of each, and what it can be sorted by."""
 _FILTERS = ("state", "action", "stage", "arch", "metric")
 
@@ -369,9 +389,11 @@ def _folded(value: Any) -> str:
 
 
 def ranked(rows: Sequence[Document], *, reverse: bool = False) -> list[Document]:
-    """Rows by their best figure: each metric, and each stage of it, by itself, the best first.
+    """Rows by their best figure: each metric, of each stage and each set of images, by itself, the
+    best first.
 
-    Figures of two metrics have no common order, nor has a loss of two stages. Rows whose direction
+    Figures of two metrics have no common order, nor has a loss of two stages, nor a metric of two
+    sets of images. Rows whose direction
     is not known keep their order, below those of the same metric; those without a figure are last.
 
     Args:
@@ -381,7 +403,8 @@ def ranked(rows: Sequence[Document], *, reverse: bool = False) -> list[Document]
     def place(row: Document) -> tuple[Any, ...]:
         direction = row["direction"]
         sign = {"maximize": -1.0, "minimize": 1.0}.get(str(direction), 0.0)
-        group = (_folded(row["metric"]), str(row["metric"]), _folded(row["stage"]))
+        group = [_folded(row["metric"]), str(row["metric"]), _folded(row["stage"])]
+        group += [_folded(row["judged_on"]), str(row["images_key"])]
         value = float(row["best"]) * sign
         return (*group, not direction, str(direction), -value if reverse else value)
 
@@ -390,14 +413,31 @@ def ranked(rows: Sequence[Document], *, reverse: bool = False) -> list[Document]
 
 
 def rank_of(row: Document) -> str:
-    """Which rows a row of `ranked` is ordered among, in words: ``ACC_all (finetune): more is
-    better``."""
+    """Which rows a row of `ranked` is ordered among, in words: ``ACC_all (finetune) on d/val: more
+    is better``."""
     if row["best"] is None:
         return "no figure"
     stage = f" ({row['stage']})" if row["stage"] else ""
+    place = f" on {near(row['judged_on'])}" if row["judged_on"] else ""
     ways = {"maximize": "more is better", "minimize": "less is better"}
     way = ways.get(str(row["direction"]), "which way is better is not known, so not ranked")
-    return f"{row['metric']}{stage}: {way}"
+    return f"{row['metric']}{stage}{place}: {way}"
+
+
+def near(place: str) -> str:
+    """The images that a job is judged on, in the width of a table: of a place its last two
+    parts."""
+    what, held, where = place.rpartition(" held out of ")
+    short = []
+    for one in where.split(", "):
+        parts = [part for part in one.replace("\\", "/").split("/") if part]
+        short.append("/".join(parts[-2:]))
+    return what + held + ", ".join(short)
+
+
+def in_doubt(row: Document) -> str:
+    """What stands beside the figure of a model that is not told from chance."""
+    return " in doubt" if row["doubts"] else ""
 
 
 Known = dict[tuple[str, str | None], tuple[Any, Document | None]]
@@ -518,10 +558,13 @@ def _row(
         except OSError:  # somebody else's private folder
             pass
         return {"id": job.id, "state": None, "created": None}
+    from mae_sdk.jobs.judged_on import images_of
+
     record, state = seen
     # A trial of an earlier version has the time of its study under `created_at`.
     of_trial = record["attempts"][0]["transitions"][0]["at"] if "trial" in record else None
-    name, best, direction = _judged_by(job, metric)
+    name, best, direction, doubts = _judged_by(job, metric)
+    images = images_of(record.get("data") or {}, name or "")
     return {
         "id": job.id,
         "action": record["action"],
@@ -530,6 +573,9 @@ def _row(
         "metric": name,
         "best": best,
         "direction": direction,
+        "doubts": doubts,
+        "judged_on": None if images is None else images.words,
+        "images_key": None if images is None else images.key,
         "created": of_trial or record.get("created_at"),
         "parent": record.get("automl_parent") or record.get("parent"),
     }
@@ -546,9 +592,11 @@ def _model(job: Job, record: JobRecord) -> Document:
     return {name: one if isinstance(one, str) else None for name, one in found.items()}
 
 
-def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, str | None]:
-    """The metric that a job is judged by, or the one that is asked for, its best value, and its
-    direction where the job itself knows it."""
+def _judged_by(
+    job: Job, metric: str | None
+) -> tuple[str | None, float | None, str | None, list[str]]:
+    """The metric that a job is judged by, or the one that is asked for, its best value, its
+    direction where the job itself knows it, and why its result is in doubt."""
 
     from mae_sdk.jobs.status import is_number
 
@@ -556,9 +604,9 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
         found = job.figures()
         newest = job.metrics()
     except MaeError:
-        return None, None, None
+        return None, None, None, []
     study, kept = found.get("study") or {}, found.get("best_checkpoint") or {}
-    about = found.get("best") or {}
+    about, doubts = found.get("best") or {}, found.get("doubts") or []
     best = {name: one.get("value") for name, one in about.items()}
     directions = {name: one.get("direction") for name, one in about.items()}
     if study.get("best"):
@@ -569,7 +617,7 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
     stated = job.record["launch"].get("best") or {}
     name = stated.get("metric")
     if metric is None and is_number(value := {**newest, **best}.get(name)):
-        return name, value, directions.get(name, stated.get("direction"))
+        return name, value, directions.get(name, stated.get("direction")), doubts
     named = {**newest, **best}
     if metric:  # as it is spelled, else in any case
         asked = [metric] if metric in named else [n for n in named if _folded(n) == _folded(metric)]
@@ -578,8 +626,8 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
     ):
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float):
-            return name, value, directions.get(name)
-    return None, None, None
+            return name, value, directions.get(name), doubts
+    return None, None, None, []
 
 
 def best(
@@ -776,6 +824,8 @@ def _best_value(job: Job, row: Document, direction: str | None) -> float:
 
 def _judged_on(bundle: Bundle, row: Document, places: Mapping[str, Job]) -> str | None:
     """The data whose figures a job reports; None where it had none to judge by."""
+    if str(row["metric"]).startswith("train_"):  # of the images that it was trained on
+        return str(row["judged_on"]) if row["judged_on"] else None
     record = places[row["id"]].record
     seen = record.get("data") or {}
     fields = bundle.data_rows(row["action"]) if row["action"] in bundle.actions else {}

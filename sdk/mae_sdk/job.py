@@ -667,8 +667,9 @@ class Job:
         `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
         metric → ``images, standard_error``; ``images``: field of a source → how many it has, and
         how many of them were trained on or held out; ``left_out``: field of a source → reason → how
-        many files of it were not used, and the first of them; ``warnings`` of the run. What is not
-        known is left out.
+        many files of it were not used, and the first of them; ``doubts``: why its result, or that
+        of its best trial, says that nothing was learned; ``warnings`` of the run. What is not known
+        is left out.
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
@@ -679,17 +680,19 @@ class Job:
         if not index and stated and stated["metric"] in best:
             judged = job_metrics.judged(lines, stated)
             kept = job_metrics.best_by_name(results_of(self._names(), record["action"]), judged)
+        is_study, doubts = record.get("kind") == "automl", self._doubts(record, result)
         found = {
             "last": last,
             "best": best,
             "best_checkpoint": kept,
-            "study": self._study(result) if record.get("kind") == "automl" else None,
+            "study": self._study(result) if is_study else None,
             "images": job_metrics.images(record.get("data") or {}, result),
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
+            "doubts": doubts,
             "warnings": [
                 *(said if isinstance(said := result.get("warnings"), list) else []),
-                *self._doubts_of_best(record),
+                *([f"the best trial: {one}" for one in doubts] if is_study else []),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
@@ -703,15 +706,15 @@ class Job:
         value = setting(self, "train.stage")
         return value if isinstance(value, str) else None
 
-    def _doubts_of_best(self, record: Mapping[str, Any]) -> list[str]:
-        """Why the result of a study's best trial says that nothing was learned."""
-        if record.get("kind") != "automl":
-            return []
-        name, found = str(self._document(f"automl/{BEST_NAME}").get("child")), None
-        with contextlib.suppress(MaeError):
-            check_id(name)
-            found = self._beside(name)._result().get("doubts")
-        return [f"the best trial: {one}" for one in found] if isinstance(found, list) else []
+    def _doubts(self, record: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+        """Why the result, of a study that of its best trial, says that nothing was learned."""
+        found = result.get("doubts")
+        if record.get("kind") == "automl":
+            name, found = str(self._document(f"automl/{BEST_NAME}").get("child")), None
+            with contextlib.suppress(MaeError):
+                check_id(name)
+                found = self._beside(name)._result().get("doubts")
+        return [str(one) for one in found] if isinstance(found, list) else []
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")

@@ -15,6 +15,7 @@ from mae_sdk.cli.plan_run import ended_text
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.status import StatusWriter
+from mae_sdk.mcp_server import _step_call
 from rich.console import Console
 
 from tests.support.jobs import start, wait_until
@@ -56,6 +57,20 @@ def test_figures_on_different_data_are_said_not_to_compare(
     judged(tmp_path, "two", 0.9, "/easy")
     code, out, _ = call(capsys, "best", "--results-root", str(tmp_path))
     assert code == 0 and "judged on different data" in out
+
+
+def test_a_training_loss_is_of_the_images_that_were_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"train": "/d/train", "val": "/d/val"}
+    data = {f"dataset.{name}_data_sources": {"uri": uri} for name, uri in names.items()}
+    result = {"doubts": ["it names one class alone"]}
+    write_job(tmp_path, "train-1", result=result, epochs=2, data=data)
+    where = ("--results-root", str(tmp_path))
+    for metric, place in (("train_loss", "/d/train"), ("val_loss", "/d/val")):
+        answer = json.loads(call(capsys, "best", "--metric", metric, "--json", *where)[1])
+        assert [row["judged_on"] for row in answer["best"]] == [place]
+    assert "0.5 in doubt" in call(capsys, "best", "--metric", "train_loss", *where)[1]
 
 
 def test_where_nothing_can_be_judged_the_answer_says_so(
@@ -312,3 +327,31 @@ def test_a_filter_that_no_job_passes_does_not_say_that_there_are_none(
     out = call(capsys, "list", "--state", "RUNNING", "--results-root", str(root))[1]
     assert "none of the 1 job here is asked for" in out
     assert "no jobs here" not in out
+
+
+@pytest.mark.parametrize(("policy", "carried"), [("off", True), ("auto", False)])
+def test_what_follows_a_training_without_a_search_is_none_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, carried: bool
+) -> None:
+    told = {"enabled": False, "policy": policy, "reason": "turned off for this run"}
+    pretrained = {"train": {"stage": "pretrain"}}
+    folder = write_job(tmp_path, "train-1", spec=pretrained, result={"kpis": {}}, policy=told)
+    tune, *others = answers.after(Job(folder))
+    assert (tune.action, tune.policy) == ("train", "off" if carried else None)
+    assert [step.policy for step in others] == [None] * len(others)  # those never search
+    command = "mae run train --parent train-1 --train-datasets URI --eval-dataset URI"
+    command += " --automl-policy off" * carried + " train.stage=finetune"
+    assert command in call(capsys, "status", "train-1", "--results-root", str(tmp_path))[1]
+    assert command in Path(Job(folder).report().path).read_text()
+    assert ("automl_policy=off" in _step_call(tune)) == carried
+
+
+def test_the_warnings_of_a_job_are_lines_of_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["2 images are 'odd'", "the rate\nis high"]
+    write_job(tmp_path, "train-1", result={"kpis": {}, "warnings": said})
+    out = call(capsys, "status", "train-1", "--results-root", str(tmp_path))[1]
+    assert "\nwarning: 2 images are 'odd'\n" in out and '["' not in out
+    (last,) = [line for line in out.splitlines() if "the rate" in line]
+    assert last.startswith("warning: the rate") and "is high" in last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mae_sdk.jobs.status import StatusWriter
 from mae_sdk.report.compare import render_compare
 from mae_sdk.report.facts import facts_of
 
-from tests.support.reports import HOSTILE, Page, write_job
+from tests.support.reports import HOSTILE, Page, write_job, write_study
 
 
 def spec(stage: str = "finetune", task: str = "classification", **train: Any) -> dict[str, Any]:
@@ -119,17 +120,113 @@ def test_jobs_of_two_bundles_are_not_compared_by_names_of_metrics(tmp_path: Path
     assert "The two are jobs of different bundles" in page.text
 
 
-def test_a_difference_on_other_images_is_said_to_be_of_them_too(tmp_path: Path) -> None:
-    for name, place, share in (("evaluate-1", "/d/easy", 0.9), ("evaluate-2", HOSTILE, 0.5)):
-        write_job(
-            tmp_path,
-            name,
-            "evaluate",
-            spec=spec(),
-            data={"dataset.val_data_sources": {"uri": place, "images": 500}},
-            result={"kpis": {"ACC_all": share}, "shares": {"ACC_all": 500}},
-        )
+def judged(root: Path, name: str, share: float, fields: dict[str, Any], **seen: Any) -> None:
+    write_job(
+        root,
+        name,
+        "evaluate",
+        spec=fields,
+        data={"dataset.val_data_sources": {"images": 500, **seen}},
+        result={"kpis": {"ACC_all": share, "latency_ms": 4.0}, "shares": {"ACC_all": 500}},
+    )
+
+
+def test_figures_of_other_images_are_neither_subtracted_nor_judged(tmp_path: Path) -> None:
+    judged(tmp_path, "evaluate-1", 0.9, spec(), uri="/d/easy")
+    judged(tmp_path, "evaluate-2", 0.5, spec(), uri=HOSTILE)
     page = compared(tmp_path, "evaluate-1", "evaluate-2")
-    assert "evaluate-1 was judged on d/easy, evaluate-2 on" in page.text
-    assert "-44.9 to -34.7 points: told apart" in page.text
+    assert "ACC_all is not compared: evaluate-1 was judged on d/easy, evaluate-2 on" in page.text
+    assert "ACC_all 0.9 0.5 – –" in page.text and "told apart" not in page.text
+    assert "latency_ms 4 4 +0" in page.text  # the machine's figures are of no images
     assert page.all("script") == []
+
+
+def test_one_place_that_held_other_images_does_not_compare_and_a_copy_does(tmp_path: Path) -> None:
+    judged(tmp_path, "evaluate-1", 0.9, spec(), uri="/d/val", digest="a")
+    judged(tmp_path, "evaluate-2", 0.5, spec(), uri="/d/val", digest="b")
+    judged(tmp_path, "evaluate-3", 0.5, spec(), uri="/elsewhere/val", digest="a")
+    changed = compared(tmp_path, "evaluate-1", "evaluate-2").text
+    assert "the images of /d/val were others" in changed and "told apart" not in changed
+    copied = compared(tmp_path, "evaluate-1", "evaluate-3").text
+    assert "points: told apart" in copied and "not compared" not in copied
+
+
+def test_labels_told_among_other_classes_do_not_compare(tmp_path: Path) -> None:
+    fields = [spec(), spec()]
+    for one, classes in zip(fields, (3, 10), strict=True):
+        one["model"]["num_classes"] = classes
+    page = two(tmp_path, *fields)
+    assert "model.num_classes is 3 in train-1 and 10 in train-2" in page.text
+    assert {"ACC_all: train-1", "train_loss: train-2", "Learning rate"} <= set(charts_of(page))
+
+
+def test_losses_of_other_training_images_do_not_compare_and_judgments_of_one_set_do(
+    tmp_path: Path,
+) -> None:
+    for name, place in (("train-1", "/d/one"), ("train-2", "/d/two")):
+        val = {"uri": "/d/val", "digest": "v"}
+        data = {"dataset.train_data_sources": {"uri": place}, "dataset.val_data_sources": val}
+        write_job(tmp_path, name, spec=spec(), data=data, result={"kpis": {}}, epochs=3)
+    page = compared(tmp_path)
+    assert "train_loss is not compared: train-1 was trained on d/one, train-2 on d/two" in page.text
+    assert {"train_loss: train-1", "Training loss of each step: train-2"} <= set(charts_of(page))
+    assert {"ACC_all", "val_loss", "Learning rate"} <= set(charts_of(page))
+
+
+def test_images_held_out_by_another_seed_are_others(tmp_path: Path) -> None:
+    for name, seed in (("train-1", 1), ("train-2", 2)):
+        data = {"dataset.train_data_sources": {"uri": "/d/one", "digest": "x", "held_out": 9}}
+        write_job(tmp_path, name, spec=spec(seed=seed), data=data, result={"kpis": {}}, epochs=3)
+    assert "train.seed differs, so that other images are held out of /d/one" in (
+        compared(tmp_path).text
+    )
+
+
+def of_kept(root: Path, name: str) -> None:
+    """A training of three epochs, whose kept checkpoint is of the second: each metric has its best
+    value in another epoch."""
+    folder = write_job(root, name, spec=spec(num_epochs=3), result={"kpis": {"ACC_all": 0.4}})
+    status = StatusWriter(folder / "status.json")
+    for epoch, (share, auroc, ece) in enumerate(((0.3, 0.5, 0.01), (0.6, 0.7, 0.2), (0.4, 0.9, 0))):
+        status.running(
+            f"epoch {epoch}", epoch=epoch, kpi={"ACC_all": share, "auroc": auroc, "ece": ece}
+        )
+    about = {"ACC_all": {"direction": "maximize", "images": 500}}
+    kept = {"file": "model_epoch_001.pth", "epoch": 1, "step": 8, "metrics": {"ACC_all": 0.6}}
+    best = {"metric": "ACC_all", "direction": "maximize"}
+    index = {"best": best, "checkpoints": [kept], "metrics": about}
+    (folder / "train/checkpoints.json").write_text(json.dumps(index))
+
+
+def test_a_job_and_the_evaluation_of_its_kept_checkpoint_do_not_differ(tmp_path: Path) -> None:
+    of_kept(tmp_path, "train-1")
+    result = {"kpis": {"ACC_all": 0.6, "auroc": 0.7 + 1e-9, "ece": 0.2}, "shares": {"ACC_all": 500}}
+    fields = spec(num_epochs=10, mask_ratio=0.5)
+    fields |= {"evaluate": {"batch_size": -1}, "wandb": {"name": None}}
+    write_job(tmp_path, "evaluate-2", "evaluate", spec=fields, result=result)
+    page = compared(tmp_path, "train-1", "evaluate-2")
+    assert "train-1: epoch 1, of its best checkpoint that is kept; evaluate-2: its result" in (
+        page.text
+    )
+    for name, value in (("ACC_all", "0.6"), ("auroc", "0.7"), ("ece", "0.2")):
+        assert f"{name} {value} {value} +0" in page.text
+    # The epochs of an evaluation act in nothing, nor is there an evaluation in a training.
+    for key in ("train.num_epochs", "train.mask_ratio", "evaluate.batch_size", "wandb.name"):
+        assert key not in page.text
+    assert "The two specs are equal" in page.text and "only one of the two actions" in page.text
+
+
+def test_a_field_that_was_set_in_an_evaluation_is_among_those_that_differ(tmp_path: Path) -> None:
+    changed = {"train.mask_ratio": {"default": 0.75, "origin": "override"}}
+    write_job(tmp_path, "train-1", spec=spec("pretrain", mask_ratio=0.75), result={"kpis": {}})
+    fields = spec("pretrain", mask_ratio=0.5, num_epochs=None)
+    write_job(tmp_path, "evaluate-2", "evaluate", spec=fields, result={}, changed=changed)
+    page = compared(tmp_path, "train-1", "evaluate-2")
+    assert "train.mask_ratio 0.75 0.5" in page.text and "1 field differs" in page.text
+
+
+def test_of_a_study_every_figure_of_the_best_trial_is_compared(tmp_path: Path) -> None:
+    write_study(tmp_path, "train-9", 40, [0.7, 0.75])
+    of_kept(tmp_path, "train-1")
+    text = compared(tmp_path, "train-1", "train-9").text
+    assert "val_loss – 0.6" in text and "train-9.t001: the newest values" in text

@@ -25,6 +25,9 @@ def test_an_accuracy_whose_interval_holds_the_largest_class_is_no_better_than_ch
     assert doubts.of_classes(np.array([[20, 4], [4, 20]]), NAMES[:2]) == []
     (said,) = doubts.of_classes(np.array([[14, 10], [10, 14]]), NAMES[:2])
     assert said.startswith("not told from chance by 48 images: accuracy 58.3 %")
+    assert "cat, one of 2 classes of equal size, has 50.0 %" in said and "frequent" not in said
+    (said,) = doubts.of_classes(np.array([[14, 10], [10, 4]]), NAMES[:2])
+    assert "cat, the most frequent class, has" in said
     assert doubts.of_share("knn_acc", 0.9, np.array([50, 50]), NAMES[:2]) == []
     assert "knn_acc" in doubts.of_share("knn_acc", 0.55, np.array([50, 50]), NAMES[:2])[0]
 

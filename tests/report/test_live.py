@@ -85,6 +85,7 @@ def test_nobody_gets_in_without_the_token_or_by_another_name(server: Server) -> 
 def test_the_list_is_sorted_and_filtered_and_leads_to_each_job(server: Server) -> None:
     page = seen(server, "/")
     assert page.outside == [] and "5 jobs" in page.text
+    assert "Intervals are at 95 %" not in page.text  # there is none
     assert len(page.all("script")) == 1 and "nonce" in page.all("script")[0]
     links = [a["href"] for a in page.all("a")]
     assert "/job/evaluate-3" in links and "/?sort=best" in links
@@ -130,6 +131,27 @@ def test_figures_are_ordered_within_their_metric_and_by_its_direction(
         *("train-7", "train-6", "train-2", "train-8"),
     ]
     assert "each by itself: ACC_all (finetune): more is better; smoothness" in "\n".join(told)
+
+
+def test_figures_are_ordered_within_the_images_that_they_are_of(server: Server, root: Path) -> None:
+    images = {"one": ("/d/a/val", "x"), "two": ("/d/b/val", "y"), "copy": ("/d/a/val", "x")}
+    for share, (name, (uri, digest)) in zip((0.3, 0.6, 0.4), images.items(), strict=True):
+        result = {"kpis": {"mIoU": share}, "doubts": ["no better than chance"] * (name == "two")}
+        data = {"dataset.val_data_sources": {"uri": uri, "digest": digest}}
+        write_job(root, name, "evaluate", spec=spec("small"), result=result, data=data)
+
+    page = seen(server, "/?metric=mIoU&sort=best")
+    titles = [f"mIoU (finetune) on {place}: more is better" for place in ("a/val", "b/val")]
+    assert [page.text.count(title) for title in titles] == [1, 1]
+    order = [page.html.index(f"{name} as A") for name in ("copy", "one", "two")]
+    assert order == sorted(order)
+    assert "0.6 in doubt b/val" in page.text and page.text.count("in doubt") == 1
+    assert "/?metric=mIoU&sort=judged_on" in [a.get("href") for a in page.all("a")]
+
+    words = ["jobs", "list", "--results-root", str(root), "--metric", "mIoU", "--sort", "best"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stdout
+    assert "JUDGED ON" in told and "0.6 in doubt" in told
+    assert f"each by itself: {'; '.join(titles)}" in told
 
 
 def test_filters_are_of_any_case(server: Server, root: Path) -> None:
@@ -181,6 +203,8 @@ def test_of_a_study_the_best_trial_is_compared(server: Server, root: Path) -> No
     (root / "train-9.t001/spec.yaml").write_text("train: {optim: {lr: 0.7}}\n")
     page = seen(server, f"/compare?a=train-1&b={study.name}")
     assert "train.optim.lr 0.1 0.7" in page.text and "train-9.t001" in page.text
+    links = [a["href"] for a in seen(server, "/job/train-9").all("a")]
+    assert links.count("/job/train-9.t001") == 2 and "/job/train-9.t000" in links
 
 
 def test_ended_jobs_are_read_once_and_again_when_their_record_changes(

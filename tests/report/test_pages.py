@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from mae_sdk.cli.main import cli
@@ -251,6 +252,7 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
     few = page_of(write_study(tmp_path, "train-few", 40, [0.70, 0.75, None]))
     assert "+5.0 points against trial 0" in few.text
     assert "40 images cannot tell the two apart" in few.text
+    assert "were the gap real, about 1,248 would in 4 of 5 repetitions" in few.text
     many = page_of(write_study(tmp_path, "train-many", 4000, [0.70, 0.80, None]))
     assert "the data can tell them apart" in many.text
     assert "Result: accuracy (ACC_all)" in many.text
@@ -263,6 +265,77 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
     assert "No trial is better than the spec as given" in given.text
     for words in ("History", "Learning curves", "Parallel coordinates", "All trials", "importance"):
         assert words in many.text
+
+
+def test_crops_of_one_picture_have_no_interval_of_images(tmp_path: Path) -> None:
+    for name, place, words in (
+        ("export-1", "16 crops of matplotlib's sample photograph", "of 16 crops of one picture"),
+        ("export-2", "validation images", "of 16 images (95 %: at least 80.6 %)"),
+    ):
+        parity = {"passed": True, "images": 16, "images_from": place, "top1_agreement": 1.0}
+        folder = write_job(tmp_path, name, "export", result={"kpis": {}, "parity": parity})
+        text = page_of(folder).text
+        assert f"same class for 100.0 % {words}" in text
+        assert ("at least" in text) == (name == "export-2")
+
+
+def test_the_data_of_a_failed_job_was_counted_at_its_launch(tmp_path: Path) -> None:
+    data = {"dataset.val_data_sources": {"uri": "/d/val", "images": 48}}
+    failure: dict[str, Any] = {"category": "out_of_memory", "message": "it is full"}
+    failure |= {"lines": [], "hint": "", "error": None}
+    failed = write_job(tmp_path, "train-1", state=records.ERROR, data=data, failure=failure)
+    text = page_of(failed).text
+    assert "as counted when the job was launched" in text
+    assert "what kind of failure: out of memory" in text
+    whole = write_job(tmp_path, "train-2", data=data, result={"kpis": {}})
+    assert "as counted when" not in page_of(whole).text
+
+
+def test_of_four_classes_none_is_hidden_as_one_more(tmp_path: Path) -> None:
+    for count, words in ((4, "a: 9, b: 8, c: 7, d: 6"), (5, "c: 7 and 2 more classes")):
+        answered = dict(zip("abcde"[:count], range(9, 0, -1), strict=False))
+        result = {"kpis": {"images": 30}, "answered": answered}
+        text = page_of(write_job(tmp_path, f"inference-{count}", "inference", result=result)).text
+        assert words in text and "and 1 more" not in text
+
+
+def test_a_study_says_which_fields_were_searched_and_leads_to_the_pages_of_its_trials(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path, "train-1", 40, [0.70, 0.75, 0.8, None])
+    for trial, patch in ((0, 16), (2, 8)):
+        spec = {"model": {"patch_size": patch}}
+        (tmp_path / f"train-1.t{trial:03d}/spec.yaml").write_text(json.dumps(spec))
+    plain = page_of(folder)
+    assert "model.patch_size 16 8 not searched" in plain.text and "auto recipe" not in plain.text
+    assert "lr 0.1 0.001 searched" in plain.text
+    assert "the best of 4 trials (3 complete, 1 pruned)" in plain.text  # all were tried
+    assert "mae report train-1.t002" in plain.text
+    assert not [a for a in plain.all("a") if "train-1.t" in a["href"]]  # nothing is there yet
+
+    path = folder / "automl/study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_spec": {"model": {}}}))
+    Job(tmp_path / "train-1.t002").report()
+    around = page_of(folder)
+    assert "model.patch_size 16 8 the auto recipe" in around.text
+    assert "Trial 1 is the auto recipe" in around.text
+    links = [a["href"] for a in around.all("a") if ".t00" in a["href"]]
+    assert links == ["../train-1.t002/report.html"] * 2  # beside the winner, and of its row
+    mailed = Job(folder).report(tmp_path / "elsewhere/page.html").path
+    assert "report.html" not in " ".join(a["href"] for a in read_page(mailed).all("a"))
+
+
+def test_so_many_images_tell_a_gap_in_four_of_five_repetitions() -> None:
+    needed = intervals.images_needed(0.75, 0.70)
+    assert needed is not None and intervals.images_needed(0.7, 0.7) is None
+    draw = np.random.default_rng(0)
+    told = [
+        intervals.difference(one / needed, needed, other / needed, needed)[0] > 0
+        for one, other in zip(
+            draw.binomial(needed, 0.75, 2000), draw.binomial(needed, 0.70, 2000), strict=True
+        )
+    ]
+    assert 0.77 <= sum(told) / len(told) <= 0.83
 
 
 def test_the_best_so_far_is_drawn_as_stairs_and_trials_are_counted_in_whole_numbers(

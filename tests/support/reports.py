@@ -115,18 +115,22 @@ class _Reader(HTMLParser):
         super().__init__()
         self.words: list[str] = []
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self._quiet = 0
+        self._quiet, self._goes_on = 0, False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
         self._quiet += tag == "style"
+        self._goes_on = tag == "wbr"  # where a word may break, it need not
 
     def handle_endtag(self, tag: str) -> None:
         self._quiet -= tag == "style"
 
     def handle_data(self, data: str) -> None:
-        if not self._quiet:
+        if self._goes_on and self.words:
+            self.words[-1] += data
+        elif not self._quiet:
             self.words.append(data)
+        self._goes_on = False
 
 
 class Page:

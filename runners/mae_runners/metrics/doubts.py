@@ -59,9 +59,11 @@ def _at_chance(
     if value > share:
         verdict = f"not told from chance by {images} images"
     name_of = one_line(classes[largest])
+    ties = int(np.count_nonzero(counts == counts[largest]))
+    rank = "the most frequent class" if ties == 1 else f"one of {ties} classes of equal size"
     return (
         f"{verdict}: {name} {_percent(value)} (95 %: {_percent(low)} to {_percent(high)}), and who "
-        f"always answers {name_of}, the most frequent class, has {_percent(share)}"
+        f"always answers {name_of}, {rank}, has {_percent(share)}"
     )
 
 

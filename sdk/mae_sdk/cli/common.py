@@ -224,7 +224,7 @@ def flat_lines(value: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}  {show(value)}"]
 
 
-_TOLD = frozenset(["error", "files", "progress", "best", "study"])
+_TOLD = frozenset(["error", "files", "progress", "best", "study", "warnings"])
 """What `status_text` says in words of its own."""
 
 
@@ -242,7 +242,8 @@ def status_text(document: dict[str, Any]) -> str:
         shown["best"] = "  ".join(
             f"{name} {show(value['value'])} ({place_of(value)})" for name, value in best.items()
         )
-    text = "\n".join([pairs(shown), *study_lines(document.get("study") or {})])
+    said = [f"warning: {one_line_of(str(one))}" for one in document.get("warnings") or ()]
+    text = "\n".join([pairs(shown), *study_lines(document.get("study") or {}), *said])
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
         text += "\nerror:\n" + pairs(reason, "  ")

@@ -112,7 +112,7 @@ def list_(
             count = "1 job" if len(listed) == 1 else f"{len(listed)} jobs"
             text, command = f"none of the {count} here is asked for", f"mae jobs list{root}"
     else:
-        heads = ("JOB", *(name.upper() for name in answers.JOB_COLUMNS[1:]))
+        heads = ("JOB", *(name.replace("_", " ").upper() for name in answers.JOB_COLUMNS[1:]))
         text = table([_cells(row) for row in rows], heads)
         if sort.lower() == "best":
             ranks = dict.fromkeys(answers.rank_of(row) for row in rows)
@@ -127,7 +127,9 @@ def _cells(row: answers.Document) -> list[object]:
     """A job in the table: figures with four digits, times to the second."""
     shown = dict(row)
     if isinstance(row["best"], float):
-        shown["best"] = f"{row['best']:.4g}"
+        shown["best"] = f"{row['best']:.4g}{answers.in_doubt(row)}"
+    if row["judged_on"]:
+        shown["judged_on"] = answers.near(row["judged_on"])
     if row["created"]:
         shown["created"] = row["created"][:19]
     return [shown[name] for name in answers.JOB_COLUMNS]
@@ -354,7 +356,8 @@ def best(
     if len({row["skill"] for row in document["best"]}) > 1:
         heads.insert(1, "skill")
     rows = [
-        [{**row, "best": f"{row['best']:.4g}"}[name] for name in heads] for row in document["best"]
+        [{**row, "best": f"{row['best']:.4g}{answers.in_doubt(row)}"}[name] for name in heads]
+        for row in document["best"]
     ]
     titles = ["JOB", *(name.replace("_", " ").upper() for name in heads[1:])]
     text = table(rows, titles)

@@ -283,7 +283,9 @@ def verdict(study: Mapping[str, Any]) -> str:
             "others expect less."
         )
     needed = images_needed(top, first)
-    more = f"; about {needed:,} images would" if needed and needed > images else ""
+    more = ""
+    if needed and needed > images:
+        more = f"; were the gap real, about {needed:,} would in 4 of 5 repetitions"
     return f"{points}: {images:,} images cannot tell the two apart{more}."
 
 

@@ -6,6 +6,7 @@ says in a sentence why they are not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from mae_skill.errors import MaeError
 
 from mae_sdk.job import beside
 from mae_sdk.jobs.intervals import difference
+from mae_sdk.jobs.judged_on import Images, images_of
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
@@ -27,6 +29,7 @@ from mae_sdk.report.markup import number
 
 MAX_ROWS = 60
 """Rows of the numbers of a chart: more are thinned."""
+_ROUNDING = 1e-6
 MAX_METRICS = 30
 """Metrics whose curves are drawn."""
 _STEPS = (
@@ -36,12 +39,14 @@ _STEPS = (
 )
 _SAME_AS = {"train_loss_step": "train_loss"}
 """Curve → the metric whose contract it has."""
+_ANY = {"val_data_sources": {"uri": "any"}, "train_data_sources": {"uri": "any"}}
+"""Sources of which any metric that is of images is."""
 
 
 def render_compare(first: Facts, second: Facts) -> str:
-    """The page of two jobs. Of a study, spec and curves are those of its best trial."""
+    """The page of two jobs. Of a study, all of it is of its best trial."""
     pair = Pair(_best_trial(first), _best_trial(second))
-    sections = [results(first, second, pair), spec(pair), curves(pair)]
+    sections = [results(pair), spec(pair), curves(pair)]
     return page.fill(
         "compare.html.j2",
         f"{first.id} and {second.id}",
@@ -123,20 +128,63 @@ def _task(facts: Facts) -> str | None:
 
 
 def apart_in(pair: Pair, metric: str) -> str:
-    """Why this metric does not compare: of all metrics (`apart`), or since a field differs that
-    changes what it measures, as the contract of the bundle says; empty where it does."""
-    if why := apart(pair):
+    """Why this metric does not compare: of all metrics (`apart`), since other images or classes
+    are measured, or since a field differs that changes what it measures, as the contract of the
+    bundle says; empty where it does."""
+    name = _SAME_AS.get(metric, metric)
+    if why := apart(pair) or _other_classes(pair, name) or _other_images(pair, name):
         return why
     is_same = pair.first.action == pair.second.action
-    for key in _incomparable(pair, _SAME_AS.get(metric, metric)):
+    for key in _incomparable(pair, name):
         one, other = (facts.setting(key) for facts in pair.both)
         # An action of another kind has no such field.
         if one != other and (is_same or None not in (one, other)):
-            return (
-                f"{key} is {shown(one, 60)} in {pair.first.id} and {shown(other, 60)} in "
-                f"{pair.second.id}, which changes what is measured."
-            )
+            return _changes(pair, key, one, other)
     return ""
+
+
+def _changes(pair: Pair, key: str, one: Any, other: Any) -> str:
+    return (
+        f"{key} is {shown(one, 60)} in {pair.first.id} and {shown(other, 60)} in "
+        f"{pair.second.id}, which changes what is measured."
+    )
+
+
+def _other_classes(pair: Pair, metric: str) -> str:
+    """That labels are told among other classes; empty of what no label is in."""
+    if pair.first.stage == "pretrain" or images_of(_ANY, metric) is None:
+        return ""
+    for key in ("model.num_classes", "dataset.classes"):
+        one, other = (facts.setting(key) for facts in pair.both)
+        if one != other and None not in (one, other):
+            return _changes(pair, key, one, other)
+    return ""
+
+
+def _other_images(pair: Pair, metric: str) -> str:
+    """That the metric is of other images; empty where it is of the same, or that is not known."""
+    one, other = (images_of(facts.sources, metric) for facts in pair.both)
+    if one is None or other is None:
+        return ""
+    seeds = [facts.setting("train.seed") for facts in pair.both]
+    drawn = any("held out" in found.words for found in (one, other))
+    if one.key == other.key and (not drawn or seeds[0] == seeds[1]):
+        return ""
+    if one.key == other.key:
+        place = one.words.partition(" held out of ")[2]
+        return f"train.seed differs, so that other images are held out of {place}."
+    if one.words == other.words:
+        return f"the images of {one.words} were others when the second of the two ran."
+    verb = "trained" if metric.startswith("train_") else "judged"
+    return (
+        f"{pair.first.id} was {verb} on {_place(one)}, {pair.second.id} on {_place(other)}: a "
+        "difference would be one of the images. Evaluate both models on one set."
+    )
+
+
+def _place(images: Images) -> str:
+    what, held, place = images.words.partition(" held out of ")
+    return f"{what}{held}{base(place)}" if held else base(what)
 
 
 def _told(reasons: Sequence[tuple[str, str]], pair: Pair) -> list[Block]:
@@ -163,37 +211,26 @@ def _incomparable(pair: Pair, metric: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _judged_on(facts: Facts) -> str:
-    """The images that a job is judged on, as their place."""
-    for key, seen in facts.sources.items():
-        uri = seen.get("uri")
-        if key.endswith(".val_data_sources") and uri:
-            return ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
-    return ""
-
-
 # ------------------------------------------------------------------ the sections
 
 
-def results(first: Facts, second: Facts, pair: Pair) -> Section:
+def results(pair: Pair) -> Section:
     """Every metric of either, and of those that compare the difference, with its interval where it
-    is a share of images.
-
-    Args:
-        pair: the two, or the best trials of studies, whose specs say what compares.
-    """
-    best = [_best(facts) for facts in (first, second)]
+    is a share of images."""
+    held_by = [measured(facts) for facts in pair.both]
     rows: list[list[Any]] = []
     notes: list[tuple[str, str]] = []
-    for name in dict.fromkeys([*best[0], *best[1]]):
-        held = [one.get(name) for one in best]
+    for name in dict.fromkeys([*held_by[0].values, *held_by[1].values]):
+        held = [one.values.get(name) for one in held_by]
         row = [name, *("–" if one is None else number(one[0]) for one in held), "–", "–"]
         if held[0] is not None and held[1] is not None:
             (one, images), (other, more) = held[0], held[1]
             if why := apart_in(pair, name):
                 notes.append((name, why))
             else:
-                row[3] = f"{other - one:+.4g}"
+                # Two processes round the same figure apart.
+                gap = 0.0 if math.isclose(one, other, rel_tol=_ROUNDING) else other - one
+                row[3] = f"{gap:+.4g}"
                 if images and more and 0 <= one <= 1 and 0 <= other <= 1:
                     low, high = difference(other, more, one, images)
                     told = "told apart" if low > 0 or high < 0 else "cannot be told apart"
@@ -203,47 +240,88 @@ def results(first: Facts, second: Facts, pair: Pair) -> Section:
         return Section("Results", [Text("Neither of the two has reported a metric.", "note")])
 
     said = _told(notes, pair)
-    places = [_judged_on(facts) for facts in pair.both]
-    if all(places) and places[0] != places[1] and any(row[3] != "–" for row in rows):
-        text = f"{first.id} was judged on {base(places[0])}, {second.id} on {base(places[1])}: a "
-        said.append(Text(f"{text}difference may be one of the images.", "note"))
     if not notes and all(row[3] == "–" for row in rows):
         said.append(Text("The two have no metric in common.", "note"))
-    head = ["metric", first.id, second.id, "second − first", "95 % interval of the difference"]
-    caption = "The best value of every metric"
+    head = ["metric", *pair.ids, "second − first", "95 % interval of the difference"]
+    of = zip(pair.ids, held_by, strict=True)
+    caption = "; ".join(f"{name}: {one.where}" for name, one in of)
     return Section("Results", [*said, Table(head, rows, caption, (1, 2, 3))])
 
 
-def _best(facts: Facts) -> dict[str, tuple[float, int | None]]:
-    """Metric → best value, and the images that it is a share of."""
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one model, all of one place.
+
+    Attributes:
+        values: metric → value, and the images that it is a share of.
+        where: of what they are, in words.
+    """
+
+    values: Mapping[str, tuple[float, int | None]]
+    where: str
+
+
+def measured(facts: Facts) -> Measured:
+    """What a job measures: a training that of its best checkpoint that is kept, which a next job
+    takes and an evaluation judges; without one the newest values. The best value of each metric by
+    itself would be of another epoch each, of which no model is there."""
+    kept = mapping(facts.figures.get("best_checkpoint")) if facts.action == "train" else {}
+    values, where = facts.kpis, "its result" if facts.result else "the newest values"
+    unit = next((name for name in ("epoch", "step") if kept.get(name) is not None), None)
+    if unit is not None:
+        of_file = _entry(facts, kept.get("file"))
+        lines = [mapping(one.get("kpi")) for one in facts.lines if one.get(unit) == kept[unit]]
+        values = {}
+        for one in (*lines, of_file):
+            values.update(one)
+        values.setdefault(str(kept.get("metric")), kept.get("value"))
+        where = f"{unit} {kept[unit]}, of its best checkpoint that is kept"
+    elif facts.action == "train":
+        where = "the newest values, since no best checkpoint is kept"
+    shares, best = mapping(facts.result.get("shares")), mapping(facts.figures.get("best"))
     found: dict[str, tuple[float, int | None]] = {}
-    shares = mapping(facts.result.get("shares"))
-    for name, value in facts.kpis.items():
+    for name, value in values.items():
+        images = mapping(best.get(name)).get("images") or shares.get(name)
         if is_number(value):
-            images = shares.get(name)
-            found[name] = (float(value), images if isinstance(images, int) else None)
-    for name, top in mapping(facts.figures.get("best")).items():
-        value, images = mapping(top).get("value"), mapping(top).get("images")
-        if is_number(value):
-            found[name] = (float(value), images if isinstance(images, int) else None)
-    study = mapping(facts.figures.get("study"))
-    value, images = mapping(study.get("best")).get("value"), study.get("images")
-    if is_number(value):
-        found[str(study["metric"])] = (value, images if isinstance(images, int) else None)
-    return found
+            found[str(name)] = (float(value), images if isinstance(images, int) else None)
+    return Measured(found, where)
+
+
+def _entry(facts: Facts, file: Any) -> Mapping[str, Any]:
+    """What the checkpoint index says of a file."""
+    entries = map(mapping, as_list(facts.index.get("checkpoints")))
+    return mapping(next((one for one in entries if one.get("file") == file), {}).get("metrics"))
 
 
 def spec(pair: Pair) -> Section:
-    """What differs between the two specs."""
+    """What differs between the two specs, of the fields that act in both."""
+    kinds = {facts.action for facts in pair.both}
     rows = [
         [str(one["key"]), shown(one["a"]), shown(one["b"])]
         for one in diff_specs(pair.first.spec, pair.second.spec)
-        if one["key"] != "results_dir"
+        if one["key"] != "results_dir" and one["a"] != one["b"] and _acts(pair, one)
     ]
+    note = "Fields that only one of the two actions reads are left out."
+    more: list[Block] = [Text(note, "note")] if len(kinds) > 1 else []
     if not rows:
-        return Section("Specs", [Text("The two specs are equal.", "note")])
+        return Section("Specs", [Text("The two specs are equal.", "note"), *more])
     differ = "1 field differs" if len(rows) == 1 else f"{len(rows)} fields differ"
-    return Section("Specs", [Table(["field", *pair.ids], rows, differ)])
+    return Section("Specs", [Table(["field", *pair.ids], rows, differ), *more])
+
+
+def _acts(pair: Pair, row: Mapping[str, Any]) -> bool:
+    """Whether a field acts in both jobs: of two actions one has fields that the other lacks, leaves
+    unset, or holds at the template's value without reading them (the epochs of an evaluation)."""
+    actions = [facts.action for facts in pair.both]
+    if actions[0] == actions[1]:
+        return True
+    if row["change"] != "changed" or None in (row["a"], row["b"]):
+        return False
+    section = str(row["key"]).partition(".")[0]
+    return section not in ("train", *actions) or all(
+        facts.action == section or row["key"] in mapping(facts.record.get("changed"))
+        for facts in pair.both
+    )
 
 
 def curves(pair: Pair) -> Section | None:

@@ -112,7 +112,7 @@ def _failed(facts: Facts) -> Card:
     return Card(
         "What went wrong",
         str(problem.get("message") or "the job ended in ERROR"),
-        [*([f"category: {category}"] if category else []), *lines],
+        [*([f"what kind of failure: {category.replace('_', ' ')}"] if category else []), *lines],
         tone="error",
         wide=True,
     )
@@ -288,11 +288,11 @@ def _exported(facts: Facts) -> Card:
     agreement = parity.get("top1_agreement")
     images = parity.get("images")
     if is_number(agreement) and isinstance(images, int) and meta.get("task") != "segmentation":
-        low, _ = wilson(agreement, images)
-        lines.append(
-            f"same class for {percent(agreement)} of {images} images "
-            f"(95 %: at least {percent(low)})"
-        )
+        # Crops of one picture are no sample of pictures, so no interval is theirs.
+        crops = "crops of" in str(parity.get("images_from"))
+        sure = "" if crops else f" (95 %: at least {percent(wilson(agreement, images)[0])})"
+        what = "crops of one picture" if crops else "images"
+        lines.append(f"same class for {percent(agreement)} of {images} {what}{sure}")
     return Card("Result", words, lines, tone="good" if passed else "")
 
 
@@ -327,6 +327,8 @@ def _predicted(facts: Facts) -> Card:
     if counts := mapping(facts.result.get("answered")):
         ordered = sorted(counts.items(), key=lambda one: -one[1] if is_number(one[1]) else 0)
         named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
+        if len(ordered) == 4:  # the one that is left has a name too
+            named_ones.append(f"{ordered[3][0]}: {number(ordered[3][1])}")
         rest = len(ordered) - len(named_ones)
         lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
     if facts.text(f"{facts.action}/{TABLE}"):
@@ -373,6 +375,8 @@ def data(facts: Facts) -> Card:
         what = f" ({kind.get('kind')}, {kind.get('precision')})" if kind.get("kind") else ""
         lines.append(f"model from {facts.record['parent']}{what}")
     shown = f"{total:,} images" if total else "no data was counted"
+    if facts.state == records.ERROR and total:  # since then it may have gone
+        lines.append("as counted when the job was launched")
     return Card("Data", shown, lines)
 
 

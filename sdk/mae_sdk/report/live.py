@@ -23,7 +23,7 @@ from markupsafe import Markup
 from mae_sdk import answers
 from mae_sdk.job import Job, list_jobs, open_job
 from mae_sdk.jobs.root import Root
-from mae_sdk.report import page
+from mae_sdk.report import page, search
 from mae_sdk.report.blocks import Link
 from mae_sdk.report.chain import render_chain
 from mae_sdk.report.compare import render_compare
@@ -34,7 +34,7 @@ HOST = "127.0.0.1"
 COOKIE = "mae_report"
 REFRESH_SECONDS = 5
 _FILTERS = ("state", "action", "stage", "arch", "metric")
-_HEADS = {"id": "job", "created": "created (UTC)"}
+_HEADS = {"id": "job", "created": "created (UTC)", "judged_on": "judged on"}
 
 
 class Site:
@@ -64,7 +64,8 @@ class Site:
         if parts[2:] == ["chain"]:
             return render_chain(job, home="/")
         facts = facts_of(job)
-        links = {one.id: f"/job/{quote(one.id)}" for one in parents(job)}
+        others = [*(one.id for one in parents(job)), *search.trials(facts)]
+        links = {name: f"/job/{quote(name)}" for name in others}
         chain = f"/job/{quote(job.id)}/chain"
         return page.render(facts, links, refresh=REFRESH_SECONDS, home="/", whole=chain)
 
@@ -98,6 +99,7 @@ class Site:
         return page.fill(
             "jobs.html.j2",
             f"Jobs of {self.root.url}",
+            intervals=False,
             root=self.root.url,
             groups=_groups(rows, only.sort),
             heads=heads,
@@ -116,13 +118,15 @@ class Site:
 
 
 def _groups(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
-    """The rows under a title each: by their best figure, those of one metric; else all, under
-    none."""
+    """The rows under a title each: by their best figure, those of one metric on one set of images;
+    else all, under none."""
     found: list[dict[str, Any]] = []
     for row in rows:
         title = answers.rank_of(row) if sort == "best" else ""
-        if not found or found[-1]["title"] != title:
-            found.append({"title": title, "rows": []})
+        # One place may have held other images by then.
+        images = row["images_key"] if title else None
+        if not found or (found[-1]["title"], found[-1]["images"]) != (title, images):
+            found.append({"title": title, "images": images, "rows": []})
         found[-1]["rows"].append(_shown(row))
     return found
 
@@ -131,7 +135,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     made = {name: "–" if value is None else value for name, value in row.items()}
     made["id"] = Link(row["id"], f"/job/{quote(row['id'])}")
     made["name"] = row["id"]
-    made["best"] = number(row["best"])
+    made["best"] = number(row["best"]) + answers.in_doubt(row)
+    made["judged_on"] = answers.near(row["judged_on"]) if row["judged_on"] else "–"
     made["created"] = str(row["created"] or "–")[:19].replace("T", " ")
     if row.get("parent"):
         made["parent"] = Link(row["parent"], f"/job/{quote(row['parent'])}")
@@ -224,4 +229,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _message(text: str) -> str:
-    return page.fill("message.html.j2", "mae report", text=text, home=Markup("/"))
+    return page.fill("message.html.j2", "mae report", intervals=False, text=text, home=Markup("/"))

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mae_skill.spelling import printable
 from markupsafe import Markup
 
+from mae_sdk.job import Job, beside
 from mae_sdk.jobs.secrets import known, redact
 from mae_sdk.report import (
     curves,
@@ -52,7 +53,8 @@ def render(
         at_home: whether a file is in the job's own folder, from where others are found.
         sections: below the first screen; None: all.
     """
-    parts = {
+    target = partial(_target, facts.job, links, at_home)
+    parts: dict[str, Any] = {
         "above": " · ".join(
             [facts.id, *(f"{k} {v}" for k, v in first_screen.chips(facts).items())]
         ),
@@ -64,7 +66,7 @@ def render(
         "whole": whole,
         "whole_command": f"mae report {shlex.quote(facts.id)} --chain",
         "cards": first_screen.cards(facts),
-        "sections": body(facts) if sections is None else sections,
+        "sections": body(facts, target) if sections is None else sections,
         "refresh": refresh if facts.is_running else None,
         "home": home,
     }
@@ -77,11 +79,20 @@ def _asked(facts: Facts) -> str:
     return f"AutoML {'on' if policy.get('enabled') else 'off'}: {reason}" if reason else ""
 
 
-def body(facts: Facts) -> list[Section]:
-    """Everything below the first screen."""
+def _target(job: Job, links: Mapping[str, str] | None, at_home: bool, name: str) -> str:
+    """Where the page of another job is; empty where it is not known to be anywhere."""
+    if links is not None:
+        return links.get(name, "")
+    other = beside(job, name) if at_home else None
+    is_there = other is not None and (other.folder / REPORT_NAME).is_file()
+    return f"../{name}/{REPORT_NAME}" if is_there else ""
+
+
+def body(facts: Facts, target: search.Target = lambda name: "") -> list[Section]:
+    """Everything below the first screen, with links to the pages of other jobs."""
     found: list[Section | None] = []
     if facts.is_study:
-        found += search.sections(facts)
+        found += search.sections(facts, target)
     if facts.action in ("export", "gen_trt_engine"):
         found += deployed.sections(facts)
     if facts.action != "train":
@@ -123,17 +134,20 @@ def chain(
     found = []
     for job in line:
         text = first_screen.heading(facts_of(job, job.record, ""))
-        is_there = at_home and (job.folder / REPORT_NAME).is_file()
-        beside = f"../{job.id}/{REPORT_NAME}" if is_there else ""
-        target = beside if links is None else links.get(job.id, "")
+        target = _target(facts.job, links, at_home, job.id)
         found.append(Place(job.id, text, target, f"mae report {shlex.quote(job.id)}"))
     return found
 
 
-def fill(template: str, title: str, **values: Any) -> str:
-    """A template's page, in which no secret that this process knows stands."""
+def fill(template: str, title: str, *, intervals: bool = True, **values: Any) -> str:
+    """A template's page, in which no secret that this process knows stands.
+
+    Args:
+        intervals: whether the page shows any.
+    """
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    values.setdefault("footer", f"Written by mae at {now}. Intervals are at 95 %.")
+    said = " Intervals are at 95 %." if intervals else ""
+    values.setdefault("footer", f"Written by mae at {now}.{said}")
     values.setdefault("refresh", None)
     text = _environment().get_template(template).render(title=title, style=style(), **values)
     # A name may hold what a browser would obey, such as marks that turn the direction of text.

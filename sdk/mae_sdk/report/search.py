@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mae_skill.diff import diff_specs
@@ -14,7 +15,7 @@ from mae_sdk.jobs.metrics import mapping, verdict
 from mae_sdk.jobs.metrics import number as cell
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
-from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Section, Table, Text
+from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Link, Section, Table, Text
 from mae_sdk.report.charts import Axis, Dot, Options, Series
 from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of, shown
 from mae_sdk.report.markup import number, percent, seconds
@@ -63,9 +64,24 @@ CHOSEN = "it was chosen on these images: on others expect less"
 
 
 def best_of(trials: Mapping[str, Any]) -> str:
-    """``the best of 3 trials; ``, where several were complete."""
-    count = trials.get("complete")
-    return f"the best of {count} trials; " if isinstance(count, int) and count > 1 else ""
+    """``the best of 4 trials (3 complete, 1 pruned); ``, where several were tried: a pruned one too
+    was held against the others."""
+    counts = {str(name): count for name, count in trials.items() if isinstance(count, int)}
+    ended = {name: n for name, n in counts.items() if name not in ("of", "running", "pending")}
+    if sum(ended.values()) < 2:
+        return ""
+    listed = ", ".join(f"{count} {name}" for name, count in ended.items())
+    more = "" if list(ended) == ["complete"] else f" ({listed})"
+    return f"the best of {sum(ended.values())} trials{more}; "
+
+
+Target = Callable[[str], str]
+"""Job id → where its page is; empty where it is not known to be anywhere."""
+
+
+def trials(facts: Facts) -> list[str]:
+    """The ids of the trials."""
+    return [row["child"] for row in rows_of(facts.text("automl/trials.csv")) if row.get("child")]
 
 
 def _kept(facts: Facts, best: Mapping[str, Any], metric: str) -> list[str]:
@@ -82,8 +98,8 @@ def _kept(facts: Facts, best: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
-def sections(facts: Facts) -> list[Section]:
-    """Everything below the first screen of a study."""
+def sections(facts: Facts, target: Target = lambda name: "") -> list[Section]:
+    """Everything below the first screen of a study, with links to the pages of its trials."""
     study = mapping(facts.figures.get("study"))
     rows = [
         {name: cell(text) for name, text in row.items()}
@@ -92,22 +108,30 @@ def sections(facts: Facts) -> list[Section]:
     record = facts.document("automl/study.json")
     objectives = [mapping(one) for one in as_list(record.get("objectives"))]
     parameters = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
-    found = [winner(facts, study)]
+    found = [winner(facts, study, parameters, target)]
     if rows and objectives:
         found.append(history(facts, rows, objectives, parameters))
-        found.append(table(rows, objectives, parameters, study))
+        found.append(table(rows, objectives, parameters, study, target))
     return [one for one in found if one is not None]
 
 
-def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
-    """The fields in which the best trial differs from the spec as given."""
+def winner(
+    facts: Facts,
+    study: Mapping[str, Any],
+    parameters: Sequence[Mapping[str, Any]],
+    target: Target,
+) -> Section | None:
+    """The fields in which the best trial differs from the spec as given, and which of them the
+    search has varied."""
     best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
     title, said = "Best against the spec as given", Text(verdict(study))
     if not is_number(best.get("value")):
         return Section(title, [said]) if "verdict" in study else None
     metric = str(study.get("metric"))
     if best.get("trial") == 0:
-        rows = [[key, number(value)] for key, value in mapping(given.get("params")).items()]
+        rows: list[list[Any]] = [
+            [key, number(value)] for key, value in mapping(given.get("params")).items()
+        ]
         rows.append([named(metric), number(best["value"])])
         head = ["parameter", "trial 0: the spec as given"]
         return Section(title, [said, Table(head, rows, "The best is the spec as given", (1,))])
@@ -115,14 +139,39 @@ def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
     before, after = mapping(given.get("params")), mapping(best.get("params"))
     differing = {str(key): (before.get(key), value) for key, value in after.items()}
     differing |= _differences(facts, given, best)
+    searched = {str(one.get("name")) for one in parameters}
+    around = "the auto recipe" if _auto(facts) else "not searched"
     rows, marked = [], []
     for key, (one, other) in differing.items():
         marked += [len(rows)] if one != other else []
-        rows.append([key, _short(one), _short(other)])
-    rows.append([named(metric), number(given.get("value")), number(best.get("value"))])
-    head = ["field", "trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
-    table = Table(head, rows, "The winning values beside the given ones", (1, 2), marked)
-    return Section(title, [said, table])
+        why = "searched" if key in searched else around
+        rows.append([key, _short(one), _short(other), why])
+    rows.append([named(metric), number(given.get("value")), number(best.get("value")), ""])
+    names = ["trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
+    head = ["field", *names, "set by"]
+    blocks: list[Block] = [said]
+    if around == "the auto recipe":
+        goes_on = "the others search around it, so fields that are not searched differ too."
+        blocks.append(Text(f"Trial 1 is the auto recipe; {goes_on}", "note"))
+    blocks.append(Table(head, rows, "The winning values beside the given ones", (1, 2), marked))
+    pages = [
+        [name, _page(facts, str(one.get("child") or ""), target)]
+        for name, one in zip(names, (given, best), strict=True)
+    ]
+    blocks.append(Table(["trial", "its page"], pages, "All else of the two trials"))
+    return Section(title, blocks)
+
+
+def _auto(facts: Facts) -> bool:
+    """Whether trial 1 is the auto recipe, around which the others search."""
+    return bool(mapping(facts.document("automl/study.json").get("auto_spec")))
+
+
+def _page(facts: Facts, name: str, target: Target) -> Link | str:
+    if not name:
+        return "–"
+    found = target(name)
+    return Link("the page", found) if found else f"mae report {shlex.quote(name)}{facts.root_flag}"
 
 
 def _differences(
@@ -322,8 +371,9 @@ def table(
     objectives: Sequence[Mapping[str, Any]],
     parameters: Sequence[Mapping[str, Any]],
     study: Mapping[str, Any],
+    target: Target = lambda name: "",
 ) -> Section:
-    """Every trial with its parameters."""
+    """Every trial with its parameters, and a link to its page where that is known."""
     metrics = [str(one.get("metric")) for one in objectives]
     names = [str(parameter.get("name")) for parameter in parameters][:9]
     best = mapping(study.get("best")).get("trial")
@@ -336,7 +386,9 @@ def table(
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
         state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
-        listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *chosen])
+        there = target(str(row.get("child") or ""))
+        trial = Link(str(row.get("trial")), there) if there else row.get("trial")
+        listed.append([trial, state, *values, row.get("best_epoch"), took, *chosen])
     short = [name.rsplit(".", 1)[-1] for name in names]
     head = ["trial", "state", *map(named, metrics), "best epoch", "time", *short]
     numeric = tuple(range(2, len(head)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import files
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
@@ -137,6 +139,81 @@ def test_the_whole_of_a_parents_name_is_in_the_table_of_jobs(
     browser.value("document.querySelector('.scroll').scrollLeft = 1e6")
     right = browser.value(f"{cell}.getBoundingClientRect().right")
     assert right <= browser.value("document.querySelector('.scroll').getBoundingClientRect().right")
+
+
+WIDE = """
+[...document.querySelectorAll(".scroll")].filter((one) => one.checkVisibility())
+  .filter((one) => one.scrollWidth > one.clientWidth + 1)
+  .map((one) => `${one.getAttribute("aria-label")}: ${one.scrollWidth} of ${one.clientWidth}`)
+"""
+METRICS = ("train_loss", "val_loss", "ACC_all", "balanced_accuracy", "f1_macro", "f1_weighted")
+KNOBS = (
+    *("model.drop_path_rate", "dataset.augmentation.mixup", "train.optim.lr"),
+    *("train.optim.weight_decay", "train.optim.warmup_epochs", "dataset.augmentation.min_scale"),
+)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> list[str]:
+    """Pages with the widest tables: a training's checkpoints, a study's winner and trials."""
+    root = tmp_path / "results"
+    folder = write_job(root, "train-1", spec={"train": {"stage": "finetune"}}, epochs=2, result={})
+    kept = [
+        {
+            "file": f"model_epoch_{epoch:03d}.pth",
+            "epoch": epoch,
+            "step": 1234 * epoch,
+            "metrics": dict.fromkeys(METRICS, 0.43729399840037025),
+            "size": 405959347,
+            "sha256": "b2464d453097453afe865c00842",
+        }
+        for epoch in (1, 2)
+    ]
+    index = {"best": {"metric": "ACC_all", "direction": "maximize"}, "checkpoints": kept}
+    files.write_json(folder / "train/checkpoints.json", {**index, "metrics": {}})
+    study = write_study(root, "train-230f2b2ce87b", 40, [0.7, 0.75, 0.8, None])
+    path = study / "automl/study.json"
+    knobs = [{"name": name, "low": 1e-6, "high": 1.0, "log": True} for name in KNOBS]
+    files.write_json(path, {**json.loads(path.read_text()), "space": {"knobs": knobs}})
+    head = ["trial", "state", "ACC_all", "best_epoch", "seconds", *KNOBS, "child", "reason"]
+    values = [0.03777671251507068, 0.04602319767917215, 0.0007612461486649154]
+    values += [0.03438896127313894, 3, 0.6542657984384823]
+    reason = "worse than the best trials at the same epoch, by the rule of the pruner"
+    rows = [
+        [trial, state, 0.5277777, 1, 87.78, *values, f"train-230f2b2ce87b.t{trial:03d}", why]
+        for trial, state, why in (
+            *((trial, "COMPLETE", "") for trial in range(3)),
+            (3, "PRUNED", reason),
+        )
+    ]
+    lines = [",".join(map(str, row)) for row in ([*head], *[[*r[:-1], f'"{r[-1]}"'] for r in rows])]
+    (study / "automl/trials.csv").write_text("\n".join(lines))
+    for trial, scheme in ((0, "MultiStep"), (2, "cosine")):
+        where = root / f"train-230f2b2ce87b.t{trial:03d}/spec.yaml"
+        where.write_text(json.dumps({"train": {"optim": {"lr_scheduler": scheme}}}))
+    return [Job(one).report().path.as_uri() for one in (folder, study)]
+
+
+def test_no_table_is_cut_on_a_wide_screen_or_on_paper(tables: list[str], browser: Browser) -> None:
+    for page in tables:
+        browser.open(page, width=1120)
+        browser.value("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        assert browser.value(WIDE) == []
+        browser.open(page, width=718)  # of A4, within its margins
+        browser.call("Emulation.setEmulatedMedia", media="print")
+        assert browser.value(WIDE) == []
+        browser.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_on_a_narrow_screen_the_winning_values_are_in_view(
+    tables: list[str], browser: Browser
+) -> None:
+    browser.open(tables[1], width=360)
+    found = browser.value(
+        """[...document.querySelectorAll("[aria-label^='The winning'] tr")]
+        .map((row) => row.children[2].getBoundingClientRect().right)"""
+    )
+    assert len(found) > 3 and max(found) <= 360
 
 
 def test_the_check_itself_sees_what_is_cut(browser: Browser, tmp_path: Path) -> None:
