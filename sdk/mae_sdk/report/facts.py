@@ -103,6 +103,23 @@ class Facts:
     def is_study(self) -> bool:
         return self.record.get("kind") == "automl"
 
+    @cached_property
+    def study(self) -> Facts | None:
+        """Of a trial its study; None of another job, and where the study is not there."""
+        study = beside(self.job, records.study_of(self.record) or "")
+        return None if study is None else facts_of(study, study.record, "")
+
+    @cached_property
+    def row(self) -> dict[str, str]:
+        """Of a trial what its study's table says of it; empty without one."""
+        table = "" if self.study is None else self.study.text("automl/trials.csv")
+        return next((row for row in rows_of(table) if row.get("child") == self.id), {})
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether its study ended it early, as one that was not among the better ones."""
+        return self.row.get("state") == "PRUNED"
+
     @property
     def is_running(self) -> bool:
         return self.state in (records.PENDING, records.RUNNING)

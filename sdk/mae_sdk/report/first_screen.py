@@ -10,10 +10,10 @@ from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
-from mae_sdk.jobs.status import epochs_done, is_number
+from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
-from mae_sdk.report.facts import Facts, base
+from mae_sdk.report.facts import Facts, as_list, base
 from mae_sdk.report.markup import number, percent, seconds, size
 from mae_sdk.report.words import named
 
@@ -94,6 +94,8 @@ def result(facts: Facts) -> Card:
         return _failed(facts)
     if facts.is_study and facts.figures.get("study"):
         return search.headline(facts)
+    if facts.is_pruned and facts.state == records.CANCELED:
+        return _pruned(facts)
     if facts.state in (records.PENDING, records.RUNNING, records.CANCELED, records.UNKNOWN):
         return _progress(facts)
     if facts.action == "export":
@@ -116,6 +118,19 @@ def _failed(facts: Facts) -> Card:
         tone="error",
         wide=True,
     )
+
+
+def _pruned(facts: Facts) -> Card:
+    """A trial that its study ended early: how far it came, and its best until then."""
+    study = records.study_of(facts.record)
+    lines = [f"{study} ended it early: it was not among the better trials at that point"]
+    if is_count(facts.marks[-1].get(facts.unit) if facts.marks else None):
+        lines.insert(0, f"after {facts.unit} {facts.marks[-1][facts.unit]}")
+    card = measured(facts)
+    if card.title == "Result":
+        return Card("Result", "pruned", lines)
+    lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
+    return Card("Result", "pruned", [*lines, *card.lines], tone=card.tone)
 
 
 def _progress(facts: Facts) -> Card:
@@ -416,12 +431,18 @@ def warnings(facts: Facts) -> Card | None:
     if len(said) > MAX_LINES:
         lines.append(f"and {len(said) - MAX_LINES} more below")
     title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
+    if facts.is_study and set(said) & set(map(str, as_list(facts.record.get("warnings")))):
+        lines.insert(0, "What the plan says of fields is of the spec as given, trial 0 alone.")
     return Card(title, "", lines, tone="warning", wide=len(said) > 2, listed=True)
 
 
 def next_step(facts: Facts) -> Card:
     """The command that is likely next."""
     job = shlex.quote(facts.id) + facts.root_flag
+    study = records.study_of(facts.record)
+    if study and facts.state in (records.ERROR, records.CANCELED):
+        lines = ["its study starts and ends it; it is not resumed by itself"]
+        return Card("Next", "", lines, f"mae jobs status {shlex.quote(study)}{facts.root_flag}")
     if facts.state == records.ERROR:
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
