@@ -142,22 +142,29 @@ def after(job: Job) -> list[Step]:
     skill_dir = record.get("skill_dir")
     if skill_dir:
         return _after_another(job, skill_dir)
+    from mae_sdk.job import beside, doubts_of, setting
+
     action = record["action"]
     if action == "train":
         evaluate = Step("evaluate", job.id, ("eval_dataset",))
         export = Step("export", job.id)
         if job.stage() != "pretrain":
-            return [evaluate, Step("inference", job.id, ("inference_dataset",)), export]
+            used = [Step("inference", job.id, ("inference_dataset",)), export]
+            return [evaluate, *([] if doubts_of(job) else used)]
         counted = [seen.get("classes") for seen in (record.get("data") or {}).values()]
         return [fine_tuning(next((n for n in counted if n), None), job.id), evaluate, export]
-    from mae_sdk.job import setting
-
     if action == "evaluate":
         parent = record.get("parent_automl") or record.get("parent")
         judged = str(setting(job, "evaluate.checkpoint") or "")
         exported = judged.endswith(".onnx") or setting(job, "evaluate.trt_engine")
         if not parent or exported or job.stage() == "pretrain":
             return []
+        other_images = Step("evaluate", parent, ("eval_dataset",))
+        if doubts_of(job):
+            trained = beside(job, parent)
+            return [other_images if trained is None else _again(trained), other_images]
+        if any({"chose", "taught"} & seen.keys() for seen in (record.get("data") or {}).values()):
+            return [other_images]
         return [Step("export", parent)]
     measured = Step("evaluate", job.id, ("eval_dataset",))
     if action != "export":
@@ -166,6 +173,17 @@ def after(job: Job) -> list[Step]:
     whole = setting(job, "export.data_type") in (None, "fp32")
     builds = whole and setting(job, "export.format") in (None, "onnx")
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
+
+
+def _again(trained: Job) -> Step:
+    """Training once more what has learned nothing: from the same start, on data to be named."""
+    from mae_sdk.job import setting
+
+    classes = setting(trained, "model.num_classes")
+    step = fine_tuning(classes if isinstance(classes, int) else None, trained.record.get("parent"))
+    if setting(trained, "model.task") == "segmentation":
+        step = replace(step, overrides=(*step.overrides, ("model.task", "segmentation")))
+    return step
 
 
 def _after_another(job: Job, skill_dir: str) -> list[Step]:

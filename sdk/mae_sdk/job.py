@@ -1518,6 +1518,17 @@ def content_of(job: Job, relative: str) -> bytes | None:
     return job._content(relative)
 
 
+def doubts_of(job: Job) -> list[str]:
+    """Why a job's result says that nothing was learned; of a study why that of its best trial
+    does."""
+    with contextlib.suppress(MaeError):
+        if job.record.get("kind") == "automl":
+            return job._doubts_of_best(job.record)
+        found = job._result().get("doubts")
+        return [str(one) for one in found] if isinstance(found, list) else []
+    return []
+
+
 def beside(job: Job, job_id: str) -> Job | None:
     """Another job of the same root, by its whole id; None where there is none."""
     try:

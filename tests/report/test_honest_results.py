@@ -323,3 +323,68 @@ def test_a_training_that_learns_nothing_ends_with_a_warning(tmp_path: Path) -> N
     assert result["doubts"] and set(result["doubts"]) <= set(result["warnings"])
     (last,) = (tmp_path / "job/status.json").read_text().splitlines()[-1:]
     assert json.loads(last)["doubts"] == result["doubts"]
+
+
+def test_what_was_made_of_a_model_in_doubt_says_so(tmp_path: Path) -> None:
+    """Whether the training itself or an evaluation of it found the doubt."""
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.5}})
+    parity = {"passed": True, "cosine_min": 1.0, "max_abs": 2e-6, "images": 16}
+    export = write_job(
+        tmp_path, "export-1", "export", parent="train-1", result={"kpis": {}, "parity": parity}
+    )
+    asked = write_job(
+        tmp_path, "inference-1", "inference", parent="export-1", result={"kpis": {"images": 4}}
+    )
+    assert "in doubt" not in page_of(export).text + page_of(asked).text
+
+    judged = {"kpis": {"ACC_all": 0.5}, "doubts": [DOUBT], "shares": {"ACC_all": 40}}
+    evaluated = write_job(
+        tmp_path, "evaluate-1", "evaluate", parent="train-1", spec=SPEC, result=judged
+    )
+    for folder in (export, asked):
+        page = page_of(folder)
+        assert f"its model is in doubt (evaluate-1): {DOUBT}" in page.text
+        assert "card warning wide" in card_tones(page)
+    chain = read_page(Job(asked).report(chain=True).path).text
+    assert "it is in doubt: no better than chance" in chain
+
+    # It is neither exported next, nor judged on the same images once more.
+    text = page_of(evaluated).text
+    assert "mae run export" not in text and "mae run train" in text
+    assert "train longer, on more images" in text
+
+
+def test_after_an_evaluation_on_images_that_chose_the_model_others_come_next(
+    tmp_path: Path,
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.9}})
+    seen = {"dataset.val_data_sources": {"chose": {"count": None, "job": "train-1"}}}
+    options: dict[str, Any] = {"parent": "train-1", "spec": SPEC}
+    result = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 40}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen, **options)
+    text = page_of(folder).text
+    assert "mae run export" not in text
+    assert "mae run evaluate --parent train-1" in text and "has not seen" in text
+
+    on_others = write_job(tmp_path, "evaluate-2", "evaluate", result=result, **options)
+    assert "mae run export --parent train-1" in page_of(on_others).text
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("path,label,true_label\n1,a,a\n2,a,b\n3,b,\n4,a,a\n", "2 of the 3 images"),
+        ("path,labels,true_labels\n1,a|b,a|b\n2,a,a|b\n", "1 of the 2 images"),
+    ],
+)
+def test_an_inference_on_images_of_known_classes_says_how_many_answers_are_right(
+    tmp_path: Path, table: str, said: str
+) -> None:
+    result = {"kpis": {"images": 4}, "answered": {"a": 3, "b": 1}}
+    folder = write_job(tmp_path, "inference-1", "inference", spec=SPEC, result=result)
+    (folder / "inference/results.csv").write_text(table)
+    text = page_of(folder).text
+    assert said in text and "for every image would be right for" in text
+
+    (folder / "inference/results.csv").write_text("path,label\n1,a\n")
+    assert "whose class is known" not in page_of(folder).text

@@ -216,6 +216,30 @@ class Facts:
         return [str(one) for one in as_list(found)]
 
     @cached_property
+    def inherited(self) -> list[str]:
+        """Why the model that it took is in doubt, as its training and its evaluations found: of a
+        job that judges nothing itself."""
+        if self.action in ("train", "evaluate"):
+            return []
+        line = {}
+        for job in reversed(parents(self.job)[:-1]):
+            line[job.id] = job
+            if job.record["action"] == "train":
+                break
+        found = {}
+        for job in line.values():
+            found[job.id] = facts_of(job, job.record, "").doubts
+        if line:
+            for job in evaluations(self.job):
+                if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys():
+                    found[job.id] = facts_of(job, job.record, "").doubts
+        return [
+            f"its model is in doubt ({name}): {doubt}"
+            for name, doubts in found.items()
+            for doubt in doubts
+        ]
+
+    @cached_property
     def judged(self) -> dict[str, Any]:
         """``metrics.json`` of an evaluation; of training the validation of its best checkpoint
         (``epoch``; of older jobs, without it, the last one)."""

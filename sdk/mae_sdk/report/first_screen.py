@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
-from mae_sdk.report.facts import Facts, as_list, base
+from mae_sdk.report.facts import Facts, as_list, base, rows_of
 from mae_sdk.report.markup import number, percent, seconds, size
 from mae_sdk.report.words import named
 
@@ -41,6 +42,8 @@ _REASONS = {
 }
 TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
+MAX_INHERITED = 3
+"""Doubts of the model that a job took, on its first screen."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -92,6 +95,14 @@ def result(facts: Facts) -> Card:
     """The result with its uncertainty; how far it is, or why it failed, where there is none."""
     if facts.state == records.ERROR:
         return _failed(facts)
+    card = _result(facts)
+    if facts.inherited and facts.state == records.COMPLETE:
+        card.lines = [*card.lines, *facts.inherited[:MAX_INHERITED]]
+        card.tone, card.wide = "warning", True
+    return card
+
+
+def _result(facts: Facts) -> Card:
     if facts.is_study and facts.figures.get("study"):
         return search.headline(facts)
     if facts.is_pruned and facts.state == records.CANCELED:
@@ -344,7 +355,9 @@ def _predicted(facts: Facts) -> Card:
         named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
         rest = len(ordered) - len(named_ones)
         lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
-    if facts.text(f"{facts.action}/{TABLE}"):
+    table = facts.text(f"{facts.action}/{TABLE}")
+    lines += right(table)
+    if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
     if is_number(facts.kpis.get("mIoU")):
         lines.append(f"mean IoU (mIoU) {percent(facts.kpis['mIoU'])} on the masks beside them")
@@ -353,6 +366,27 @@ def _predicted(facts: Facts) -> Card:
     tone = "warning" if facts.doubts else ""
     shown = f"{number(images)} images answered"
     return Card("Result", shown, [*facts.doubts, *lines], tone=tone)
+
+
+def right(table: str) -> list[str]:
+    """How many of the answers of ``results.csv`` are those of its ``true_label``, of the images
+    that have one, and what the most frequent one would reach; nothing where none is known."""
+    pairs = []
+    for row in rows_of(table):
+        if "true_labels" in row:  # of several classes; none at all is an answer too
+            pairs.append((row.get("labels"), row["true_labels"]))
+        elif row.get("true_label"):
+            pairs.append((row.get("label"), row["true_label"]))
+    if not pairs:
+        return []
+    hits, images = sum(one == other for one, other in pairs), len(pairs)
+    (most, count), *_ = Counter(true for _, true in pairs).most_common(1)
+    low, high = wilson(hits / images, images)
+    several = "true_labels" in table.partition("\n")[0]
+    what = "have exactly their labels" if several else "are right"
+    share = f"{percent(hits / images)} (95 %: {percent(low)} to {percent(high)})"
+    one = f"{most or 'no label'} for every image would be right for {percent(count / images)}"
+    return [f"{hits:,} of the {images:,} images whose class is known {what}: {share}; {one}"]
 
 
 # ---------------------------------------------------------------------------------- the rest
@@ -461,6 +495,11 @@ def next_step(facts: Facts) -> Card:
         "export": "export it",
         "gen_trt_engine": "build an engine of it",
     }
+    if facts.doubts and steps[0].action == "train":
+        words["train"] = (
+            "it tells nothing yet: train longer, on more images or from a pretrained model, before "
+            "it is exported"
+        )
     lines = [words.get(steps[0].action, steps[0].action)]
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 

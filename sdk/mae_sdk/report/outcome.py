@@ -36,6 +36,7 @@ class Measured:
         images: that it is a share of; None: of none, or not known.
         span: its interval at 95 %, in words; empty where there is none.
         place: of the images, as it was given; empty where it is not known.
+        doubts: why it says that nothing was learned.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Measured:
     images: int | None
     span: str
     place: str
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_share(self) -> bool:
@@ -176,7 +178,8 @@ def measured(facts: Facts) -> Measured | None:
         span = f"{percent(given['low'])} to {percent(given['high'])}"
     elif images:
         span = " to ".join(map(percent, wilson(value, images)))
-    return Measured(name, value, images, span, _place(facts, "val_data_sources"))
+    doubts = tuple(facts.doubts)
+    return Measured(name, value, images, span, _place(facts, "val_data_sources"), doubts)
 
 
 def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
@@ -189,7 +192,17 @@ def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
     return [one for one in found if one is not None]
 
 
+def _doubted(doubts: Sequence[str]) -> str:
+    """The verdict of a doubt, without its figures, which stand before it."""
+    return f"; it is in doubt: {doubts[0].partition(':')[0]}" if doubts else ""
+
+
 def _told(found: Measured, line: Sequence[Facts]) -> str:
+    """A figure on its images, and why it is in doubt."""
+    return _on_images(found, line) + _doubted(found.doubts)
+
+
+def _on_images(found: Measured, line: Sequence[Facts]) -> str:
     """``ACC_all 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images (d/test)``."""
     text = f"{found.name} {found.text}"
     text += f" (95 %: {found.span})" if found.span else ""
@@ -239,10 +252,11 @@ def _of_training(facts: Facts) -> str | None:
     if isinstance(images, int):
         low, high = map(percent, wilson(value, images))
         where = f"on {images:,} validation images, by which it was chosen: on others expect less"
-        return f"{name} {percent(value)} (95 %: {low} to {high}) {where}"
+        text = f"{name} {percent(value)} (95 %: {low} to {high}) {where}"
+        return text + _doubted(facts.doubts)
     watched = "in training" if str(name).startswith("train") else "in validation"
     found = Measured(str(name), value, None, "", "")
-    return f"{name} {found.text} {watched}, by which it was chosen"
+    return f"{name} {found.text} {watched}, by which it was chosen{_doubted(facts.doubts)}"
 
 
 def _model_of(facts: Facts, line: Sequence[Facts]) -> Facts | None:
