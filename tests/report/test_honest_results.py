@@ -388,3 +388,51 @@ def test_an_inference_on_images_of_known_classes_says_how_many_answers_are_right
 
     (folder / "inference/results.csv").write_text("path,label\n1,a\n")
     assert "whose class is known" not in page_of(folder).text
+
+
+def speed_of(repetitions: int, least: float, **more: Any) -> dict[str, Any]:
+    batch = {"median_ms": 100.0, "p95_ms": 130.0, "min_ms": least, "max_ms": 140.0}
+    batch |= {"images_per_s": 10.0, "repetitions": repetitions}
+    return {"device": "cpu", "cores": 2, "batches": {"1": batch}, **more}
+
+
+def test_a_time_says_how_often_it_was_measured_and_when_it_is_not_to_be_trusted(
+    tmp_path: Path,
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {}})
+    export = write_job(tmp_path, "export-1", "export", parent="train-1", result={"kpis": {}})
+
+    def measured(name: str, speed: dict[str, Any]) -> str:
+        folder = write_job(tmp_path, name, "evaluate", parent="train-1", result={"kpis": {}})
+        about = {"speed": speed, "model": {"kind": "torch", "precision": "fp32"}}
+        files.write_json(folder / "evaluate/metrics.json", about)
+        return page_of(folder).text
+
+    few = measured("evaluate-1", speed_of(4, 95.0, load=0.5))
+    assert "95 to 140 ms" in few and "130" not in few  # of four times no percentile is known
+    assert "busy" not in few and "differ much" not in few
+    assert "130 ms" in measured("evaluate-2", speed_of(40, 95.0, load=2.0))
+
+    busy = measured("evaluate-3", speed_of(40, 12.0, load=7.5))
+    assert "a load of 7.5 on 2 cores" in busy and "differ much (batch 1)" in busy
+
+    # Where they stand beside each other each names its job, and what is doubtful about it.
+    text = page_of(export).text
+    assert all(f"evaluate-{number}" in text for number in (1, 2, 3))
+    assert "evaluate-3: The machine was busy" in text and "evaluate-1: " not in text
+    assert "repetitions" in text
+
+
+def test_the_page_of_a_canceled_run_tells_its_last_epoch_from_its_best(tmp_path: Path) -> None:
+    result = {"kpis": {}, "doubts": [DOUBT]}
+    folder = write_job(
+        tmp_path, "train-1", state=records.CANCELED, spec=SPEC, result=result, epochs=3
+    )
+    keep(folder, 0, 0.6)
+    epochs_of(folder, [0.6, 0.3, 0.25])
+    page = page_of(folder)
+    assert "at the end of epoch 2, the newest: " in page.text
+    assert "accuracy (ACC_all) 25.0 %" in page.text and "ACC_all) 0.25" not in page.text
+    assert "the best until then: accuracy (ACC_all) 60.0 %" in page.text
+    assert "(Wilson, 40 images)" in page.text and "of epoch 0" in page.text
+    assert DOUBT in page.text and "card warning wide" in card_tones(page)

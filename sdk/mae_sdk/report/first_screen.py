@@ -165,10 +165,24 @@ def _progress(facts: Facts) -> Card:
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         kpi = mapping(line.get("kpi"))
-        lines += [f"{named(str(name))} {number(value)}" for name, value in kpi.items()]
+        if kpi:
+            lines.append(f"at the end of {facts.unit} {line[facts.unit]}, the newest:")
+        lines += [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
+    card = measured(facts)
+    if facts.state == records.CANCELED and card.title.startswith("Result: "):
+        lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
+        lines += card.lines
+        return Card("So far", "canceled", lines, tone=card.tone, wide=True)
     return Card("So far", words.get(facts.state, facts.state), lines)
+
+
+def told(facts: Facts, name: str, value: Any) -> str:
+    """The value of a metric: a share as percent, as everywhere on the page."""
+    images = mapping(facts.about.get(name)).get("images")
+    is_share = name in ("balanced_accuracy", "mAcc", "aAcc") or name.startswith("f1_")
+    return percent(value) if is_share else figure(name, value, images)
 
 
 def measured(facts: Facts) -> Card:

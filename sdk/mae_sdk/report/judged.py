@@ -247,20 +247,56 @@ def speed(facts: Facts) -> Section | None:
     threads = measured.get("threads")
     if threads and str(measured.get("device")) == "cpu":
         where += f", {threads} thread{'s' if threads != 1 else ''}"
-    head = ["batch", "median", "95th percentile", "images per second", "repetitions"]
-    return Section("Speed", [Table(head, rows, where, (0, 1, 2, 3, 4))])
+    head = ["batch", *SPEED_HEAD]
+    blocks: list[Block] = [Table(head, rows, where, tuple(range(len(head))))]
+    blocks += [Text(note, "warning") for note in speed_notes(measured)]
+    return Section("Speed", blocks)
+
+
+SPEED_HEAD = ("median", "least to most", "95th percentile", "images per second", "repetitions")
+MIN_FOR_PERCENTILE = 20
+"""Repetitions below which the 95th percentile is the largest of them, or lies beside it."""
+WIDE = 1.5
+"""Median over least time, from which times are said to spread."""
 
 
 def speed_rows(measured: Any) -> Sequence[Sequence[Any]]:
-    """Rows of a table of latencies."""
-    batches = mapping(mapping(measured).get("batches"))
-    return [
-        [
-            batch,
-            f"{number(mapping(one).get('median_ms'))} ms",
-            f"{number(mapping(one).get('p95_ms'))} ms",
-            number(mapping(one).get("images_per_s")),
-            number(mapping(one).get("repetitions")),
-        ]
-        for batch, one in batches.items()
-    ]
+    """Rows of a table of latencies: the batch, then `SPEED_HEAD`."""
+    rows = []
+    for batch, about in mapping(mapping(measured).get("batches")).items():
+        one = mapping(about)
+        count, ends = one.get("repetitions"), (one.get("min_ms"), one.get("max_ms"))
+        several = is_number(count) and count >= MIN_FOR_PERCENTILE
+        rows.append(
+            [
+                batch,
+                f"{number(one.get('median_ms'))} ms",
+                f"{number(ends[0])} to {number(ends[1])} ms" if all(map(is_number, ends)) else "–",
+                f"{number(one.get('p95_ms'))} ms" if several else "–",
+                number(one.get("images_per_s")),
+                number(count),
+            ]
+        )
+    return rows
+
+
+def speed_notes(measured: Any) -> list[str]:
+    """What makes the times doubtful: a busy machine, or repetitions that differ much."""
+    found, about = [], mapping(measured)
+    load, cores = about.get("load"), about.get("cores")
+    if is_number(load) and is_number(cores) and load > cores:
+        found.append(
+            f"The machine was busy: a load of {number(load)} on {number(cores)} cores. On an idle "
+            "one it is faster."
+        )
+    wide = []
+    for batch, one in mapping(about.get("batches")).items():
+        least, median = mapping(one).get("min_ms"), mapping(one).get("median_ms")
+        if is_number(least) and is_number(median) and least > 0 and median > WIDE * least:
+            wide.append(str(batch))
+    if wide:
+        found.append(
+            f"The repetitions differ much (batch {', '.join(wide)}): half of them took more than "
+            f"{WIDE} times the least time. Measure again when nothing else runs."
+        )
+    return found
