@@ -436,3 +436,65 @@ def test_the_page_of_a_canceled_run_tells_its_last_epoch_from_its_best(tmp_path:
     assert "the best until then: accuracy (ACC_all) 60.0 %" in page.text
     assert "(Wilson, 40 images)" in page.text and "of epoch 0" in page.text
     assert DOUBT in page.text and "card warning wide" in card_tones(page)
+
+
+def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
+    tmp_path: Path,
+) -> None:
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", spec=SPEC, result={"kpis": {"mAP": 0.4}})
+    one = {"AP": 0.4, "precision": 0.3, "recall": 1.0, "f1": 0.5, "threshold": 0.2}
+    labels = {
+        "cat": {**one, "auroc": 0.44, "images": 10},
+        "dog": {**one, "auroc": 0.9, "images": 6},
+    }
+    bins = [{"confidence": 0.3, "accuracy": 0.2, "images": 80}]
+    judged = {"images": 40, "per_class": labels, "reliability": bins, "ece": 0.1}
+    files.write_json(folder / "evaluate/metrics.json", judged)
+    text = page_of(folder).text
+    assert "by chance has a mAP of about 20.0 %" in text
+    assert "not more have: cat." in text
+    assert "pairs of image and class" in text and "mean probability" in text
+
+    # Of one class each the same bins count images.
+    files.write_json(folder / "evaluate/metrics.json", {**judged, "per_class": {}})
+    text = page_of(folder).text
+    assert "pairs of image" not in text and "mean confidence" in text
+
+
+def test_more_voters_than_a_class_has_images_are_said(tmp_path: Path) -> None:
+    seen = {"dataset.val_data_sources": {"class_counts": {"a": 9, "b": 30}}}
+    result = {"kpis": {"knn_acc": 0.4}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen)
+    for k, is_said in ((20, True), (5, False)):
+        about = {"protocol": "leave one out", "k": k}
+        files.write_json(folder / "evaluate/metrics.json", about)
+        assert ("fewer than the 20 that vote" in page_of(folder).text) == is_said
+
+
+def test_losses_that_are_not_the_same_measure_say_so(tmp_path: Path) -> None:
+    auxiliary = {"task": "segmentation", "segmentation": {"auxiliary_weight": 0.4}}
+    mixed = {"augmentation": {"mixup": 0.8}}
+    said = {"train-1": False, "train-2": True, "train-3": True}
+    write_job(tmp_path, "train-1", spec=SPEC, result={}, epochs=2)
+    write_job(tmp_path, "train-2", spec={**SPEC, "model": auxiliary}, result={}, epochs=2)
+    write_job(tmp_path, "train-3", spec={**SPEC, "dataset": mixed}, result={}, epochs=2)
+    for name, is_said in said.items():
+        text = page_of(tmp_path / name).text
+        assert ("says nothing of overfitting" in text) == is_said, name
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_pictures_of_a_pretraining_say_whose_images_they_are(
+    tmp_path: Path, held_out: bool
+) -> None:
+    data = digits_folder(tmp_path / "data", per_class=4)
+    job = write_job(tmp_path, "train-1", "train")
+    options: dict[str, Any] = {"train__num_epochs": 1}
+    if held_out:
+        other = digits_folder(tmp_path / "other", per_class=2)
+        options["dataset__val_data_sources"] = str(other)
+    assert train(spec(data, job, "pretrain", **options)) == 0
+    whose = "validation images" if held_out else "training images"
+    gallery = read(job, "train/pictures/gallery.json")
+    notes = [one["note"] for one in [*gallery["sheets"], *gallery["maps"]]]
+    assert notes and all(whose in note for note in notes), notes

@@ -448,7 +448,14 @@ def show_pretrained(
     if decodes:
         add_reconstructions(gallery, runtime, found.source, seed)
     show_features(
-        gallery, found.features, found.labels, found.indices, found.classes, dataset, seed
+        gallery,
+        found.features,
+        found.labels,
+        found.indices,
+        found.classes,
+        dataset,
+        seed,
+        whose="images judged",
     )
     gallery.save()
 

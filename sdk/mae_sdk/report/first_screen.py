@@ -192,11 +192,23 @@ def measured(facts: Facts) -> Card:
     if name is None:
         return Card("Result", "finished", facts.doubts, tone=tone)
     lines = [*facts.doubts, uncertainty(facts, name, value, images), *where, *chose(facts)]
+    if name == "mAP" and (chance := _prevalence(facts)) is not None:
+        lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def _prevalence(facts: Facts) -> float | None:
+    """The mean share of the images that has a label: what average precision is by chance."""
+    images = facts.judged.get("images")
+    counts = [mapping(one).get("images") for one in mapping(facts.judged.get("per_class")).values()]
+    known = [count for count in counts if is_number(count)]
+    if not known or not is_number(images) or not images:
+        return None
+    return float(sum(known) / len(known) / images)
 
 
 def how_sure(card: Card) -> str:

@@ -34,10 +34,28 @@ def sections(facts: Facts) -> list[Section]:
     if protocol:
         k = facts.judged.get("k")
         notes.append(Text(f"Probe: {protocol}; the {k} nearest neighbors vote.", "note"))
+        least = _smallest_class(facts)
+        if is_number(k) and least is not None and least < k:
+            text = (
+                f"The smallest class has {least} images, fewer than the {k} that vote: others "
+                "outvote it wherever it lies, which makes the k-NN figure low."
+            )
+            notes.append(Text(text, "note"))
     if notes:
         blocks: list[Block] = [*notes]
         found.insert(0, Section("How it was judged", blocks))
     return [one for one in found if one is not None]
+
+
+def _smallest_class(facts: Facts) -> int | None:
+    """Images of the smallest class among which neighbors are looked for: of the bank, where there
+    is one; None where they were not counted."""
+    for last in ("probe_train_data_sources", "probe_val_data_sources", "val_data_sources"):
+        for key, seen in facts.sources.items():
+            counts = [c for c in mapping(seen.get("class_counts")).values() if is_number(c)]
+            if key.rsplit(".", 1)[-1] == last and counts:
+                return int(min(counts))
+    return None
 
 
 def _of_which(facts: Facts, epoch: Any) -> str:
@@ -134,8 +152,17 @@ def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
     head = ["class", "AP", "precision", "recall", "F1", "AUROC", "threshold", "images"]
     lead = (
         "Worst first. AP: average precision, over all thresholds; precision, recall and F1 are at "
-        "the class's own threshold, which was chosen on validation images."
+        "the class's own threshold, which was chosen on validation images: where these are the "
+        "same images, they flatter."
     )
+    guessed = [
+        name
+        for name, one in sorted(per_class.items())
+        if is_number(one.get("auroc")) and one["auroc"] <= 0.5
+    ]
+    if guessed:
+        named_ones = ", ".join(guessed[:8]) + (" …" if len(guessed) > 8 else "")
+        lead += f" An AUROC of 0.5 is that of a coin, and not more have: {named_ones}."
     if len(rows) > MAX_CLASSES:
         lead += f" {len(rows) - MAX_CLASSES} more classes are in metrics.json."
     return Section(
@@ -225,13 +252,18 @@ def calibration(facts: Facts) -> Section | None:
         for one in bins
         if one.get("images")
     ]
-    head = ["mean confidence", "accuracy", "images"]
+    several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
+    # Of several labels each image is asked of every class: a bin counts such pairs.
+    unit = "pairs of image and class" if several else "images"
+    right = "share that has the label" if several else "accuracy"
+    head = ["mean probability" if several else "mean confidence", right, unit]
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
     ece = facts.judged.get("ece")
-    caption = "Bars below the dashed line: surer than right. Stronger bars hold more images."
+    caption = "Bars below the dashed line: surer than right. Stronger bars hold more "
+    caption += f"{unit}."
     lead = (
-        f"Expected calibration error (ECE) {number(ece)}: the mean distance of accuracy and "
-        "confidence; 0 is perfect."
+        f"Expected calibration error (ECE) {number(ece)}: the mean distance of {right} and "
+        f"{head[0].removeprefix('mean ')}; 0 is perfect."
     )
     return Section("Confidence", [Figure("Reliability", drawing, caption, table)], lead)
 
