@@ -536,6 +536,7 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
     """The metric that a job is judged by, or the one that is asked for, its best value, and its
     direction where the job itself knows it."""
 
+    from mae_sdk.jobs.metrics import HEADLINES
     from mae_sdk.jobs.status import is_number
 
     try:
@@ -559,9 +560,10 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
     named = {**newest, **best}
     if metric:  # as it is spelled, else in any case
         asked = [metric] if metric in named else [n for n in named if _folded(n) == _folded(metric)]
-    for name, value in (
-        [(name, named[name]) for name in asked] if metric else [*best.items(), *newest.items()]
-    ):
+    pairs = [*best.items(), *newest.items()]
+    if job.record["action"] == "evaluate":  # the figure that its page is headed by
+        pairs = [(one, named[one]) for one in HEADLINES if one in named] + pairs
+    for name, value in [(name, named[name]) for name in asked] if metric else pairs:
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float):
             return name, value, directions.get(name)

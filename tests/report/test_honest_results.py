@@ -12,7 +12,7 @@ import pytest
 import torch
 from mae_runners.actions import evaluate, inference
 from mae_runners.metrics.splits import hold_out
-from mae_sdk import files
+from mae_sdk import answers, files
 from mae_sdk.data.source import open_source
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
@@ -498,3 +498,16 @@ def test_pictures_of_a_pretraining_say_whose_images_they_are(
     gallery = read(job, "train/pictures/gallery.json")
     notes = [one["note"] for one in [*gallery["sheets"], *gallery["maps"]]]
     assert notes and all(whose in note for note in notes), notes
+
+
+def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Path) -> None:
+    kpis = {"knn_acc": 0.3, "rankme": 9.5, "linear_acc": 0.4, "attentive_acc": 0.5}
+    doubt = "not told from chance by 40 images: attentive_acc 50.0 %"
+    result = {"kpis": kpis, "doubts": [doubt], "shares": {"linear_acc": 40}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result)
+    text = page_of(folder).text
+    assert "Result: linear probe accuracy (linear_acc) 40.0 %" in text
+    assert "linear probe accuracy (linear_acc), 95 %: " in text  # not that of the doubt's figure
+    assert "gives linear_acc 40.0 %" in read_page(Job(folder).report(chain=True).path).text
+    listed = answers.jobs([Job(folder)], limit=5)["jobs"]
+    assert [(row["metric"], row["best"]) for row in listed] == [("linear_acc", 0.4)]

@@ -10,7 +10,7 @@ from typing import Any
 from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
-from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
@@ -191,7 +191,10 @@ def measured(facts: Facts) -> Card:
     tone = "warning" if facts.doubts else ""
     if name is None:
         return Card("Result", "finished", facts.doubts, tone=tone)
-    lines = [*facts.doubts, uncertainty(facts, name, value, images), *where, *chose(facts)]
+    sure = uncertainty(facts, name, value, images)
+    if facts.doubts and sure.startswith("95 %"):  # a doubt may be of another figure
+        sure = f"{named(name)}, {sure}"
+    lines = [*facts.doubts, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
     others = _others(facts, name, epoch)
@@ -257,7 +260,7 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, list[str], Any]:
     if facts.action == "train":
         return _trained(facts)
     shares = mapping(facts.result.get("shares"))
-    for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
+    for name in HEADLINES:
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
             images = images if isinstance(images, int) else None

@@ -10,13 +10,11 @@ from typing import Any
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import difference, wilson
-from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.facts import Facts, base
 from mae_sdk.report.markup import number, percent
 
-_MEASURES = ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss")
-"""Of an evaluation, the first that is there; of another bundle whatever its contract names."""
 _SHARES = ("ACC", "mAP", "mIoU", "linear", "knn")
 _STATES = {
     records.ERROR: "failed",
@@ -165,7 +163,7 @@ def _name(facts: Facts) -> str:
 def measured(facts: Facts) -> Measured | None:
     """The figure that an evaluation is judged by; None where it has none."""
     stated = str(mapping(facts.record["launch"].get("best")).get("metric") or "")
-    names = [stated, *_MEASURES, *map(str, facts.kpis)]
+    names = [stated, *HEADLINES, *map(str, facts.kpis)]
     name = next((one for one in names if is_number(facts.kpis.get(one))), None)
     if name is None:
         return None
