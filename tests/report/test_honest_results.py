@@ -511,3 +511,11 @@ def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Pa
     assert "gives linear_acc 40.0 %" in read_page(Job(folder).report(chain=True).path).text
     listed = answers.jobs([Job(folder)], limit=5)["jobs"]
     assert [(row["metric"], row["best"]) for row in listed] == [("linear_acc", 0.4)]
+
+
+def test_the_interval_of_a_segmenter_is_said_to_come_with_its_evaluation(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"mIoU": 0.5}})
+    index = {"best": {"metric": "mIoU", "direction": "maximize"}, "metrics": {}}
+    entry = {"file": "model_epoch_000.pth", "epoch": 0, "step": 4, "metrics": {"mIoU": 0.5}}
+    files.write_json(folder / "train/checkpoints.json", {**index, "checkpoints": [entry]})
+    assert "an evaluation has one, a bootstrap over the images" in page_of(folder).text

@@ -252,6 +252,8 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     if images and is_number(value):
         low, high = wilson(value, images)
         return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
+    if name == "mIoU" and facts.action == "train":
+        return "no interval in training: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
