@@ -161,22 +161,29 @@ def _after(job: Job) -> list[Step]:
     skill_dir = record.get("skill_dir")
     if skill_dir:
         return _after_another(job, skill_dir)
+    from mae_sdk.job import beside, doubts_of, setting
+
     action = record["action"]
     if action == "train":
         evaluate = Step("evaluate", job.id, ("eval_dataset",))
         export = Step("export", job.id)
         if job.stage() != "pretrain":
-            return [evaluate, Step("inference", job.id, ("inference_dataset",)), export]
+            used = [Step("inference", job.id, ("inference_dataset",)), export]
+            return [evaluate, *([] if doubts_of(job) else used)]
         counted = [seen.get("classes") for seen in (record.get("data") or {}).values()]
         return [fine_tuning(next((n for n in counted if n), None), job.id), evaluate, export]
-    from mae_sdk.job import setting
-
     if action == "evaluate":
         parent = record.get("parent_automl") or record.get("parent")
         judged = str(setting(job, "evaluate.checkpoint") or "")
         exported = judged.endswith(".onnx") or setting(job, "evaluate.trt_engine")
         if not parent or exported or job.stage() == "pretrain":
             return []
+        other_images = Step("evaluate", parent, ("eval_dataset",))
+        if doubts_of(job):
+            trained = beside(job, parent)
+            return [other_images if trained is None else _again(trained), other_images]
+        if any({"chose", "taught"} & seen.keys() for seen in (record.get("data") or {}).values()):
+            return [other_images]
         return [Step("export", parent)]
     measured = Step("evaluate", job.id, ("eval_dataset",))
     if action != "export":
@@ -185,6 +192,17 @@ def _after(job: Job) -> list[Step]:
     whole = setting(job, "export.data_type") in (None, "fp32")
     builds = whole and setting(job, "export.format") in (None, "onnx")
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
+
+
+def _again(trained: Job) -> Step:
+    """Training once more what has learned nothing: from the same start, on data to be named."""
+    from mae_sdk.job import setting
+
+    classes = setting(trained, "model.num_classes")
+    step = fine_tuning(classes if isinstance(classes, int) else None, trained.record.get("parent"))
+    if setting(trained, "model.task") == "segmentation":
+        step = replace(step, overrides=(*step.overrides, ("model.task", "segmentation")))
+    return step
 
 
 def _after_another(job: Job, skill_dir: str) -> list[Step]:
@@ -598,6 +616,7 @@ def _judged_by(
     """The metric that a job is judged by, or the one that is asked for, its best value, its
     direction where the job itself knows it, and why its result is in doubt."""
 
+    from mae_sdk.jobs.metrics import HEADLINES
     from mae_sdk.jobs.status import is_number
 
     try:
@@ -621,9 +640,10 @@ def _judged_by(
     named = {**newest, **best}
     if metric:  # as it is spelled, else in any case
         asked = [metric] if metric in named else [n for n in named if _folded(n) == _folded(metric)]
-    for name, value in (
-        [(name, named[name]) for name in asked] if metric else [*best.items(), *newest.items()]
-    ):
+    pairs = [*best.items(), *newest.items()]
+    if job.record["action"] == "evaluate":  # the figure that its page is headed by
+        pairs = [(one, named[one]) for one in HEADLINES if one in named] + pairs
+    for name, value in [(name, named[name]) for name in asked] if metric else pairs:
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float):
             return name, value, directions.get(name), doubts

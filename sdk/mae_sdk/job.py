@@ -11,6 +11,7 @@ import copy
 import importlib
 import numbers
 import os
+import shlex
 import shutil
 import time
 import warnings
@@ -523,13 +524,14 @@ class Job:
                 raise PreemptedError(
                     "the job was preempted after saving",
                     got=self.id,
-                    hint=f"mae jobs resume {self.id}",
+                    hint=f"mae jobs resume {records.study_of(record) or self.id}",
                 )
             if state == records.COMPLETE:
                 return self
             if state == records.CANCELED:
+                again = records.study_of(record) or self.id
                 raise JobCanceledError(
-                    "the job was canceled", got=self.id, hint=f"mae jobs resume {self.id}"
+                    "the job was canceled", got=self.id, hint=f"mae jobs resume {again}"
                 )
             if state == records.ERROR:
                 raise self._failed(attempt["failure"])
@@ -1022,6 +1024,25 @@ class Job:
         state = records.last_attempt(record)["state"]
         return self.preempted if state == records.PREEMPTED else records.is_terminal(state)
 
+    def _require_no_study(self, record: JobRecord) -> None:
+        """A trial ends as its study says: one that went on by itself would be COMPLETE where the
+        study, which never looks again, has it as pruned or failed."""
+        study = beside(self, records.study_of(record) or "")
+        if study is None:  # it was deleted: nothing is there to contradict
+            return
+        hint = f"mae jobs resume {study.id} goes on with its trials"
+        if study.state == records.COMPLETE:
+            spec = shlex.quote(str(self.folder / "spec.yaml"))
+            again = f"mae run {record['action']} -e {spec} --automl-policy off"
+            hint = f"its settings, run to the end as a job of their own: {again}"
+        raise UsageError(
+            f"a trial is started and ended by its study {study.id}, and is not resumed by itself",
+            field="job",
+            got=self.id,
+            expected="a job that is no trial",
+            hint=hint,
+        )
+
     def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
         """Open a new attempt in the same folder, from its newest checkpoint.
 
@@ -1034,10 +1055,11 @@ class Job:
                 that cannot be seen.
 
         Raises:
-            UsageError: it is complete, its state cannot be seen from here, or a setting that it was
-                given is missing.
+            UsageError: it is complete, a trial of a study, its state cannot be seen from here, or a
+                setting that it was given is missing.
         """
         record, state = self.observe()
+        self._require_no_study(record)
         is_lost = state == records.UNKNOWN and lost
         if state in (records.COMPLETE, records.UNKNOWN) and not is_lost:
             hint = f"train on from it with a new job: mae run train --parent {self.id}"
@@ -1424,6 +1446,7 @@ class RemoteJob(Job):
         Raises:
             UsageError: it is complete, or shows signs of life elsewhere.
         """
+        self._require_no_study(self.record)
         if not self._here:
             self._bring()
         super().resume(env, lost=lost)
@@ -1500,6 +1523,17 @@ def status_bytes(job: Job) -> int:
 def content_of(job: Job, relative: str) -> bytes | None:
     """A file of a job's folder, wherever that is; None where there is none that can be read."""
     return job._content(relative)
+
+
+def doubts_of(job: Job) -> list[str]:
+    """Why a job's result says that nothing was learned; of a study why that of its best trial
+    does."""
+    with contextlib.suppress(MaeError):
+        if job.record.get("kind") == "automl":
+            return job._doubts_of_best(job.record)
+        found = job._result().get("doubts")
+        return [str(one) for one in found] if isinstance(found, list) else []
+    return []
 
 
 def beside(job: Job, job_id: str) -> Job | None:

@@ -1,6 +1,7 @@
 """inference: embeddings of every kind of model, neighbors, and the least certain first."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -142,3 +143,36 @@ def test_what_a_file_cannot_give_is_refused_by_name(tmp_path, digits):
     origins = {key: Origin(OriginKind.OVERRIDE) for key in given}
     errors, _ = check_rules("inference", make_spec(**given).model_dump(), origins)
     assert [error.field for error in errors] == ["inference.features"]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"features": "pooled"}, {"neighbors": 3}, {"features": "tokens"}]
+)
+def test_embeddings_and_neighbors_that_were_asked_for_are_in_the_report_of_every_stage(
+    tmp_path, checkpoint, digits, asked
+):
+    values = {f"inference__{name}": value for name, value in asked.items()}
+    folder = infer(tmp_path, checkpoint, digits, **values)
+    gallery = json.loads((folder / "pictures/gallery.json").read_text())
+    assert "neighbors" in {sheet["kind"] for sheet in gallery["sheets"]}
+    (points, *_) = (one["points"] for one in gallery["maps"] if one["method"] == "PCA")
+    assert len(points) == 12
+    if checkpoint.stem == "finetune":  # the answers are beside them still
+        assert "answers" in {sheet["kind"] for sheet in gallery["sheets"]}
+
+
+def test_a_map_of_images_of_unknown_classes_is_colored_by_the_answers(tmp_path, digits):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(digits.rglob("*.png"))):
+        (flat / f"{number}.png").write_bytes(path.read_bytes())
+    model = make_model("vit_tiny_patch16", "finetune", [32, 48], **SMALL)
+    saved = save_checkpoint(model, tmp_path / "model.pth")
+    folder = infer(tmp_path, saved, flat, inference__features="pooled")
+    gallery = json.loads((folder / "pictures/gallery.json").read_text())
+    (found, *_) = gallery["maps"]
+    assert "Colors: answer of the model." in found["note"]
+    labels = {row["path"]: row["label"] for row in csv.DictReader((folder / "results.csv").open())}
+    for name, (_, _, label) in zip(found["names"], found["points"], strict=True):
+        (said,) = (one for path, one in labels.items() if path.endswith(f"/{name}"))
+        assert found["classes"][label] == said

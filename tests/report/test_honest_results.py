@@ -12,7 +12,7 @@ import pytest
 import torch
 from mae_runners.actions import evaluate, inference
 from mae_runners.metrics.splits import hold_out
-from mae_sdk import files
+from mae_sdk import answers, files
 from mae_sdk.data.source import open_source
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
@@ -323,3 +323,199 @@ def test_a_training_that_learns_nothing_ends_with_a_warning(tmp_path: Path) -> N
     assert result["doubts"] and set(result["doubts"]) <= set(result["warnings"])
     (last,) = (tmp_path / "job/status.json").read_text().splitlines()[-1:]
     assert json.loads(last)["doubts"] == result["doubts"]
+
+
+def test_what_was_made_of_a_model_in_doubt_says_so(tmp_path: Path) -> None:
+    """Whether the training itself or an evaluation of it found the doubt."""
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.5}})
+    parity = {"passed": True, "cosine_min": 1.0, "max_abs": 2e-6, "images": 16}
+    export = write_job(
+        tmp_path, "export-1", "export", parent="train-1", result={"kpis": {}, "parity": parity}
+    )
+    asked = write_job(
+        tmp_path, "inference-1", "inference", parent="export-1", result={"kpis": {"images": 4}}
+    )
+    assert "in doubt" not in page_of(export).text + page_of(asked).text
+
+    judged = {"kpis": {"ACC_all": 0.5}, "doubts": [DOUBT], "shares": {"ACC_all": 40}}
+    evaluated = write_job(
+        tmp_path, "evaluate-1", "evaluate", parent="train-1", spec=SPEC, result=judged
+    )
+    for folder in (export, asked):
+        page = page_of(folder)
+        assert f"its model is in doubt (evaluate-1): {DOUBT}" in page.text
+        assert "card warning wide" in card_tones(page)
+    chain = read_page(Job(asked).report(chain=True).path).text
+    assert "it is in doubt: no better than chance" in chain
+
+    # It is neither exported next, nor judged on the same images once more.
+    text = page_of(evaluated).text
+    assert "mae run export" not in text and "mae run train" in text
+    assert "train longer, on more images" in text
+
+
+def test_after_an_evaluation_on_images_that_chose_the_model_others_come_next(
+    tmp_path: Path,
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.9}})
+    seen = {"dataset.val_data_sources": {"chose": {"count": None, "job": "train-1"}}}
+    options: dict[str, Any] = {"parent": "train-1", "spec": SPEC}
+    result = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 40}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen, **options)
+    text = page_of(folder).text
+    assert "mae run export" not in text
+    assert "mae run evaluate --parent train-1" in text and "has not seen" in text
+
+    on_others = write_job(tmp_path, "evaluate-2", "evaluate", result=result, **options)
+    assert "mae run export --parent train-1" in page_of(on_others).text
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("path,label,true_label\n1,a,a\n2,a,b\n3,b,\n4,a,a\n", "2 of the 3 images"),
+        ("path,labels,true_labels\n1,a|b,a|b\n2,a,a|b\n", "1 of the 2 images"),
+    ],
+)
+def test_an_inference_on_images_of_known_classes_says_how_many_answers_are_right(
+    tmp_path: Path, table: str, said: str
+) -> None:
+    result = {"kpis": {"images": 4}, "answered": {"a": 3, "b": 1}}
+    folder = write_job(tmp_path, "inference-1", "inference", spec=SPEC, result=result)
+    (folder / "inference/results.csv").write_text(table)
+    text = page_of(folder).text
+    assert said in text and "for every image would be right for" in text
+
+    (folder / "inference/results.csv").write_text("path,label\n1,a\n")
+    assert "whose class is known" not in page_of(folder).text
+
+
+def speed_of(repetitions: int, least: float, **more: Any) -> dict[str, Any]:
+    batch = {"median_ms": 100.0, "p95_ms": 130.0, "min_ms": least, "max_ms": 140.0}
+    batch |= {"images_per_s": 10.0, "repetitions": repetitions}
+    return {"device": "cpu", "cores": 2, "batches": {"1": batch}, **more}
+
+
+def test_a_time_says_how_often_it_was_measured_and_when_it_is_not_to_be_trusted(
+    tmp_path: Path,
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {}})
+    export = write_job(tmp_path, "export-1", "export", parent="train-1", result={"kpis": {}})
+
+    def measured(name: str, speed: dict[str, Any]) -> str:
+        folder = write_job(tmp_path, name, "evaluate", parent="train-1", result={"kpis": {}})
+        about = {"speed": speed, "model": {"kind": "torch", "precision": "fp32"}}
+        files.write_json(folder / "evaluate/metrics.json", about)
+        return page_of(folder).text
+
+    few = measured("evaluate-1", speed_of(4, 95.0, load=0.5))
+    assert "95 to 140 ms" in few and "130" not in few  # of four times no percentile is known
+    assert "busy" not in few and "differ much" not in few
+    assert "130 ms" in measured("evaluate-2", speed_of(40, 95.0, load=2.0))
+
+    busy = measured("evaluate-3", speed_of(40, 12.0, load=7.5))
+    assert "a load of 7.5 on 2 cores" in busy and "differ much (batch 1)" in busy
+
+    # Where they stand beside each other each names its job, and what is doubtful about it.
+    text = page_of(export).text
+    assert all(f"evaluate-{number}" in text for number in (1, 2, 3))
+    assert "evaluate-3: The machine was busy" in text and "evaluate-1: " not in text
+    assert "repetitions" in text
+
+
+def test_the_page_of_a_canceled_run_tells_its_last_epoch_from_its_best(tmp_path: Path) -> None:
+    result = {"kpis": {}, "doubts": [DOUBT]}
+    folder = write_job(
+        tmp_path, "train-1", state=records.CANCELED, spec=SPEC, result=result, epochs=3
+    )
+    keep(folder, 0, 0.6)
+    epochs_of(folder, [0.6, 0.3, 0.25])
+    page = page_of(folder)
+    assert "at the end of epoch 2, the newest: " in page.text
+    assert "accuracy (ACC_all) 25.0 %" in page.text and "ACC_all) 0.25" not in page.text
+    assert "the best until then: accuracy (ACC_all) 60.0 %" in page.text
+    assert "(Wilson, 40 images)" in page.text and "of epoch 0" in page.text
+    assert DOUBT in page.text and "card warning wide" in card_tones(page)
+
+
+def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
+    tmp_path: Path,
+) -> None:
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", spec=SPEC, result={"kpis": {"mAP": 0.4}})
+    one = {"AP": 0.4, "precision": 0.3, "recall": 1.0, "f1": 0.5, "threshold": 0.2}
+    labels = {
+        "cat": {**one, "auroc": 0.44, "images": 10},
+        "dog": {**one, "auroc": 0.9, "images": 6},
+    }
+    bins = [{"confidence": 0.3, "accuracy": 0.2, "images": 80}]
+    judged = {"images": 40, "per_class": labels, "reliability": bins, "ece": 0.1}
+    files.write_json(folder / "evaluate/metrics.json", judged)
+    text = page_of(folder).text
+    assert "by chance has a mAP of about 20.0 %" in text
+    assert "not more have: cat." in text
+    assert "pairs of image and class" in text and "mean probability" in text
+
+    # Of one class each the same bins count images.
+    files.write_json(folder / "evaluate/metrics.json", {**judged, "per_class": {}})
+    text = page_of(folder).text
+    assert "pairs of image" not in text and "mean confidence" in text
+
+
+def test_more_voters_than_a_class_has_images_are_said(tmp_path: Path) -> None:
+    seen = {"dataset.val_data_sources": {"class_counts": {"a": 9, "b": 30}}}
+    result = {"kpis": {"knn_acc": 0.4}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen)
+    for k, is_said in ((20, True), (5, False)):
+        about = {"protocol": "leave one out", "k": k}
+        files.write_json(folder / "evaluate/metrics.json", about)
+        assert ("fewer than the 20 that vote" in page_of(folder).text) == is_said
+
+
+def test_losses_that_are_not_the_same_measure_say_so(tmp_path: Path) -> None:
+    auxiliary = {"task": "segmentation", "segmentation": {"auxiliary_weight": 0.4}}
+    mixed = {"augmentation": {"mixup": 0.8}}
+    said = {"train-1": False, "train-2": True, "train-3": True}
+    write_job(tmp_path, "train-1", spec=SPEC, result={}, epochs=2)
+    write_job(tmp_path, "train-2", spec={**SPEC, "model": auxiliary}, result={}, epochs=2)
+    write_job(tmp_path, "train-3", spec={**SPEC, "dataset": mixed}, result={}, epochs=2)
+    for name, is_said in said.items():
+        text = page_of(tmp_path / name).text
+        assert ("says nothing of overfitting" in text) == is_said, name
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_pictures_of_a_pretraining_say_whose_images_they_are(
+    tmp_path: Path, held_out: bool
+) -> None:
+    data = digits_folder(tmp_path / "data", per_class=4)
+    job = write_job(tmp_path, "train-1", "train")
+    options: dict[str, Any] = {"train__num_epochs": 1}
+    if held_out:
+        other = digits_folder(tmp_path / "other", per_class=2)
+        options["dataset__val_data_sources"] = str(other)
+    assert train(spec(data, job, "pretrain", **options)) == 0
+    whose = "validation images" if held_out else "training images"
+    gallery = read(job, "train/pictures/gallery.json")
+    notes = [one["note"] for one in [*gallery["sheets"], *gallery["maps"]]]
+    assert notes and all(whose in note for note in notes), notes
+
+
+def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Path) -> None:
+    kpis = {"knn_acc": 0.3, "rankme": 9.5, "linear_acc": 0.4, "attentive_acc": 0.5}
+    doubt = "not told from chance by 40 images: attentive_acc 50.0 %"
+    result = {"kpis": kpis, "doubts": [doubt], "shares": {"linear_acc": 40}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result)
+    text = page_of(folder).text
+    assert "Result: linear probe accuracy (linear_acc) 40.0 %" in text
+    assert "linear probe accuracy (linear_acc), 95 %: " in text  # not that of the doubt's figure
+    assert "gives linear_acc 40.0 %" in read_page(Job(folder).report(chain=True).path).text
+    listed = answers.jobs([Job(folder)], limit=5)["jobs"]
+    assert [(row["metric"], row["best"]) for row in listed] == [("linear_acc", 0.4)]
+
+
+def test_the_interval_of_a_segmenter_is_said_to_come_with_its_evaluation(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"mIoU": 0.5}})
+    index = {"best": {"metric": "mIoU", "direction": "maximize"}, "metrics": {}}
+    entry = {"file": "model_epoch_000.pth", "epoch": 0, "step": 4, "metrics": {"mIoU": 0.5}}
+    files.write_json(folder / "train/checkpoints.json", {**index, "checkpoints": [entry]})
+    assert "an evaluation has one, a bootstrap over the images" in page_of(folder).text

@@ -8,6 +8,7 @@ speed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     kpis = {name: metrics[name] for name in KPIS if metrics.get(name) is not None}
     single = metrics["speed"].get("batch_1", {})
-    kpis |= {f"latency_{name}": single[name] for name in single if name != "repetitions"}
+    known = ("median_ms", "p95_ms", "images_per_s")
+    kpis |= {f"latency_{name}": single[name] for name in known if name in single}
     kpis["best_images_per_s"] = metrics["speed"]["best"]["images_per_s"]
     return {
         "kpis": kpis,
@@ -446,7 +448,14 @@ def show_pretrained(
     if decodes:
         add_reconstructions(gallery, runtime, found.source, seed)
     show_features(
-        gallery, found.features, found.labels, found.indices, found.classes, dataset, seed
+        gallery,
+        found.features,
+        found.labels,
+        found.indices,
+        found.classes,
+        dataset,
+        seed,
+        whose="images judged",
     )
     gallery.save()
 
@@ -621,9 +630,13 @@ def embed(
 
 
 def speed(runtime: Runtime, first: Tensor | None) -> dict[str, Any]:
-    """Latency and throughput of the artifact on this machine."""
+    """Latency and throughput of the artifact on this machine, and how busy that was: ``load``, its
+    processes that ran or waited to in the minute before, of so many ``cores``."""
     assert first is not None, "an empty source is refused before"
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     return {
+        "load": load,
+        "cores": os.cpu_count(),
         **measure(runtime, first, seconds=0.5),
         "device": str(runtime.device),
         "threads": torch.get_num_threads(),

@@ -95,19 +95,22 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     positions = [index for index, _ in done]
     folder, files = context.action_dir, []
     answered: dict[str, int] = {}
+    names = artifact.class_names(runtime.meta, None) if classifies else []
     if classifies:
         scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
         files.append(write_classes(spec, runtime, images, positions, scores, folder))
-        answered = counts_of(scores, artifact.class_names(runtime.meta, None), runtime.meta.cuts)
+        answered = counts_of(scores, names, runtime.meta.cuts)
     if kind is not None:
         features = np.stack([found.features for _, found in done])
         files += write_embeddings(folder, paths, features)
         if missing := parquet_missing():
             context.log(f"embeddings.parquet is not written: {missing}")
-        if not classifies:
-            show_embeddings(folder, images, positions, features, int(spec.train.seed))
-    if k:
-        pooled = torch.from_numpy(np.stack([found.pooled for _, found in done]))
+    pooled = torch.from_numpy(np.stack([found.pooled for _, found in done])) if k else None
+    if kind is not None or pooled is not None:
+        taken = (scores.argmax(dim=1), names) if classifies else None
+        shown = torch.from_numpy(features) if pooled is None else pooled
+        show_embeddings(folder, images, positions, shown, int(spec.train.seed), taken)
+    if pooled is not None:
         files += write_neighbors(pooled, k, paths, positions, images, spec.train.seed, folder)
     if mae is not None:
         files += write_reconstructions(mae, images, runtime, spec.train.seed, folder)
@@ -322,16 +325,29 @@ def write_neighbors(
 
 
 def show_embeddings(
-    folder: Path, images: EvalImages, indices: list[int], features: np.ndarray, seed: int
+    folder: Path,
+    images: EvalImages,
+    indices: list[int],
+    pooled: Tensor,
+    seed: int,
+    answers: tuple[Tensor, list[str]] | None,
 ) -> None:
-    """Puts a map of the embeddings and the neighbors of some images into the report's gallery."""
-    pooled = torch.from_numpy(features)
+    """Puts a map of the embeddings and the neighbors of some images into the report's gallery.
+
+    Args:
+        pooled: ``[N, D]``, or of every token or place, of which the mean is taken.
+        answers: of a classifier the class ``[N]`` that it takes each image for, and the classes'
+            names: the colors where the true classes are not known.
+    """
     if pooled.ndim > 2:  # tokens [N, L, D], or a map [N, H, W, D]
         pooled = pooled.flatten(1, -2).mean(dim=1)
     gallery = Gallery(folder)
     labels = torch.from_numpy(np.asarray(images.dataset.labels))[indices]
-    known = labels if bool((labels >= 0).all()) else None
-    show_features(gallery, pooled, known, indices, images.dataset.classes, images.dataset, seed)
+    known = labels if bool((labels >= 0).all()) and images.dataset.classes else None
+    names, by = images.dataset.classes, ""
+    if known is None and answers is not None:
+        (known, names), by = answers, "answer of the model"
+    show_features(gallery, pooled, known, indices, names, images.dataset, seed, by=by)
     gallery.save()
 
 

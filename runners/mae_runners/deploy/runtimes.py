@@ -308,8 +308,8 @@ def measure(
         max_repeats: repetitions of each, at most.
 
     Returns:
-        ``{"batch_1": {"median_ms", "p95_ms", "images_per_s"}, "best": {"batch", …},
-        "batches": {size: …}}``.
+        ``{"batch_1": {"median_ms", "p95_ms", "min_ms", "max_ms", "images_per_s", "repetitions"},
+        "best": {"batch", …}, "batches": {size: …}}``.
     """
     if runtime.fixed_batch:
         sizes = [runtime.fixed_batch]
@@ -326,6 +326,8 @@ def measure(
         figures[size] = {
             "median_ms": round(float(median) * 1e3, 3),
             "p95_ms": round(float(p95) * 1e3, 3),
+            "min_ms": round(min(times) * 1e3, 3),
+            "max_ms": round(max(times) * 1e3, 3),
             "images_per_s": round(size / float(median), 2),
             "repetitions": len(times),
         }

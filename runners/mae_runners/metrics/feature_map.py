@@ -56,6 +56,8 @@ def show_features(
     *,
     umap: bool = True,
     epoch: int | None = None,
+    whose: str = "images",
+    by: str = "",
 ) -> None:
     """Puts a map of the features and the neighbors of some images into the gallery.
 
@@ -66,6 +68,8 @@ def show_features(
         dataset: as `Notable.show` takes it.
         umap: a second map by UMAP, where that is installed.
         epoch: of the training, whose model gave the features.
+        whose: the images, in words: ``validation images``.
+        by: what the colors are, where that is not the true class.
     """
     features = features.float().cpu()
     keep = torch.isfinite(features).all(dim=1)
@@ -84,9 +88,9 @@ def show_features(
     if umap and (found := umap_places(drawn, seed)) is not None:
         maps.append(("UMAP", found, None))
     about = (
-        f"{len(shown)} of {len(features)} images"
+        f"{len(shown)} of {len(features)} {whose}"
         if len(shown) < len(features)
-        else (f"{len(shown)} images")
+        else (f"{len(shown)} {whose}")
     )
     for method, points, explained in maps:
         gallery.add_map(
@@ -99,11 +103,11 @@ def show_features(
                 "names": [str(members[indices[place]]) for place in shown],
                 "classes": [str(name) for name in classes] if labels is not None else [],
                 "explained": explained,
-                "note": f"Pooled features of {about}.",
+                "note": f"Pooled features of {about}." + (f" Colors: {by}." if by else ""),
                 "epoch": epoch,
             }
         )
-    _show_neighbors(gallery, features, known, indices, classes, dataset, seed, epoch)
+    _show_neighbors(gallery, features, known, indices, classes, dataset, seed, epoch, whose, by)
 
 
 def _show_neighbors(
@@ -115,6 +119,8 @@ def _show_neighbors(
     dataset: Any,
     seed: int,
     epoch: int | None,
+    whose: str,
+    by: str,
 ) -> None:
     points = F.normalize(features, dim=1)
     count = min(NEAREST, len(points) - 1)
@@ -130,8 +136,9 @@ def _show_neighbors(
         note = ""
         if labels[query] >= 0:
             same = sum(labels[place] == labels[query] for place in nearest)
-            note = f"{same} of {count} are of its class, {classes[labels[query]]}"
+            of = f"have its {by}" if by else "are of its class"
+            note = f"{same} of {count} {of}, {classes[labels[query]]}"
         about.append({"name": str(dataset.source.members[indices[query]]), "note": note})
     columns = ["image", *(f"nearest {place + 1}" for place in range(count))]
-    note = "Nearest by the cosine of their pooled features, among the images of the map."
+    note = f"Nearest of the {whose} of the map, by the cosine of their pooled features."
     gallery.add("neighbors", rows, about, columns, note=note, epoch=epoch)

@@ -145,17 +145,24 @@ def heat_colors(strength: Tensor) -> Tensor:
 
 
 def show_reconstructions(
-    gallery: Gallery, found: Reconstructions, names: Sequence[str], top: float, epoch: int | None
+    gallery: Gallery,
+    found: Reconstructions,
+    names: Sequence[str],
+    top: float,
+    epoch: int | None,
+    whose: str = "",
 ) -> None:
     """Puts reconstructions into the gallery; with an epoch, the predictions alone too, so that the
     report can show how they went.
 
     Args:
         top: the loss of the brightest color of `heat_maps`.
+        whose: the images, in words: ``validation images``; empty where the page has no others.
     """
     rows = [[tile_of(pixels) for pixels in row] for row in found.pixels]
     about = [{"name": name} for name in names]
-    notes = [EXPLANATION] if TRUE_COLORS in found.titles else []
+    notes = [f"{len(names)} {whose}."] if whose else []
+    notes += [EXPLANATION] if TRUE_COLORS in found.titles else []
     if LOSS in found.titles:
         notes.append(
             f"{LOSS!r}: the brighter, the larger, up to {top:.3g}; gray patches were visible."
@@ -174,6 +181,7 @@ def show_reconstructions(
         place = found.titles.index(AS_PREDICTED)
         single = [[row[place]] for row in rows[:4]]
         note = f"Each {AS_PREDICTED!r}, with the same hidden patches."
+        note += f" Of {whose}." if whose else ""
         gallery.add("progress", single, about[:4], note=note, epoch=epoch, over_epochs=True)
 
 

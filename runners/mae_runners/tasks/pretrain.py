@@ -170,11 +170,13 @@ class PretrainTask(Task):
                 found |= probes.rank(self, ranks, self.val)
             if self._shown is None:
                 self._shown = self.open_source("train", train=False)
+            whose = "validation images" if self._shown is self.val else "training images"
             path = self.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"
-            board = probes.reconstructions(self, self._shown, epoch)
+            board = probes.reconstructions(self, self._shown, epoch, whose)
             if board is not None:
                 images.image(step, "reconstruction", board, path)
         if final and self._shown is not None:
             trained = step * self.spec.dataset.batch_size * self.context.world_size
-            probes.look_at_features(self, ranks, self._shown, trained, epoch)
+            whose = "validation images" if self._shown is self.val else "training images"
+            probes.look_at_features(self, ranks, self._shown, trained, epoch, whose)
         return found

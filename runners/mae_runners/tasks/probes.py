@@ -48,7 +48,7 @@ def probe(
 
 
 def look_at_features(
-    task: Task, ranks: Ranks, dataset: ImageDataset, trained: int, epoch: int
+    task: Task, ranks: Ranks, dataset: ImageDataset, trained: int, epoch: int, whose: str
 ) -> None:
     """Puts a map of features, and the neighbors of some images, into the report's gallery.
 
@@ -58,6 +58,7 @@ def look_at_features(
         trained: how many images the run has trained on: it looks at a hundredth of that, so that
             looking costs little; at least `MIN_LOOKED`, at most `MAX_LOOKED`.
         epoch: that has just ended, which is the last one.
+        whose: the images, in words: ``validation images``.
     """
     count = min(len(dataset), MAX_LOOKED, max(MIN_LOOKED, trained // 100))
     chosen = reconstruction.spread(np.asarray(dataset.labels), task.seed, count)
@@ -76,6 +77,7 @@ def look_at_features(
         task.seed,
         umap=trained >= MIN_TRAINED_FOR_UMAP,
         epoch=epoch,
+        whose=whose,
     )
     gallery.save()
 
@@ -117,9 +119,10 @@ def _features(
     return all_features[order], all_labels[order], all_places[order]
 
 
-def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> np.ndarray | None:
+def reconstructions(task: Task, dataset: ImageDataset, epoch: int, whose: str) -> np.ndarray | None:
     """`reconstruction.board` of images spread over the classes of a data set, the same images and
-    masks at every epoch: uint8 ``[H, W, 3]``. The report's gallery gets them too.
+    masks at every epoch: uint8 ``[H, W, 3]``. The report's gallery gets them too, with words for
+    `whose` images they are.
 
     Rank 0 draws; the others only lend their share of the weights, where these are sharded.
     """
@@ -143,6 +146,6 @@ def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> np.ndarray
     names = [dataset.source.members[int(sample["index"])] for sample in samples]
     if task.context.is_main:
         gallery = Gallery(task.context.action_dir)
-        reconstruction.show_reconstructions(gallery, found, names, top, epoch)
+        reconstruction.show_reconstructions(gallery, found, names, top, epoch, whose)
         gallery.save()
     return reconstruction.board(found, names)

@@ -352,6 +352,7 @@ class StudyLoop:
         if not self._counts_by(item, unit, lines):
             return
         so_far = better_so_far(values, objective)
+        at = dict(values)
         for place, value in so_far if unit == EPOCH else spread(so_far):
             step = place + 1 if unit == EPOCH else place
             if step in item.reported or item.pruning:
@@ -365,7 +366,11 @@ class StudyLoop:
                 item.trial.set_user_attr("pruned_at", place)
                 item.pruning = True
                 self._cancel(item)
-                shown = f"{objective.metric} {value:.5g}"
+                # What is compared is the best so far, which may be of an epoch before this one.
+                top = best([pair for pair in values if pair[0] <= place], objective)
+                shown = f"{objective.metric} {at[place]:.5g}"
+                if top is not None and top[0] != place:
+                    shown += f" there, {top[1]:.5g} at best ({unit} {top[0]})"
                 self.say(f"trial {item.number}: pruned after {unit} {place} at {shown}")
 
     def _counts_by(self, item: Running, unit: str, lines: list[dict[str, Any]]) -> bool:
@@ -419,7 +424,12 @@ class StudyLoop:
                 trial.set_user_attr(f"best_{unit}", values[0][0])
             self._tell(item, lines, [value for _, value in values], TrialState.COMPLETE)
         elif item.pruning:
+            if values and (unit := courses[0].unit) in (EPOCH, STEP):
+                trial.set_user_attr(f"best_{unit}", values[0][0])
             self._tell(item, lines, None, TrialState.PRUNED)
+            # Its own page was written when the table of trials did not call it pruned yet.
+            if (item.child / report_process.REPORT_NAME).exists():
+                report_process.start_report(item.child)
         elif seen.state == CANCELED:
             self._end_canceled(item, lines, has_value=bool(values))
         elif seen.category in INFRASTRUCTURE:

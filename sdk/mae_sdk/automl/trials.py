@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from mae_skill.dotted import flatten
 from mae_skill.errors import NotFoundError
+from mae_skill.reader import read_spec
 
 from mae_sdk import files
 from mae_sdk.job import (
@@ -93,6 +95,11 @@ class Trials:
         record["created_at"] = records.now()
         record["action"] = self.study.get("action", "train")
         moved = _moved(spec, str(self.job_dir), str(folder))
+        if "changed" in record:
+            record["changed"] = self._changed(folder, moved)
+        if number != 0 and "warnings" in record:
+            # The plan has judged the spec as given. What it said of the images holds for all.
+            record["warnings"] = list(record.get("data_warnings") or [])
         record["launch"], record["attempts"] = self._launch(folder), []
         record["launch"]["command"] = command_for(record["launch"], moved, folder)
         records.new_attempt(record)
@@ -101,6 +108,32 @@ class Trials:
             write_spec(temporary, moved, self.study["launch"].get("config"))
             files.write_json(temporary / records.RECORD_NAME, record)
         return folder
+
+    def _changed(self, folder: Path, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The fields of a trial that are not the template's, and where each value comes from: the
+        search, the auto recipe, or what the study was given."""
+
+        def placed(spec: Mapping[str, Any]) -> dict[str, Any]:
+            return flatten(_moved(spec, str(self.job_dir), str(folder)))
+
+        given = placed(read_spec(self.job_dir / SPEC))
+        of_study = records.read_record(self.job_dir).get("changed") or {}
+        recipe = placed(self.study.get("auto_spec") or {})
+        knobs = self.study.get("space", {}).get("knobs", [])
+        searched = {str(knob.get("name")).partition("[")[0] for knob in knobs}
+
+        found = {}
+        for key, value in flatten(spec).items():
+            known = of_study.get(key)
+            template = known.get("default") if known is not None else given.get(key)
+            if key == "results_dir" or value == template:
+                continue
+            origin = "the study" if known is None else str(known.get("origin"))
+            if value != given.get(key):
+                origin = "the auto recipe" if recipe.get(key) == value else "the study"
+                origin = "the search" if key in searched and origin == "the study" else origin
+            found[key] = {"origin": origin, "default": template}
+        return found
 
     def _was_handed_over(self, folder: Path, spec: Mapping[str, Any]) -> bool:
         """Whether the trial is behind its URL, as another machine left it; then a copy is put here.
@@ -170,6 +203,12 @@ class Trials:
             prepare(folder)
         else:  # checkpoints of another spec are of no use to it
             self._remove_results(folder)
+
+            def note_changes(record: JobRecord) -> None:
+                if "changed" in record:
+                    record["changed"] = self._changed(folder, spec)
+
+            records.update_record(folder, note_changes)
             write_spec(folder, spec, self.study["launch"].get("config"))
             follow_spec(folder, spec)
 

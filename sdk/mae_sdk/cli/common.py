@@ -308,6 +308,8 @@ def root_flag(results_root: str | None) -> str:
 
 def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
     """The sensible next commands for a job in this state."""
+    from mae_sdk.jobs import records
+
     root = root_flag(results_root)
     if state in ("PENDING", "RUNNING"):
         return [
@@ -315,6 +317,8 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
             f"mae jobs wait {job.id}{root}",
             f"mae jobs logs {job.id} -f{root}",
         ]
+    if state in ("ERROR", "CANCELED") and (study := records.study_of(job.record)):
+        return [f"mae jobs logs {job.id}{root}", f"mae jobs status {study}{root}"]
     if state == "ERROR":
         again = _look_again(job)
         if again is None:

@@ -24,6 +24,10 @@ Figures = dict[str, Any]
 MANY_TRIALS = 2
 """From so many trials on, the best one was chosen by the very figure that is shown."""
 
+HEADLINES = ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss")
+"""What an evaluation is judged by, everywhere: the first that is there; of another bundle what its
+contract names before these."""
+
 
 def described(
     index: Mapping[str, Any], stated: Mapping[str, Any] | None = None

@@ -12,7 +12,7 @@ import errno
 import math
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -450,6 +450,11 @@ def update_record(job_dir: Path, change: Callable[[JobRecord], object]) -> JobRe
         change(record)
         write_record(job_dir, record)
     return record
+
+
+def study_of(record: Mapping[str, Any]) -> str | None:
+    """The study whose trial a job is; None where it is no trial."""
+    return record.get("automl_parent") if record.get("kind") == "trial" else None
 
 
 def last_attempt(record: JobRecord) -> Attempt:

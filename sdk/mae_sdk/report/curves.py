@@ -69,7 +69,27 @@ def loss(facts: Facts) -> Figure | None:
     if drawing is None:
         return None
     table = _epoch_table(facts, [name for name, points in means.items() if points], "Loss")
-    return Figure("Loss", drawing, "", table)
+    both = all(means.values())
+    return Figure("Loss", drawing, _measures(facts) if both else "", table)
+
+
+def _measures(facts: Facts) -> str:
+    """Why the two losses are not the same measure, where they are not: the gap between them then
+    says nothing of overfitting."""
+    found = []
+    auxiliary = facts.setting("model.segmentation.auxiliary_weight")
+    if facts.segments and is_number(auxiliary) and auxiliary > 0:
+        found.append(f"the auxiliary head's loss, {number(auxiliary)} of it")
+    mixing = ("dataset.augmentation.mixup", "dataset.augmentation.cutmix")
+    mixed = any(is_number(facts.setting(key)) and facts.setting(key) > 0 for key in mixing)
+    if mixed and not facts.segments:
+        found.append("mixed images with mixed labels")
+    if not found or facts.stage == "pretrain":
+        return ""
+    return (
+        f"The training loss holds {' and '.join(found)}, which the validation loss does not: their "
+        "distance says nothing of overfitting."
+    )
 
 
 def _best_marker(facts: Facts) -> list[Marker]:

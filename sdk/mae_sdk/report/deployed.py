@@ -10,7 +10,7 @@ from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.blocks import Block, Code, Section, Table, Text
 from mae_sdk.report.facts import Facts, base, evaluations, facts_of, parents, shown
-from mae_sdk.report.judged import speed_rows
+from mae_sdk.report.judged import SPEED_HEAD, speed_notes, speed_rows
 from mae_sdk.report.markup import number, percent, size
 
 
@@ -88,6 +88,7 @@ def speeds(facts: Facts) -> Section | None:
     made of, have measured it."""
     wanted = _made_of(facts)
     rows: list[list[Any]] = []
+    notes: list[str] = []
     runtimes: dict[str, None] = {}
     for job in evaluations(facts.job):
         other = facts_of(job, job.record, "")
@@ -96,8 +97,10 @@ def speeds(facts: Facts) -> Section | None:
             model = mapping(other.judged.get("model"))
             of = f"{model.get('kind')}, {model.get('precision')}"
             place = str(measured.get("device"))
-            found = [[of, place, *row] for row in speed_rows(measured)]
+            at = other.created[:16].replace("T", " ")
+            found = [[of, place, *row, job.id, at] for row in speed_rows(measured)]
             rows += found
+            notes += [f"{job.id}: {note}" for note in speed_notes(measured)]
             if found:
                 own = other.record.get("parent") == facts.id
                 runtimes[f"{of}{' (this file)' if own else ''}"] = None
@@ -106,13 +109,14 @@ def speeds(facts: Facts) -> Section | None:
     if not rows:
         lead = "Not measured yet: an evaluation does it, and then mae report shows it here."
         return Section("Speed", [Code(f"{command}\n{again}")], lead)
-    head = ["runtime", "device", "batch", "median", "95th percentile", "images per second"]
-    table = Table(head, [row[:6] for row in rows], "As evaluations measured it", (2, 3, 4, 5))
+    head = ["runtime", "device", "batch", *SPEED_HEAD, "job", "created (UTC)"]
+    table = Table(head, rows, "As evaluations measured it", tuple(range(2, 8)))
     lead = f"Measured of: {'; '.join(runtimes)}."
     blocks: list[Block] = [table]
     if not any(name.endswith("(this file)") for name in runtimes):
         lead += " This file itself has not been measured: its speed is another; this measures it:"
         blocks = [Code(command), table]
+    blocks += [Text(note, "warning") for note in notes]
     blocks.append(Text(f"With evaluations that end later: {again}", "note"))
     return Section("Speed", blocks, lead)
 

@@ -103,6 +103,23 @@ class Facts:
     def is_study(self) -> bool:
         return self.record.get("kind") == "automl"
 
+    @cached_property
+    def study(self) -> Facts | None:
+        """Of a trial its study; None of another job, and where the study is not there."""
+        study = beside(self.job, records.study_of(self.record) or "")
+        return None if study is None else facts_of(study, study.record, "")
+
+    @cached_property
+    def row(self) -> dict[str, str]:
+        """Of a trial what its study's table says of it; empty without one."""
+        table = "" if self.study is None else self.study.text("automl/trials.csv")
+        return next((row for row in rows_of(table) if row.get("child") == self.id), {})
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether its study ended it early, as one that was not among the better ones."""
+        return self.row.get("state") == "PRUNED"
+
     @property
     def is_running(self) -> bool:
         return self.state in (records.PENDING, records.RUNNING)
@@ -197,6 +214,30 @@ class Facts:
             return facts_of(child, child.record, "").doubts
         found = self.result.get("doubts") or self.judged.get("doubts")
         return [str(one) for one in as_list(found)]
+
+    @cached_property
+    def inherited(self) -> list[str]:
+        """Why the model that it took is in doubt, as its training and its evaluations found: of a
+        job that judges nothing itself."""
+        if self.action in ("train", "evaluate"):
+            return []
+        line = {}
+        for job in reversed(parents(self.job)[:-1]):
+            line[job.id] = job
+            if job.record["action"] == "train":
+                break
+        found = {}
+        for job in line.values():
+            found[job.id] = facts_of(job, job.record, "").doubts
+        if line:
+            for job in evaluations(self.job):
+                if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys():
+                    found[job.id] = facts_of(job, job.record, "").doubts
+        return [
+            f"its model is in doubt ({name}): {doubt}"
+            for name, doubts in found.items()
+            for doubt in doubts
+        ]
 
     @cached_property
     def judged(self) -> dict[str, Any]:

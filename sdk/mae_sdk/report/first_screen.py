@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
-from mae_sdk.jobs.metrics import mapping
-from mae_sdk.jobs.status import epochs_done, is_number
+from mae_sdk.jobs.metrics import HEADLINES, mapping
+from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
-from mae_sdk.report.facts import Facts, base
+from mae_sdk.report.facts import Facts, as_list, base, rows_of
 from mae_sdk.report.markup import number, percent, seconds, size
 from mae_sdk.report.words import named
 
@@ -41,6 +42,8 @@ _REASONS = {
 }
 TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
+MAX_INHERITED = 3
+"""Doubts of the model that a job took, on its first screen."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -92,8 +95,18 @@ def result(facts: Facts) -> Card:
     """The result with its uncertainty; how far it is, or why it failed, where there is none."""
     if facts.state == records.ERROR:
         return _failed(facts)
+    card = _result(facts)
+    if facts.inherited and facts.state == records.COMPLETE:
+        card.lines = [*card.lines, *facts.inherited[:MAX_INHERITED]]
+        card.tone, card.wide = "warning", True
+    return card
+
+
+def _result(facts: Facts) -> Card:
     if facts.is_study and facts.figures.get("study"):
         return search.headline(facts)
+    if facts.is_pruned and facts.state == records.CANCELED:
+        return _pruned(facts)
     if facts.state in (records.PENDING, records.RUNNING, records.CANCELED, records.UNKNOWN):
         return _progress(facts)
     if facts.action == "export":
@@ -118,6 +131,19 @@ def _failed(facts: Facts) -> Card:
     )
 
 
+def _pruned(facts: Facts) -> Card:
+    """A trial that its study ended early: how far it came, and its best until then."""
+    study = records.study_of(facts.record)
+    lines = [f"{study} ended it early: it was not among the better trials at that point"]
+    if is_count(facts.marks[-1].get(facts.unit) if facts.marks else None):
+        lines.insert(0, f"after {facts.unit} {facts.marks[-1][facts.unit]}")
+    card = measured(facts)
+    if card.title == "Result":
+        return Card("Result", "pruned", lines)
+    lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
+    return Card("Result", "pruned", [*lines, *card.lines], tone=card.tone)
+
+
 def _progress(facts: Facts) -> Card:
     words = {
         records.PENDING: "waiting to start",
@@ -139,10 +165,24 @@ def _progress(facts: Facts) -> Card:
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         kpi = mapping(line.get("kpi"))
-        lines += [f"{named(str(name))} {number(value)}" for name, value in kpi.items()]
+        if kpi:
+            lines.append(f"at the end of {facts.unit} {line[facts.unit]}, the newest:")
+        lines += [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
+    card = measured(facts)
+    if facts.state == records.CANCELED and card.title.startswith("Result: "):
+        lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
+        lines += card.lines
+        return Card("So far", "canceled", lines, tone=card.tone, wide=True)
     return Card("So far", words.get(facts.state, facts.state), lines)
+
+
+def told(facts: Facts, name: str, value: Any) -> str:
+    """The value of a metric: a share as percent, as everywhere on the page."""
+    images = mapping(facts.about.get(name)).get("images")
+    is_share = name in ("balanced_accuracy", "mAcc", "aAcc") or name.startswith("f1_")
+    return percent(value) if is_share else figure(name, value, images)
 
 
 def measured(facts: Facts) -> Card:
@@ -151,12 +191,27 @@ def measured(facts: Facts) -> Card:
     tone = "warning" if facts.doubts else ""
     if name is None:
         return Card("Result", "finished", facts.doubts, tone=tone)
-    lines = [*facts.doubts, uncertainty(facts, name, value, images), *where, *chose(facts)]
+    sure = uncertainty(facts, name, value, images)
+    if facts.doubts and sure.startswith("95 %"):  # a doubt may be of another figure
+        sure = f"{named(name)}, {sure}"
+    lines = [*facts.doubts, sure, *where, *chose(facts)]
+    if name == "mAP" and (chance := _prevalence(facts)) is not None:
+        lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def _prevalence(facts: Facts) -> float | None:
+    """The mean share of the images that has a label: what average precision is by chance."""
+    images = facts.judged.get("images")
+    counts = [mapping(one).get("images") for one in mapping(facts.judged.get("per_class")).values()]
+    known = [count for count in counts if is_number(count)]
+    if not known or not is_number(images) or not images:
+        return None
+    return float(sum(known) / len(known) / images)
 
 
 def how_sure(card: Card) -> str:
@@ -197,6 +252,8 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     if images and is_number(value):
         low, high = wilson(value, images)
         return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
+    if name == "mIoU" and facts.action == "train":
+        return "no interval in training: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
@@ -205,7 +262,7 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, list[str], Any]:
     if facts.action == "train":
         return _trained(facts)
     shares = mapping(facts.result.get("shares"))
-    for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
+    for name in HEADLINES:
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
             images = images if isinstance(images, int) else None
@@ -331,7 +388,9 @@ def _predicted(facts: Facts) -> Card:
             named_ones.append(f"{ordered[3][0]}: {number(ordered[3][1])}")
         rest = len(ordered) - len(named_ones)
         lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
-    if facts.text(f"{facts.action}/{TABLE}"):
+    table = facts.text(f"{facts.action}/{TABLE}")
+    lines += right(table)
+    if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
     if is_number(facts.kpis.get("mIoU")):
         lines.append(f"mean IoU (mIoU) {percent(facts.kpis['mIoU'])} on the masks beside them")
@@ -340,6 +399,27 @@ def _predicted(facts: Facts) -> Card:
     tone = "warning" if facts.doubts else ""
     shown = f"{number(images)} images answered"
     return Card("Result", shown, [*facts.doubts, *lines], tone=tone)
+
+
+def right(table: str) -> list[str]:
+    """How many of the answers of ``results.csv`` are those of its ``true_label``, of the images
+    that have one, and what the most frequent one would reach; nothing where none is known."""
+    pairs = []
+    for row in rows_of(table):
+        if "true_labels" in row:  # of several classes; none at all is an answer too
+            pairs.append((row.get("labels"), row["true_labels"]))
+        elif row.get("true_label"):
+            pairs.append((row.get("label"), row["true_label"]))
+    if not pairs:
+        return []
+    hits, images = sum(one == other for one, other in pairs), len(pairs)
+    (most, count), *_ = Counter(true for _, true in pairs).most_common(1)
+    low, high = wilson(hits / images, images)
+    several = "true_labels" in table.partition("\n")[0]
+    what = "have exactly their labels" if several else "are right"
+    share = f"{percent(hits / images)} (95 %: {percent(low)} to {percent(high)})"
+    one = f"{most or 'no label'} for every image would be right for {percent(count / images)}"
+    return [f"{hits:,} of the {images:,} images whose class is known {what}: {share}; {one}"]
 
 
 # ---------------------------------------------------------------------------------- the rest
@@ -420,12 +500,18 @@ def warnings(facts: Facts) -> Card | None:
     if len(said) > MAX_LINES:
         lines.append(f"and {len(said) - MAX_LINES} more below")
     title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
+    if facts.is_study and set(said) & set(map(str, as_list(facts.record.get("warnings")))):
+        lines.insert(0, "What the plan says of fields is of the spec as given, trial 0 alone.")
     return Card(title, "", lines, tone="warning", wide=len(said) > 2, listed=True)
 
 
 def next_step(facts: Facts) -> Card:
     """The command that is likely next."""
     job = shlex.quote(facts.id) + facts.root_flag
+    study = records.study_of(facts.record)
+    if study and facts.state in (records.ERROR, records.CANCELED):
+        lines = ["its study starts and ends it; it is not resumed by itself"]
+        return Card("Next", "", lines, f"mae jobs status {shlex.quote(study)}{facts.root_flag}")
     if facts.state == records.ERROR:
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
@@ -444,6 +530,11 @@ def next_step(facts: Facts) -> Card:
         "export": "export it",
         "gen_trt_engine": "build an engine of it",
     }
+    if facts.doubts and steps[0].action == "train":
+        words["train"] = (
+            "it tells nothing yet: train longer, on more images or from a pretrained model, before "
+            "it is exported"
+        )
     lines = [words.get(steps[0].action, steps[0].action)]
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 

@@ -34,10 +34,28 @@ def sections(facts: Facts) -> list[Section]:
     if protocol:
         k = facts.judged.get("k")
         notes.append(Text(f"Probe: {protocol}; the {k} nearest neighbors vote.", "note"))
+        least = _smallest_class(facts)
+        if is_number(k) and least is not None and least < k:
+            text = (
+                f"The smallest class has {least} images, fewer than the {k} that vote: others "
+                "outvote it wherever it lies, which makes the k-NN figure low."
+            )
+            notes.append(Text(text, "note"))
     if notes:
         blocks: list[Block] = [*notes]
         found.insert(0, Section("How it was judged", blocks))
     return [one for one in found if one is not None]
+
+
+def _smallest_class(facts: Facts) -> int | None:
+    """Images of the smallest class among which neighbors are looked for: of the bank, where there
+    is one; None where they were not counted."""
+    for last in ("probe_train_data_sources", "probe_val_data_sources", "val_data_sources"):
+        for key, seen in facts.sources.items():
+            counts = [c for c in mapping(seen.get("class_counts")).values() if is_number(c)]
+            if key.rsplit(".", 1)[-1] == last and counts:
+                return int(min(counts))
+    return None
 
 
 def _of_which(facts: Facts, epoch: Any) -> str:
@@ -134,8 +152,17 @@ def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
     head = ["class", "AP", "precision", "recall", "F1", "AUROC", "threshold", "images"]
     lead = (
         "Worst first. AP: average precision, over all thresholds; precision, recall and F1 are at "
-        "the class's own threshold, which was chosen on validation images."
+        "the class's own threshold, which was chosen on validation images: where these are the "
+        "same images, they flatter."
     )
+    guessed = [
+        name
+        for name, one in sorted(per_class.items())
+        if is_number(one.get("auroc")) and one["auroc"] <= 0.5
+    ]
+    if guessed:
+        named_ones = ", ".join(guessed[:8]) + (" …" if len(guessed) > 8 else "")
+        lead += f" An AUROC of 0.5 is that of a coin, and not more have: {named_ones}."
     if len(rows) > MAX_CLASSES:
         lead += f" {len(rows) - MAX_CLASSES} more classes are in metrics.json."
     return Section(
@@ -225,13 +252,18 @@ def calibration(facts: Facts) -> Section | None:
         for one in bins
         if one.get("images")
     ]
-    head = ["mean confidence", "accuracy", "images"]
+    several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
+    # Of several labels each image is asked of every class: a bin counts such pairs.
+    unit = "pairs of image and class" if several else "images"
+    right = "share that has the label" if several else "accuracy"
+    head = ["mean probability" if several else "mean confidence", right, unit]
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
     ece = facts.judged.get("ece")
-    caption = "Bars below the dashed line: surer than right. Stronger bars hold more images."
+    caption = "Bars below the dashed line: surer than right. Stronger bars hold more "
+    caption += f"{unit}."
     lead = (
-        f"Expected calibration error (ECE) {number(ece)}: the mean distance of accuracy and "
-        "confidence; 0 is perfect."
+        f"Expected calibration error (ECE) {number(ece)}: the mean distance of {right} and "
+        f"{head[0].removeprefix('mean ')}; 0 is perfect."
     )
     return Section("Confidence", [Figure("Reliability", drawing, caption, table)], lead)
 
@@ -247,20 +279,56 @@ def speed(facts: Facts) -> Section | None:
     threads = measured.get("threads")
     if threads and str(measured.get("device")) == "cpu":
         where += f", {threads} thread{'s' if threads != 1 else ''}"
-    head = ["batch", "median", "95th percentile", "images per second", "repetitions"]
-    return Section("Speed", [Table(head, rows, where, (0, 1, 2, 3, 4))])
+    head = ["batch", *SPEED_HEAD]
+    blocks: list[Block] = [Table(head, rows, where, tuple(range(len(head))))]
+    blocks += [Text(note, "warning") for note in speed_notes(measured)]
+    return Section("Speed", blocks)
+
+
+SPEED_HEAD = ("median", "least to most", "95th percentile", "images per second", "repetitions")
+MIN_FOR_PERCENTILE = 20
+"""Repetitions below which the 95th percentile is the largest of them, or lies beside it."""
+WIDE = 1.5
+"""Median over least time, from which times are said to spread."""
 
 
 def speed_rows(measured: Any) -> Sequence[Sequence[Any]]:
-    """Rows of a table of latencies."""
-    batches = mapping(mapping(measured).get("batches"))
-    return [
-        [
-            batch,
-            f"{number(mapping(one).get('median_ms'))} ms",
-            f"{number(mapping(one).get('p95_ms'))} ms",
-            number(mapping(one).get("images_per_s")),
-            number(mapping(one).get("repetitions")),
-        ]
-        for batch, one in batches.items()
-    ]
+    """Rows of a table of latencies: the batch, then `SPEED_HEAD`."""
+    rows = []
+    for batch, about in mapping(mapping(measured).get("batches")).items():
+        one = mapping(about)
+        count, ends = one.get("repetitions"), (one.get("min_ms"), one.get("max_ms"))
+        several = is_number(count) and count >= MIN_FOR_PERCENTILE
+        rows.append(
+            [
+                batch,
+                f"{number(one.get('median_ms'))} ms",
+                f"{number(ends[0])} to {number(ends[1])} ms" if all(map(is_number, ends)) else "–",
+                f"{number(one.get('p95_ms'))} ms" if several else "–",
+                number(one.get("images_per_s")),
+                number(count),
+            ]
+        )
+    return rows
+
+
+def speed_notes(measured: Any) -> list[str]:
+    """What makes the times doubtful: a busy machine, or repetitions that differ much."""
+    found, about = [], mapping(measured)
+    load, cores = about.get("load"), about.get("cores")
+    if is_number(load) and is_number(cores) and load > cores:
+        found.append(
+            f"The machine was busy: a load of {number(load)} on {number(cores)} cores. On an idle "
+            "one it is faster."
+        )
+    wide = []
+    for batch, one in mapping(about.get("batches")).items():
+        least, median = mapping(one).get("min_ms"), mapping(one).get("median_ms")
+        if is_number(least) and is_number(median) and least > 0 and median > WIDE * least:
+            wide.append(str(batch))
+    if wide:
+        found.append(
+            f"The repetitions differ much (batch {', '.join(wide)}): half of them took more than "
+            f"{WIDE} times the least time. Measure again when nothing else runs."
+        )
+    return found

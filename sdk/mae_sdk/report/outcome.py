@@ -10,13 +10,11 @@ from typing import Any
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import difference, wilson
-from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.facts import Facts, base
 from mae_sdk.report.markup import number, percent
 
-_MEASURES = ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss")
-"""Of an evaluation, the first that is there; of another bundle whatever its contract names."""
 _SHARES = ("ACC", "mAP", "mIoU", "linear", "knn")
 _STATES = {
     records.ERROR: "failed",
@@ -36,6 +34,7 @@ class Measured:
         images: that it is a share of; None: of none, or not known.
         span: its interval at 95 %, in words; empty where there is none.
         place: of the images, as it was given; empty where it is not known.
+        doubts: why it says that nothing was learned.
     """
 
     name: str
@@ -43,6 +42,7 @@ class Measured:
     images: int | None
     span: str
     place: str
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_share(self) -> bool:
@@ -163,7 +163,7 @@ def _name(facts: Facts) -> str:
 def measured(facts: Facts) -> Measured | None:
     """The figure that an evaluation is judged by; None where it has none."""
     stated = str(mapping(facts.record["launch"].get("best")).get("metric") or "")
-    names = [stated, *_MEASURES, *map(str, facts.kpis)]
+    names = [stated, *HEADLINES, *map(str, facts.kpis)]
     name = next((one for one in names if is_number(facts.kpis.get(one))), None)
     if name is None:
         return None
@@ -176,7 +176,8 @@ def measured(facts: Facts) -> Measured | None:
         span = f"{percent(given['low'])} to {percent(given['high'])}"
     elif images:
         span = " to ".join(map(percent, wilson(value, images)))
-    return Measured(name, value, images, span, _place(facts, "val_data_sources"))
+    doubts = tuple(facts.doubts)
+    return Measured(name, value, images, span, _place(facts, "val_data_sources"), doubts)
 
 
 def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
@@ -189,7 +190,17 @@ def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
     return [one for one in found if one is not None]
 
 
+def _doubted(doubts: Sequence[str]) -> str:
+    """The verdict of a doubt, without its figures, which stand before it."""
+    return f"; it is in doubt: {doubts[0].partition(':')[0]}" if doubts else ""
+
+
 def _told(found: Measured, line: Sequence[Facts]) -> str:
+    """A figure on its images, and why it is in doubt."""
+    return _on_images(found, line) + _doubted(found.doubts)
+
+
+def _on_images(found: Measured, line: Sequence[Facts]) -> str:
     """``ACC_all 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images (d/test)``."""
     text = f"{found.name} {found.text}"
     text += f" (95 %: {found.span})" if found.span else ""
@@ -239,10 +250,11 @@ def _of_training(facts: Facts) -> str | None:
     if isinstance(images, int):
         low, high = map(percent, wilson(value, images))
         where = f"on {images:,} validation images, by which it was chosen: on others expect less"
-        return f"{name} {percent(value)} (95 %: {low} to {high}) {where}"
+        text = f"{name} {percent(value)} (95 %: {low} to {high}) {where}"
+        return text + _doubted(facts.doubts)
     watched = "in training" if str(name).startswith("train") else "in validation"
     found = Measured(str(name), value, None, "", "")
-    return f"{name} {found.text} {watched}, by which it was chosen"
+    return f"{name} {found.text} {watched}, by which it was chosen{_doubted(facts.doubts)}"
 
 
 def _model_of(facts: Facts, line: Sequence[Facts]) -> Facts | None:
