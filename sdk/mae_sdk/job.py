@@ -1529,10 +1529,7 @@ def doubts_of(job: Job) -> list[str]:
     """Why a job's result says that nothing was learned; of a study why that of its best trial
     does."""
     with contextlib.suppress(MaeError):
-        if job.record.get("kind") == "automl":
-            return job._doubts_of_best(job.record)
-        found = job._result().get("doubts")
-        return [str(one) for one in found] if isinstance(found, list) else []
+        return job._doubts(job.record, job._result())
     return []
 
 

@@ -64,10 +64,16 @@ if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
 
 _ROOM_SECONDS = 60.0
+_OTHER_SECONDS = 180.0
+"""So long at most a supervisor that was told to stop saves and copies."""
 _SIGNAL_SECONDS = 1.0
 """Between the signals of an engine to the processes of one job."""
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
+
+
+class _StillRunsError(Exception):
+    """The supervisor of an earlier start of the job is alive."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,15 +106,20 @@ def supervise(job_dir: Path) -> int:
         if state != records.PREEMPTED:
             return _exit_of_error(job_dir) if state == records.ERROR else _EXITS.get(state, 5)
 
-        record = records.read_record(job_dir)
-        attempts = record["attempts"]
-        if len(attempts) != number or attempts[-1].get("told_to_stop"):
+        read = records.read_record(job_dir)
+        last = records.last_attempt(read)
+        if last["number"] != number or last.get("told_to_stop"):
             return PREEMPTED_EXIT
+        if last["state"] != records.PREEMPTED:
+            return _EXITS.get(last["state"], 5)
 
-        if (reason := _why_no_more(job_dir, record)) is not None:
+        if (reason := _why_no_more(job_dir, read)) is not None:
             _give_up(job_dir, reason)
             return 5
-        record = _next_attempt(job_dir)
+        following = _next_attempt(job_dir)
+        if following is None:
+            return PREEMPTED_EXIT
+        record = following
 
 
 def _exit_of_error(job_dir: Path) -> int:
@@ -121,8 +132,29 @@ def _exit_of_error(job_dir: Path) -> int:
 def _claim(job_dir: Path) -> JobRecord | None:
     """Make this process the one that runs the last attempt, or a next one where that has begun.
 
+    An engine may start a job again while the supervisor on a lost node still saves: its end is
+    waited for.
+
     Returns:
         The record; None where another supervisor runs the job, or it has ended.
+
+    Raises:
+        SystemExit: the other one does not end, so the engine is to start the job once more.
+    """
+    deadline = time.monotonic() + _OTHER_SECONDS
+    while True:
+        with contextlib.suppress(_StillRunsError):
+            return _claimed(job_dir)
+        if time.monotonic() > deadline:
+            raise SystemExit(PREEMPTED_EXIT)
+        time.sleep(0.2)
+
+
+def _claimed(job_dir: Path) -> JobRecord | None:
+    """`_claim`, once.
+
+    Raises:
+        _StillRunsError: the supervisor of an earlier start of this job by its engine is alive.
     """
     mine = identify()
     with records.locked(job_dir):
@@ -131,8 +163,10 @@ def _claim(job_dir: Path) -> JobRecord | None:
         other = attempt["process"]
         if attempt["state"] in records.TERMINAL:
             return None
-        if other and other != mine and is_alive(other):  # two were started: the first one runs
-            return None
+        if other and other != mine and is_alive(other):
+            if "handle" in attempt:
+                raise _StillRunsError
+            return None  # two were started: the first one runs
 
         has_begun = attempt["state"] != records.PENDING
         if has_begun:
@@ -144,18 +178,30 @@ def _claim(job_dir: Path) -> JobRecord | None:
     return _next_attempt(job_dir) if has_begun else record
 
 
-def _next_attempt(job_dir: Path) -> JobRecord:
-    """Open the attempt after a preempted one, from the newest checkpoint."""
+def _next_attempt(job_dir: Path) -> JobRecord | None:
+    """Open the attempt after a preempted one, from the newest checkpoint.
+
+    Returns:
+        The record; None where the job has ended meanwhile: somebody canceled it, or gave it up.
+    """
     from mae_sdk.jobs.resume import prepare  # loads yaml: a first attempt does without
 
+    is_open = True
+
     def open_attempt(record: JobRecord) -> None:
+        nonlocal is_open
         before = records.last_attempt(record)
+        if before["state"] != records.PREEMPTED:
+            is_open = False
+            return
         attempt = records.new_attempt(record, records.AFTER_PREEMPTION)
         attempt["process"] = identify()
         if "handle" in before:  # it is the same job of the engine
             attempt["handle"] = before["handle"]
 
     records.update_record(job_dir, open_attempt)
+    if not is_open:
+        return None
     try:
         prepare(job_dir)
     except MaeError as error:
