@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.run import kubernetes, ray, slurm
 from mae_sdk.run import platform as platforms
 from mae_sdk.run.platform import EngineState
+from mae_sdk.run.process import is_alive
 from mae_sdk.storage import transfer
 from mae_skill.errors import JobCanceledError, JobFailedError, PreemptedError
 
@@ -243,3 +246,46 @@ def test_signals_that_come_again_and_again_do_not_keep_a_run_from_being_written_
     last = records.last_attempt(job.record)
     assert (last["state"], last.get("told_to_stop")) == (records.PREEMPTED, True)
     assert job.preempted and len(job.record["attempts"]) == 1
+
+
+def test_a_job_that_is_canceled_while_its_supervisor_still_saves_stays_canceled(
+    tmp_path: Path,
+) -> None:
+    job = start(
+        tmp_path, f"touch {tmp_path}/up; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 75"
+    )
+    wait_until((tmp_path / "up").exists)
+    process = records.last_attempt(job.record)["process"]
+    assert process is not None
+    records.update_record(
+        job.folder, lambda record: records.advance(record, records.CANCELED, "it was canceled")
+    )
+    (tmp_path / "go").touch()
+    wait_until(lambda: not is_alive(process))
+    assert ended(job) == ("CANCELED", ["CANCELED"], "it was canceled")
+
+
+def test_a_start_on_another_node_waits_until_the_supervisor_of_the_lost_one_has_saved(
+    tmp_path: Path,
+) -> None:
+    runner = (
+        f"test -e {tmp_path}/again && exit 0; touch {tmp_path}/up {tmp_path}/again; "
+        "trap 'sleep 1; exit 75' TERM; sleep 99 & wait"
+    )
+    job = start(tmp_path, runner)
+    wait_until((tmp_path / "up").exists)
+
+    def take(record: records.JobRecord) -> None:
+        records.last_attempt(record)["handle"] = {"job": "7"}
+
+    records.update_record(job.folder, take)
+    process = records.last_attempt(job.record)["process"]
+    assert process is not None
+    command = [sys.executable, "-m", "mae_sdk.run.supervisor", str(job.folder)]
+    with subprocess.Popen(command) as second:
+        time.sleep(1)
+        assert second.poll() is None and len(job.record["attempts"]) == 1
+        os.kill(process["pid"], signal.SIGTERM)
+        assert second.wait(30) == 0
+    states = [attempt["state"] for attempt in job.record["attempts"]]
+    assert states == [records.PREEMPTED, records.COMPLETE]

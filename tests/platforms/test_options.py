@@ -455,3 +455,12 @@ def test_more_than_the_largest_node_of_ray_has_is_refused() -> None:
     with pytest.raises(UsageError, match="not an amount"):
         ray._check_size({"resources": {"lamp": "much"}}, totals)
     ray._check_size({"cpus": 8.0, "resources": {"lamp": "1"}}, totals)
+
+
+@pytest.mark.parametrize("address", ["ftp://head", "ray://head:10001", "os.path://head"])
+def test_an_address_of_ray_is_one_of_http(address: str) -> None:
+    from mae_sdk.run import ray
+
+    with pytest.raises(UsageError, match="no address of a dashboard") as error:
+        ray._address({"address": address})
+    assert error.value.field == "platform_options.address" and error.value.got == address

@@ -12,7 +12,7 @@ from mae_sdk.cli.common import size
 from mae_sdk.cli.plan_run import plan_text
 from mae_sdk.plan.machine import Machine, count_of, exchange_seconds, price_of, step_seconds
 from mae_sdk.report.markup import size as size_of_report
-from mae_skill.errors import UsageError
+from mae_skill.errors import MaeError, UsageError
 from mae_skill.estimate import estimate
 from mae_skill.gpus import GPUS, gpu_of
 from mae_skill.rules.base import Facts
@@ -84,6 +84,21 @@ def test_a_plan_counts_the_nodes_in_batch_steps_memory_hours_and_money() -> None
     assert sharded.estimates["memory_mb"]["weights"] == pytest.approx(
         four.estimates["memory_mb"]["weights"] / 32, rel=0.01
     )
+
+
+def test_more_nodes_than_the_machine_has_are_refused() -> None:
+    with pytest.raises(MaeError, match="there is 1 node for a job, not 2") as error:
+        plan(on="8xH100", images="1.28M", spec_overrides={"train.num_nodes": 2})
+    assert error.value.field == "train.num_nodes" and "nodes=2" in str(error.value.hint)
+
+
+def test_money_is_that_of_the_seconds_however_few() -> None:
+    spec = {"dataset": {"batch_size": 64}, "train": {"num_epochs": 1}}
+    made = plan(on="8xA100-80G", images="2000", price="2.5/gpuh", spec=spec)
+    found, seconds = made.estimates["machine"], made.estimates["time"]["seconds_total"]
+    assert 0 < seconds < 36 and found["hours"] > 0
+    assert found["cost"] == pytest.approx(seconds / 3600 * 8 * 2.5, abs=0.006)
+    assert found["gpu_hours"] == pytest.approx(seconds / 3600 * 8, rel=0.06)
 
 
 def test_a_run_that_does_not_fit_is_a_warning_of_the_plan() -> None:

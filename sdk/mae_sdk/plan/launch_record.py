@@ -173,10 +173,11 @@ def task_of_several(request: Request) -> UsageError | None:
 def too_many_nodes(action: str, nodes: int, most: int) -> SpecError:
     """More nodes than the platform can give one job."""
     return SpecError(
-        f"the platform has {most} nodes for a job, not {nodes}",
+        f"there {'is 1 node' if most == 1 else f'are {most} nodes'} for a job, not {nodes}",
         field=f"{action}.num_nodes",
         got=nodes,
         expected=f"at most {most}",
+        hint=f"set {action}.num_nodes={most}; a machine that --on names: --on …,nodes={nodes}",
     )
 
 

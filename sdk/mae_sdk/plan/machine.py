@@ -337,12 +337,16 @@ def _hours(machine: Machine, time: dict[str, Any], price: str | None) -> dict[st
     name = "seconds_study" if "seconds_study" in time else "seconds_total"
     if name not in time:
         return {}
-    seconds = (time[name], *time[f"{name}_range"])
-    likely, least, most = (round(value / 3600, 2) for value in seconds)
+    hours = [value / 3600 for value in (time[name], *time[f"{name}_range"])]
+    likely, least, most = map(_short, hours)
     found: dict[str, Any] = {"hours": likely, "hours_range": [least, most]}
-    found["gpu_hours"] = round(likely * machine.world, 1)
+    found["gpu_hours"] = _short(hours[0] * machine.world)
     if price is not None:
         hourly = price_of(price, machine)
-        found["cost"] = round(likely * hourly, 2)
-        found["cost_range"] = [round(least * hourly, 2), round(most * hourly, 2)]
+        found["cost"], *found["cost_range"] = (round(value * hourly, 2) for value in hours)
     return found
+
+
+def _short(hours: float) -> float:
+    """Hundredths, or two digits of what is less than that."""
+    return round(hours, 2) if hours >= 0.1 or not hours else float(f"{hours:.2g}")

@@ -916,7 +916,8 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
     """
     most = draft.resources.nodes
     plan.no_launch = task_of_several(draft.request)
-    if plan.nodes > 1 and most == 1 and draft.request.platform == DEFAULT:
+    is_here = draft.request.platform == DEFAULT and draft.request.on is None
+    if plan.nodes > 1 and most == 1 and is_here:
         plan.no_launch = only_one_node(plan.action, plan.nodes)
     elif most is not None and plan.nodes > most:
         raise too_many_nodes(plan.action, plan.nodes, most)

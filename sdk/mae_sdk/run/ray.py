@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mae_skill.errors import DependencyError, StorageError, UsageError
 
@@ -209,7 +210,7 @@ def _address(settings: Mapping[str, Any], record: JobRecord | None = None) -> st
     """The dashboard's address; without one, that of the cluster that ran an earlier attempt.
 
     Raises:
-        UsageError: none is named.
+        UsageError: none is named, or it is none of HTTP.
     """
     named = settings.get("address") or os.environ.get(_VARIABLE)
     for attempt in reversed(record["attempts"] if record else []):
@@ -222,7 +223,16 @@ def _address(settings: Mapping[str, Any], record: JobRecord | None = None) -> st
             hint=_HOW,
         )
     address = str(named).rstrip("/")
-    return address if "://" in address else f"http://{address}"
+    address = address if "://" in address else f"http://{address}"
+    if urlsplit(address).scheme not in ("http", "https"):  # Ray takes others for names of modules
+        raise UsageError(
+            "this is no address of a dashboard",
+            field="platform_options.address",
+            got=str(named),
+            expected="http://HOST:8265, or https://…",
+            hint=_HOW,
+        )
+    return address
 
 
 def _handle(record: JobRecord) -> dict[str, Any]:
