@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from mae_sdk import Skill, answers
 from mae_sdk.job import Job
-from mae_skill.errors import UsageError
+from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name, newest_in
+from mae_skill.errors import NotFoundError, UsageError
 from mae_skill.reader import dump_yaml
 
 Made = Callable[..., tuple[Skill, Job]]
@@ -106,3 +107,90 @@ def test_of_several_onnx_files_the_one_that_the_spec_names_is_handed_on(made: Ma
     skill, parent = made(["pack/model.onnx", "pack/part.onnx"], spec_params=params)
     plan = skill.plan("use", parent_job_id=parent.id)
     assert plan.spec["use"]["onnx_model"] == f"{parent.folder}/pack/model.onnx"
+
+
+JUDGED = Judged("acc", "maximize", {1: 0.5, 2: 0.9, 20: 0.9, 30: 0.5})
+HF = [
+    f"go/checkpoint-{step}/{file}"
+    for step in (10, 20, 30)
+    for file in ("model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt")
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (HF, ("go/checkpoint-20/model.safetensors", "go/checkpoint-30/model.safetensors")),
+        (
+            [f"go/epoch_{at}/{one}.pt" for at in (1, 2) for one in ("model", "opt", "scheduler")],
+            ("go/epoch_2/model.pt", "go/epoch_2/model.pt"),
+        ),
+        (
+            [f"go/{at}/{one}.safetensors" for at in (1, 2) for one in ("opt", "weights")],
+            ("go/2/weights.safetensors", "go/2/weights.safetensors"),
+        ),
+        (
+            [f"go/{one}_epoch_{at}.pth" for at in (1, 2) for one in ("net", "optimizer", "loss")],
+            ("go/net_epoch_2.pth", "go/net_epoch_2.pth"),
+        ),
+        (
+            [f"go/r50_epoch_{at}{one}.pth" for at in (1, 2) for one in ("", "_opt", "_scaler")],
+            ("go/r50_epoch_2.pth", "go/r50_epoch_2.pth"),
+        ),
+        (
+            [f"go/epoch_{at}_ema.pth" for at in (1, 2)] + ["go/epoch_1.pth", "go/epoch_2.pth"],
+            ("go/epoch_2.pth", "go/epoch_2.pth"),
+        ),
+        (
+            [f"go/{name}_2.pt" for name in ("model", "discriminator")],
+            ("go/model_2.pt", "go/model_2.pt"),
+        ),
+        (
+            [f"go/checkpoint-30/{one}" for one in ("pytorch_model.bin", "optimizer.pt", "rng.pth")],
+            ("go/checkpoint-30/pytorch_model.bin", "go/checkpoint-30/pytorch_model.bin"),
+        ),
+        # The model with all its state in one file, a loss that is a value, and states alone.
+        (["go/1/model_optim_rng.pt"], ("go/1/model_optim_rng.pt", "go/1/model_optim_rng.pt")),
+        (
+            ["go/epoch_1_loss_0.2.pth", "go/epoch_2_loss_0.1.pth", "go/other.pth"],
+            ("go/epoch_2_loss_0.1.pth", "go/epoch_2_loss_0.1.pth"),
+        ),
+        (["go/opt_1.pt"], ("go/opt_1.pt", "go/opt_1.pt")),
+        # A restart saves in a folder, or under a version, of its own.
+        (
+            ["go/version_0/epoch=2.ckpt", "go/version_1/epoch=2.ckpt"],
+            ("go/version_1/epoch=2.ckpt", "go/version_1/epoch=2.ckpt"),
+        ),
+    ],
+)
+def test_the_model_is_chosen_among_what_a_runner_saves_beside_it(
+    names: list[str], chosen: tuple[str, str], tmp_path: Path
+) -> None:
+    best, latest = chosen
+    assert choose_by_name(names, "best", "j", JUDGED)[0] == best
+    assert choose_by_name(names, "latest", "j")[0] == latest
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert newest_in(tmp_path, "go") == tmp_path / latest
+
+
+def test_of_an_epoch_the_model_is_chosen_and_the_averaged_copy_is_said() -> None:
+    assert choose_by_name(HF, "epoch:20", "j")[0] == "go/checkpoint-20/model.safetensors"
+    names = ["go/model_epoch_002.pth", "go/model_epoch_002_ema.pth", "go/model_best_002.pth"]
+    chosen, why = choose_by_name(names, "epoch:2", "j")
+    assert chosen == "go/model_epoch_002.pth"
+    assert why == "epoch 2, by its name; model_epoch_002_ema.pth beside it is an averaged copy"
+    assert choose_by_name(["go/model_2_ema.pth"], "latest", "j")[0] == "go/model_2_ema.pth"
+
+
+def test_two_models_of_one_epoch_are_refused_with_both_names(tmp_path: Path) -> None:
+    names = ["go/epoch_2/decoder.pt", "go/epoch_2/encoder.pt"]
+    for policy in ("best", "latest", "epoch:2"):
+        with pytest.raises(NotFoundError, match="several files of one checkpoint") as caught:
+            choose_by_name(names, policy, "j", JUDGED)
+        assert caught.value.hint == ", ".join(names)
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert newest_in(tmp_path, "go") is None
