@@ -10,7 +10,7 @@ import pytest
 from mae_sdk import Skill, answers
 from mae_sdk.job import Job
 from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name, newest_in
-from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from mae_skill.reader import dump_yaml
 
 Made = Callable[..., tuple[Skill, Job]]
@@ -29,13 +29,16 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """A bundle whose ``pack`` leaves files, and a job of it that did."""
     monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
 
-    def write(leaves: list[str], pack: Any = None, templates: Any = None, **more: Any) -> Any:
+    def write(
+        leaves: list[str], pack: Any = None, templates: Any = None, use: Any = None, **more: Any
+    ) -> Any:
         folder = tmp_path / "bundle"
         (folder / "references").mkdir(parents=True)
         (folder / "write.py").write_text(WRITER)
         command = ["python3", "{bundle_dir}/write.py", "{job_dir}", *leaves]
         entry = {"command": command, **(pack or {})}
-        info = {"name": "small", "actions": {"pack": entry, "use": {"command": "tool"}}, **more}
+        info = {"name": "small", "actions": {"pack": entry, "use": use or {"command": "tool"}}}
+        info |= more
         (folder / "references" / "skill_info.yaml").write_text(dump_yaml(info))
         for action, template in (templates or {}).items():
             path = folder / "references" / f"spec_template_{action}.yaml"
@@ -194,3 +197,33 @@ def test_two_models_of_one_epoch_are_refused_with_both_names(tmp_path: Path) -> 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     assert newest_in(tmp_path, "go") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaves", "value"),
+    [
+        ("folder", ["m.safetensors"], "checkpoint-20"),
+        ("file", ["m.safetensors"], "checkpoint-20/m.safetensors"),
+        ("folder", ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"], None),
+        (None, ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"], None),
+    ],
+)
+def test_a_field_takes_the_folder_of_a_model_where_it_is_declared_or_the_model_is_in_shards(
+    made: Made, kind: str | None, leaves: list[str], value: str | None
+) -> None:
+    inputs = {"use.adapter": {"type": kind}} if kind else {}
+    use = {"command": "tool {config_path}", "inputs": inputs}
+    files = [f"pack/checkpoint-{at}/{name}" for at in (10, 20) for name in leaves]
+    skill, parent = made(files, spec_params=child("use.adapter"), use=use)
+    plan = skill.plan("use", parent_job_id=parent.id)
+    expected = f"{parent.folder}/pack/{value or 'checkpoint-20'}"
+    assert plan.spec["use"]["adapter"] == expected
+
+
+def test_a_model_in_shards_is_refused_where_a_file_is_declared(made: Made) -> None:
+    files = [f"pack/ckpt-3/m-0000{at}-of-00002.safetensors" for at in (1, 2)]
+    use = {"command": "tool {config_path}", "inputs": {"use.adapter": {"type": "file"}}}
+    skill, parent = made(files, spec_params=child("use.adapter"), use=use)
+    with pytest.raises(CheckpointError, match="is in 2 files, and this field takes one") as caught:
+        skill.plan("use", parent_job_id=parent.id)
+    assert caught.value.got == files

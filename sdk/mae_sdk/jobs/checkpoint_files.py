@@ -10,6 +10,9 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
+FILE, FOLDER = "file", "folder"
+"""What a field that takes a model may be declared to hold."""
+
 _NUMBER = re.compile(r"\d+")
 _SHARD = re.compile(r"(.+?)[-_.](\d+)[-_]of[-_](\d+)")
 _VERSION = re.compile(r"-v\d+$")

@@ -7,7 +7,7 @@ a remote job.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 
 from mae_sdk.files import parse_json
 from mae_sdk.jobs import metric_file, records
+from mae_sdk.jobs.checkpoint_files import FILE, FOLDER, shards_of
 from mae_sdk.jobs.checkpoint_names import (
     CHECKPOINT,
     ENGINE,
@@ -94,13 +95,40 @@ class ParentInfo:
     above: str = ""
     stated: str = ""
 
-    def model(self, policy: str) -> Artifact:
+    def model(self, policy: str, form: str | None = None) -> Artifact:
         """The model that the job left; `policy` chooses among checkpoints.
 
+        Args:
+            form: ``file`` or ``folder``, as the field is declared that takes it; None: a file, or
+                the folder of a model that is in several.
+
         Raises:
-            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, or the policy
-                does not fit.
+            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, the policy
+                does not fit, or it is several files where one is wanted.
         """
+        made = self._model(policy)
+        is_inside = made.path.is_relative_to(self.job_dir)
+        name = made.path.relative_to(self.job_dir).as_posix() if is_inside else made.path.name
+        shards = shards_of(name, self.files) if is_inside else []
+        if shards and form == FILE:
+            raise CheckpointError(
+                f"the model of job {self.id} is in {len(shards)} files, and this field takes one",
+                field="parent_job_id",
+                got=shards[:4],
+                expected="a model in one file",
+                hint="save it in one file, or declare the input as `type: folder` in the bundle",
+            )
+        if not shards and form != FOLDER:
+            return made
+        if not is_inside:
+            return replace(made, path=made.path.parent)
+        folder = PurePosixPath(name).parent
+        inside = [one for one in sorted(self.files) if folder in PurePosixPath(one).parents]
+        whole = self._artifact(inside, f"{made.reason}; its folder")
+        return replace(whole, path=made.path.parent)
+
+    def _model(self, policy: str) -> Artifact:
+        """The file of the model, as `model`."""
         if self.kind == CHECKPOINT and self.index is not None:
             choice = self._choose(policy)
             name = f"{self.action}/{choice.entry['file']}"

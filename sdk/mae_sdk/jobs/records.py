@@ -215,6 +215,7 @@ class JobRecord(_JobFields, total=False):
     env_names: list[str]
     versions: dict[str, str]
     resume_keys: list[str]
+    resume_forms: dict[str, str]
     resume_lost: list[str]
     ptm_keys: list[str]
     references: dict[str, Any]

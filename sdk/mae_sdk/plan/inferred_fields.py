@@ -56,6 +56,7 @@ from mae_skill.resolve import optional_fields
 from mae_skill.weights import config
 
 from mae_sdk import files
+from mae_sdk.jobs.checkpoint_files import FILE, FOLDER
 from mae_sdk.jobs.checkpoint_names import CHECKPOINT, ENGINE, ONNX, artifact_kind, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
 from mae_sdk.jobs.outputs import ParentInfo
@@ -148,6 +149,7 @@ class InferenceContext:
         value_of: the value that the spec has for a field so far.
         fields: the schema nodes of the fields.
         kinds: field → the kind of model that it takes, as `kinds_taken`.
+        forms: field → ``file`` or ``folder``, as `forms_declared`.
         notices: what the user is told is added here.
     """
 
@@ -163,6 +165,7 @@ class InferenceContext:
     value_of: Callable[[str], Any] = lambda key: None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
 
@@ -544,6 +547,14 @@ def takes_model(bundle: Bundle, action: str, kind: str) -> bool:
     return any(_accepts(name, kind, kinds, engine_beside) for name in rows)
 
 
+def forms_declared(bundle: Bundle, action: str) -> dict[str, str]:
+    """Field → ``file`` or ``folder``, of the inputs of an action that are declared as one."""
+    inputs = bundle.action(action).get("inputs")
+    rows = inputs.items() if isinstance(inputs, Mapping) else ()
+    types = {str(key): row.get("type") for key, row in rows if isinstance(row, Mapping)}
+    return {key: str(kind) for key, kind in types.items() if kind in (FILE, FOLDER)}
+
+
 def kinds_taken(bundle: Bundle, action: str) -> dict[str, str]:
     """Field → the kind of model that it takes from a parent, of those whose last word does not say
     it and the bundle's files do: the file that the action's template names there, a section of the
@@ -847,7 +858,7 @@ def _from_parent(
         kind = CHECKPOINT if function in OF_PTM else parent.kind
         if parent.kind != kind or not _accepts(name, kind, context.kinds, engine_beside):
             return None, ""
-        made = parent.model(context.checkpoint)
+        made = parent.model(context.checkpoint, context.forms.get(name))
     of = f"job {parent.id}" + (
         f", the best child of {parent.resolved_from}" if parent.resolved_from else ""
     )
