@@ -633,6 +633,9 @@ class Bundle:
                     set_dotted(constants, key, value)
             if self.partial and shipped:  # the main bundle's defaults are not this one's
                 found = {name: item for name, item in found.items() if name != "default"}
+            bare = "default" not in found and not _is_file(self.template_path(action))
+            if bare and (of_fields := _defaults_of(found)):
+                found = {**found, "default": of_fields}
             self._schemas[action], self.notes[action] = _normal(found, *shipped, constants)
         return self._schemas[action]
 
@@ -708,6 +711,8 @@ class Bundle:
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
+        else:
+            found = self._defaults_of_fields(action)
         known: Collection[str] = ()
         args = words_of_args(self.action(action).get("args"))
         same = {key for key, value in args.items() if value in (key, f"{{{key}}}")}
@@ -715,9 +720,12 @@ class Bundle:
             if args:
                 known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         of_tables = functools.cache(lambda: tuple(self._named_in_tables(action)))
+        own = {one.lstrip("-") for one in default_names(self.action(action).get("defaults"))}
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
-            if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+            if key in same - own and (
+                key in known or get_dotted(found, key, MISSING) is not MISSING
+            ):
                 continue
             # One that is named after a section has its value in its command alone.
             if key in args and _is_section(key, found, known):
@@ -728,6 +736,13 @@ class Bundle:
             if _has_place(found, key):
                 _put_default(found, key, value, "key_defaults", of_tables)
         return found
+
+    def _defaults_of_fields(self, action: str) -> dict[str, Any]:
+        """The defaults of the fields of a schema that has none as a whole."""
+        with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
+            schema = json.loads(bundle_text(self.root, self.schema_path(action)))
+            return {} if "default" in schema or self.partial else _defaults_of(schema)
+        return {}
 
     def _named_in_tables(self, action: str) -> list[str]:
         """The fields of an action that its schema and the tables of the bundle name."""
@@ -790,6 +805,26 @@ def _said_otherwise(words: Sequence[Otherwise], where: str) -> list[str]:
         "or the number, or quote a text"
     )
     return [said]
+
+
+def _defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ``default`` of each field of a schema says; that of a section goes before those of
+    its fields. Null is no value, of a section too."""
+    found: dict[str, Any] = {}
+    properties = schema.get("properties")
+    for name, node in properties.items() if isinstance(properties, Mapping) else ():
+        own = node.get("default") if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or ("default" in node and own is None) or "." in name:
+            continue
+        value = copy.deepcopy(own)
+        if isinstance(below := node.get("properties"), Mapping) and below:
+            value = _defaults_of(node)
+            for key, one in _leaves(own) if isinstance(own, Mapping) else ():
+                with contextlib.suppress(MaeError):
+                    set_dotted(value, key, one)
+        if value is not None and value != {}:
+            found[str(name)] = value
+    return found
 
 
 _BY_ACTION = ("actions", "spec_params", "data_sources")

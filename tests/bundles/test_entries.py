@@ -521,3 +521,71 @@ def test_a_default_of_a_misspelled_field_is_named_beside_options(made: Made) -> 
     (said,) = [one for one in plan.notices if "defaults of fields" in one]
     assert "defaults.train.ratte (did you mean train.rate?)" in said
     assert "train.new" not in said
+
+
+PROPERTIES = {
+    "lr": {"type": "number", "default": 0.1},
+    "epochs": {"type": "integer"},
+    "verbose": {"type": "boolean", "default": False},
+    "quiet": {"type": "boolean"},
+    "model": {
+        "type": "object",
+        "default": {"depth": 4},
+        "properties": {"depth": {"type": "integer", "default": 2}, "width": {"default": 8}},
+    },
+    "ema": {"default": None, "properties": {"decay": {"default": 0.9}}},
+}
+
+
+def with_schema(skill: Skill, **more: Any) -> Skill:
+    (skill.bundle.root / "schemas").mkdir()
+    schema = {"type": "object", "properties": PROPERTIES, **more}
+    (skill.bundle.root / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+    return Skill(skill.bundle.root)
+
+
+@pytest.mark.parametrize("text", ["{name}", "{{{name}}}"])
+def test_a_default_of_a_field_that_an_option_is_named_after_reaches_it(
+    made: Made, text: str
+) -> None:
+    args = {f"--{name}": text.format(name=name) for name in ("lr", "epochs")}
+    entry = {"command": "tool", "mode": "args", "args": args, "defaults": {"lr": 0.5, "epochs": 3}}
+    skill = with_schema(made({"go": entry}))
+    assert words(skill) == ["--lr", "0.5", "--epochs", "3"]
+    assert words(skill, spec_overrides={"lr": 2}) == ["--lr", "2", "--epochs", "3"]
+
+
+def test_an_option_whose_field_has_no_value_is_left_out(made: Made) -> None:
+    args = {"--epochs": "epochs", "--lr": "lr"}
+    skill = with_schema(made({"go": {"command": "tool", "mode": "args", "args": args}}))
+    assert words(skill) == ["--lr", "0.1"]
+    assert words(skill, spec_overrides={"epochs": 3}) == ["--lr", "0.1", "--epochs", "3"]
+
+
+def test_a_flag_that_is_a_field_is_given_where_that_is_true(made: Made) -> None:
+    flags = ["verbose", "quiet", "loud"]
+    entry = {"command": "tool", "mode": "args", "args": {"--lr": "lr"}, "flags": flags}
+    skill = with_schema(made({"go": entry}))
+    assert words(skill) == ["--lr", "0.1", "--loud"]
+    more = words(skill, spec_overrides={"quiet": True, "verbose": True})
+    assert sorted(more[2:]) == ["--loud", "--quiet", "--verbose"]
+
+
+@pytest.mark.parametrize("defaults", [None, {"epochs": 3}])
+def test_the_defaults_of_fields_count_where_neither_template_nor_schema_has_any(
+    made: Made, defaults: Any
+) -> None:
+    entry = {"command": "tool {config_path}", **({"defaults": defaults} if defaults else {})}
+    plan = with_schema(made({"go": entry})).plan("go")
+    own = {"lr": 0.1, "verbose": False, "model": {"depth": 4, "width": 8}}
+    assert plan.spec == own | (defaults or {})
+
+
+def test_the_defaults_of_a_template_or_a_whole_schema_stand_alone(made: Made) -> None:
+    skill = with_schema(made({"go": {"command": "tool {config_path}"}}, {"go": {"epochs": 9}}))
+    assert skill.plan("go").spec == {"epochs": 9}
+    (skill.bundle.root / "references" / "spec_template_go.yaml").unlink()
+    (skill.bundle.root / "schemas" / "go.schema.json").unlink()
+    (skill.bundle.root / "schemas").rmdir()
+    skill = with_schema(skill, default={"lr": 0.7})
+    assert skill.plan("go").spec == {"lr": 0.7}
