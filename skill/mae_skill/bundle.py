@@ -672,8 +672,10 @@ class Bundle:
             name = (
                 self._manifest_entry(action).get("spec_template") or f"spec_template_{action}.yaml"
             )
-        named = self.root / "references" / str(name)
-        return self._inside(named if _is_file(named) else self.root / str(name))
+        named, below = self.root / "references" / str(name), self.root / str(name)
+        is_inside = named.resolve().is_relative_to(self.root.resolve())
+        leads_out = not below.resolve().is_relative_to(self.root.resolve())
+        return self._inside(named if _is_file(named) or (leads_out and is_inside) else below)
 
     def _named_template(self, action: str) -> str | None:
         """The spec template that ``spec_templates`` names for an action."""

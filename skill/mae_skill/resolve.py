@@ -819,8 +819,11 @@ def _missing_inputs(
     models = {key for key, one in functions.items() if str(one).startswith("parent_model")}
     if any(get_dotted(spec, key) for key in models):  # one model is enough for a run
         known = known | models
+    misspelled = bundle.misspelled_fields(action)  # no value would reach the runner there
     return [
-        DataError(
+        misspelled[key]
+        if key in misspelled
+        else DataError(
             f"{action} needs this input",
             field=key,
             expected=f"a {row.get('type') or 'path' if isinstance(row, Mapping) else 'path'}",

@@ -589,3 +589,37 @@ def test_the_defaults_of_a_template_or_a_whole_schema_stand_alone(made: Made) ->
     (skill.bundle.root / "schemas").rmdir()
     skill = with_schema(skill, default={"lr": 0.7})
     assert skill.plan("go").spec == {"lr": 0.7}
+
+
+def test_an_input_that_is_misspelled_in_all_tables_is_an_error_of_the_bundle(made: Made) -> None:
+    entry = {"command": "tool {config_path}", "inputs": {"go.chekpoint": {"type": "file"}}}
+    rows = {"go": {"go.chekpoint": "parent_model"}}
+    skill = made({"go": entry}, {"go": {"go": {"checkpoint": None}}}, spec_params=rows)
+    with pytest.raises(SpecError, match="neither its template nor its schema has") as caught:
+        skill.plan("go")
+    assert "did you mean go.checkpoint?" in str(caught.value.hint)
+    told = score(skill.bundle)["actions"]["go"]
+    assert not told["works"]
+    assert [one["got"] for one in told["problems"]] == ["go.chekpoint"]
+
+
+def test_a_template_that_is_missing_in_the_folder_of_references_is_called_missing(
+    made: Made,
+) -> None:
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry}, spec_templates={"go": "../references/e.yml"})
+    with pytest.raises(MaeError, match="no such spec template") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_templates.go"
+    (skill.bundle.root / "references" / "e.yml").write_text("a: 1\n")
+    assert Skill(skill.bundle.root).plan("go").spec == {"a": 1}
+    outside = made_again(skill, "../../e.yml")
+    with pytest.raises(MaeError, match="outside its folder"):
+        outside.plan("go")
+
+
+def made_again(skill: Skill, template: str) -> Skill:
+    info = {**skill.bundle.info, "spec_templates": {"go": template}}
+    path = skill.bundle.root / "references" / "skill_info.yaml"
+    path.write_text(dump_yaml({**info, "spec_params": {}}))
+    return Skill(skill.bundle.root)

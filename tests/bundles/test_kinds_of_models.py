@@ -227,3 +227,32 @@ def test_a_model_in_shards_is_refused_where_a_file_is_declared(made: Made) -> No
     with pytest.raises(CheckpointError, match="is in 2 files, and this field takes one") as caught:
         skill.plan("use", parent_job_id=parent.id)
     assert caught.value.got == files
+
+
+@pytest.mark.parametrize(
+    ("beside", "taken"),
+    [
+        # An output that was written, and a checkpoint of a training, go before the result.
+        ("pack/model.pth", "pack/model.pth"),
+        ("pack/model_epoch_1.pth", "pack/model_epoch_1.pth"),
+        # Any other file of weights does not.
+        ("pack/backbone.pth", "model.json"),
+        ("pack/metrics.txt", "model.json"),
+    ],
+)
+def test_a_result_of_another_make_goes_before_files_that_nothing_names(
+    made: Made, beside: str, taken: str
+) -> None:
+    pack = {"outputs": {"model_file": {"type": "file"}}, "result": "{results_dir}/model.json"}
+    skill, parent = made(["model.json", beside], pack, spec_params=child("use.checkpoint"))
+    plan = skill.plan("use", parent_job_id=parent.id)
+    assert plan.spec["use"]["checkpoint"] == f"{parent.folder}/{taken}"
+
+
+def test_an_epoch_of_a_model_that_is_the_result_is_refused(made: Made) -> None:
+    params = child("use.checkpoint")
+    skill, parent = made(["pack/model.json"], {"result": "pack/model.json"}, spec_params=params)
+    with pytest.raises(NotFoundError, match="is the result of its pack, of no epoch") as caught:
+        skill.plan("use", parent_job_id=parent.id, checkpoint="epoch:99")
+    assert caught.value.field == "checkpoint"
+    assert skill.plan("use", parent_job_id=parent.id, checkpoint="latest").spec

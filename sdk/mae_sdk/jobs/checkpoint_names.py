@@ -130,6 +130,12 @@ def place(name: str) -> tuple[int, int] | None:
     return _place_in(path.stem) or _place_in(path.parent.name)
 
 
+def is_numbered(name: str) -> bool:
+    """Whether a name says which checkpoint of a training it is: its epoch or step, best or last."""
+    stem = PurePosixPath(name).stem
+    return place(name) is not None or "best" in stem.lower() or bool(_LATEST.search(stem))
+
+
 def _place_in(word: str) -> tuple[int, int] | None:
     epochs = [int(number) for number in _EPOCH.findall(word)]
     steps = [int(number) for number in _STEP.findall(word)]

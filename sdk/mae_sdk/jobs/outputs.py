@@ -24,6 +24,7 @@ from mae_sdk.jobs.checkpoint_names import (
     Judged,
     artifact_kind,
     choose_by_name,
+    is_numbered,
     results_of,
     stated_model,
 )
@@ -32,6 +33,7 @@ from mae_sdk.jobs.checkpoints import (
     CheckpointIndex,
     Choice,
     choose,
+    parse_policy,
     read_index,
     sha256_of,
 )
@@ -136,6 +138,13 @@ class ParentInfo:
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.stated:
+            if parse_policy(policy)[0] == "epoch":
+                raise NotFoundError(
+                    f"the model of job {self.id} is the result of its {self.action}, of no epoch",
+                    field="checkpoint",
+                    got=policy,
+                    expected=f"best or latest, which are {self.stated}",
+                )
             # Weights of a large model are kept in a file beside the .onnx.
             more = [
                 name for name in self.files if name != self.stated and name.startswith(self.stated)
@@ -260,6 +269,7 @@ def outputs_of(
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
         kind = CHECKPOINT
+    spec = _spec(root, job_id, files)
     result = record["launch"].get("result") if record.get("skill_dir") else None
     stated = stated_model(result)
     of_result = artifact_kind(result or "")
@@ -267,12 +277,13 @@ def outputs_of(
         kind, stated = of_result, result  # of several models, the one that the bundle states
     elif index is None and of_result == CHECKPOINT and result in files:
         kind, stated = CHECKPOINT, None
-    elif kind != "none" or stated not in files:
+    elif stated not in files or kind in (ONNX, ENGINE) or index is not None:
+        stated = None
+    elif kind == CHECKPOINT and _is_saved(own, spec, job_id):
         stated = None
     elif stated is not None:
         kind = CHECKPOINT
 
-    spec = _spec(root, job_id, files)
     meta = _newest(index) if index else None
     if meta is None:
         meta = _inherited_meta(record, spec, root)
@@ -293,6 +304,17 @@ def outputs_of(
         str(record.get("network_arch") or ""),
         str(record.get("parent") or ""),
         stated or "",
+    )
+
+
+def _is_saved(own: Iterable[str], spec: Mapping[str, Any], job_id: str) -> bool:
+    """Whether a checkpoint among a job's results is one of its training, by its name, or the file
+    that its spec says it writes."""
+    written = [value for value in flatten(spec).values() if isinstance(value, str)]
+    return any(
+        is_numbered(name) or any(one.endswith(f"/{job_id}/{name}") for one in written)
+        for name in own
+        if artifact_kind(name) == CHECKPOINT
     )
 
 
