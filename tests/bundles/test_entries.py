@@ -623,3 +623,58 @@ def made_again(skill: Skill, template: str) -> Skill:
     path = skill.bundle.root / "references" / "skill_info.yaml"
     path.write_text(dump_yaml({**info, "spec_params": {}}))
     return Skill(skill.bundle.root)
+
+
+def test_a_name_of_pretrained_weights_is_handed_on_and_said(made: Made) -> None:
+    entry = {"command": "tool {config_path}"}
+    rows = {"go": {"train.pretrained": "ptm"}}
+    skill = made({"go": entry}, {"go": {"train": {"pretrained": None}}}, spec_params=rows)
+    plan = skill.plan("go", ptm="resnet50")
+    assert plan.spec["train"]["pretrained"] == "resnet50"
+    assert any("there is no file resnet50: train.pretrained gets it" in one for one in plan.notices)
+    for path in ("weights/resnet50", "resnet50.pth"):
+        with pytest.raises(MaeError, match="the pretrained model does not exist"):
+            skill.plan("go", ptm=path)
+
+
+def test_an_empty_list_or_text_leaves_its_option_out(made: Made) -> None:
+    args = {"--tags": "tags", "--note": "note"}
+    entry = {"command": "tool", "mode": "args", "args": args}
+    skill = made({"go": entry}, {"go": {"tags": ["a", "b"], "note": "x"}})
+    assert words(skill) == ["--tags", "a", "b", "--note", "x"]
+    assert words(skill, spec_overrides={"tags": [], "note": ""}) == []
+
+
+def test_a_reference_in_a_value_is_no_placeholder_of_a_command(made: Made) -> None:
+    template = {"results_dir": "/r", "tail": "${results_dir}/x", "place": "{job_dir}/y"}
+    plan = made({"go": {"command": "tool {config_path}"}}, {"go": template}).plan("go")
+    (said,) = [one for one in plan.notices if "which no spec fills" in one]
+    assert "place: {job_dir}/y" in said and "tail" not in said
+
+
+def test_data_that_a_person_emptied_is_not_told_to_be_given_again(
+    made: Made, tmp_path: Path
+) -> None:
+    row = {"source": "train_datasets", "list": True}
+    rows = {"go": {"dataset.train": row, "dataset.masks": row}}
+    entry = {"command": "tool {config_path}"}
+    template = {"dataset": {"train": None, "masks": None}}
+    skill = made({"go": entry}, {"go": template}, data_sources=rows)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("a")
+    given = str(tmp_path / "d")
+    assert skill.plan("go", train_datasets=given).spec["dataset"]["train"] == [given]
+    with pytest.raises(DataError, match="needs data") as caught:
+        skill.plan("go", train_datasets=given, spec_overrides={"dataset.train": []})
+    assert "leave dataset.train out" in str(caught.value.hint)
+
+
+def test_a_value_in_the_place_of_an_item_that_is_a_section_names_the_field_of_the_item(
+    made: Made,
+) -> None:
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry}, {"go": {"ds": [{"root": "/a"}]}})
+    with pytest.raises(MaeError) as caught:
+        skill.plan("go", spec_overrides={"ds[0]": "x"})
+    text = str(caught.value)
+    assert "ds[0].root" in text and "item" not in text

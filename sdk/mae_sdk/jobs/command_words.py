@@ -206,7 +206,7 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
         field = names.get(key, key)
         is_given = key in always and key not in names
         value = fields.get(field, True if is_given else None)
-        if value in (None, "", NOT_GIVEN) or value is False or key in names.values():
+        if value in (None, "", [], NOT_GIVEN) or value is False or key in names.values():
             continue
         if value is not True and {key, field} & flags.keys():
             raise _flag_with_a_value(words, field, value)

@@ -277,12 +277,10 @@ def outputs_of(
         kind, stated = of_result, result  # of several models, the one that the bundle states
     elif index is None and of_result == CHECKPOINT and result in files:
         kind, stated = CHECKPOINT, None
-    elif stated not in files or kind in (ONNX, ENGINE) or index is not None:
-        stated = None
-    elif kind == CHECKPOINT and _is_saved(own, spec, job_id):
-        stated = None
-    elif stated is not None:
-        kind = CHECKPOINT
+    else:
+        is_behind = index is not None or kind in (ONNX, ENGINE) or _is_saved(own, spec, job_id)
+        stated = None if is_behind or stated not in files else stated
+        kind = kind if stated is None else CHECKPOINT
 
     meta = _newest(index) if index else None
     if meta is None:

@@ -250,7 +250,7 @@ def _places_in_values(bundle: Bundle, action: str) -> list[str]:
         for key, value in values.items()
         if isinstance(value, str)
         and key not in options
-        and {*PLACE.findall(value)} & {*PLACES, "results_dir"}
+        and {*PLACE.findall(value.replace("${", "$"))} & {*PLACES, "results_dir"}
     ]
     more = f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else ""
     said = (

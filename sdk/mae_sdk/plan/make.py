@@ -602,6 +602,7 @@ def infer_fields(draft: Draft) -> None:
         fields=field_nodes(draft.layers.schema),
         kinds=inferred_fields.kinds_taken(draft.bundle, draft.action),
         forms=inferred_fields.forms_declared(draft.bundle, draft.action),
+        by_name=not draft.bundle.info.get("validator"),
         notices=draft.layers.notices,
     )
     own = draft.layers.template or draft.layers.schema.get("default") or {}
