@@ -133,14 +133,17 @@ class Bundle:
                 expected="a mapping of action names",
             )
         broken = _check_tables(info)
-        for name in info["actions"]:
-            if not _ACTION.fullmatch(name):
-                raise SpecError(
-                    "not the name of an action: jobs and folders are named by it",
-                    field="actions",
-                    got=name,
-                    expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
-                )
+        misnamed = [name for name in info["actions"] if not _ACTION.fullmatch(name)]
+        for name in misnamed:
+            broken[name] = SpecError(
+                "not the name of an action: jobs and folders are named by it",
+                field="actions",
+                got=name,
+                expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
+            )
+            info["actions"][name] = {}
+        if len(misnamed) == len(info["actions"]):
+            raise broken[misnamed[0]]
         for entry in info["actions"].values():
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
