@@ -678,3 +678,10 @@ def test_a_value_in_the_place_of_an_item_that_is_a_section_names_the_field_of_th
         skill.plan("go", spec_overrides={"ds[0]": "x"})
     text = str(caught.value)
     assert "ds[0].root" in text and "item" not in text
+
+
+def test_a_placeholder_that_is_a_section_is_called_one(made: Made) -> None:
+    skill = made({"go": {"command": "echo {a}", "defaults": {"a": {"b": 1, "c": 2}}}})
+    with pytest.raises(SpecError, match="names a section") as caught:
+        skill.plan("go")
+    assert caught.value.expected == "a field of it: {a.b}, {a.c}"

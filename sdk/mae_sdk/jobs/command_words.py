@@ -264,6 +264,14 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         found = get_dotted(spec, words["keys"].get(name, name))
         if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
             return _held(str(found))
+        if isinstance(found, Mapping) and found:
+            raise SpecError(
+                "the command names a section, and a word holds one value",
+                field=_line(words),
+                got=match[0],
+                expected="a field of it: "
+                + ", ".join(f"{{{name}.{one}}}" for one in list(flatten(found))[:5]),
+            )
         known = [*flatten(spec), *words["keys"], *PLACES]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(
