@@ -33,7 +33,7 @@ from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.command import command_of
 from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.data import COUNTED_BY_CALLER, STATED
-from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, forms_declared, function_of
+from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
 from mae_sdk.plan.launch_record import gpu_ids_key
 from mae_sdk.plan.make import job_id_for, mounts_of, recheck
 from mae_sdk.plan.plan import Plan, is_counted
@@ -323,7 +323,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
-    forms = forms_declared(bundle, plan.action)
+    forms = bundle.input_forms(plan.action)
     if declared := {key: forms[key] for key in resume_keys if key in forms}:
         record["resume_forms"] = declared
     if lost_fields := [key for key in _of(functions, OF_RESUME) if key in lost]:

@@ -508,6 +508,13 @@ class Bundle:
             raise copy.copy(self.broken[name])
         return self._entry(name)
 
+    def input_forms(self, action: str) -> dict[str, str]:
+        """Field → ``file`` or ``folder``, of the inputs of an action that are declared as one."""
+        inputs = self._entry(action).get("inputs")
+        rows = inputs.items() if isinstance(inputs, Mapping) else ()
+        types = {str(key): row.get("type") for key, row in rows if isinstance(row, Mapping)}
+        return {key: str(kind) for key, kind in types.items() if kind in ("file", "folder")}
+
     def _entry(self, name: str) -> dict[str, Any]:
         return dict(self.info["actions"].get(name) or {})
 

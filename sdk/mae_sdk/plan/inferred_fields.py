@@ -56,7 +56,6 @@ from mae_skill.resolve import optional_fields
 from mae_skill.weights import config
 
 from mae_sdk import files
-from mae_sdk.jobs.checkpoint_files import FILE, FOLDER
 from mae_sdk.jobs.checkpoint_names import CHECKPOINT, ENGINE, ONNX, artifact_kind, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
 from mae_sdk.jobs.outputs import ParentInfo
@@ -149,7 +148,7 @@ class InferenceContext:
         value_of: the value that the spec has for a field so far.
         fields: the schema nodes of the fields.
         kinds: field → the kind of model that it takes, as `kinds_taken`.
-        forms: field → ``file`` or ``folder``, as `forms_declared`.
+        forms: field → ``file`` or ``folder``, as `Bundle.input_forms`.
         by_name: whether the runner may know weights by their name: no rules of the bundle judge.
         notices: what the user is told is added here.
     """
@@ -547,14 +546,6 @@ def takes_model(bundle: Bundle, action: str, kind: str) -> bool:
     kinds = kinds_taken(bundle, action)
     engine_beside = any(_takes(name, kinds) == ENGINE for name in rows)
     return any(_accepts(name, kind, kinds, engine_beside) for name in rows)
-
-
-def forms_declared(bundle: Bundle, action: str) -> dict[str, str]:
-    """Field → ``file`` or ``folder``, of the inputs of an action that are declared as one."""
-    inputs = bundle.action(action).get("inputs")
-    rows = inputs.items() if isinstance(inputs, Mapping) else ()
-    types = {str(key): row.get("type") for key, row in rows if isinstance(row, Mapping)}
-    return {key: str(kind) for key, kind in types.items() if kind in (FILE, FOLDER)}
 
 
 def kinds_taken(bundle: Bundle, action: str) -> dict[str, str]:
