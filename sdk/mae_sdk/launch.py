@@ -323,6 +323,9 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
+    forms = bundle.input_forms(plan.action)
+    if declared := {key: forms[key] for key in resume_keys if key in forms}:
+        record["resume_forms"] = declared
     if lost_fields := [key for key in _of(functions, OF_RESUME) if key in lost]:
         record["resume_lost"] = lost_fields
     if plan.references:

@@ -133,14 +133,17 @@ class Bundle:
                 expected="a mapping of action names",
             )
         broken = _check_tables(info)
-        for name in info["actions"]:
-            if not _ACTION.fullmatch(name):
-                raise SpecError(
-                    "not the name of an action: jobs and folders are named by it",
-                    field="actions",
-                    got=name,
-                    expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
-                )
+        misnamed = [name for name in info["actions"] if not _ACTION.fullmatch(name)]
+        for name in misnamed:
+            broken[name] = SpecError(
+                "not the name of an action: jobs and folders are named by it",
+                field="actions",
+                got=name,
+                expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
+            )
+            info["actions"][name] = {}
+        if len(misnamed) == len(info["actions"]):
+            raise broken[misnamed[0]]
         for entry in info["actions"].values():
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
@@ -505,6 +508,13 @@ class Bundle:
             raise copy.copy(self.broken[name])
         return self._entry(name)
 
+    def input_forms(self, action: str) -> dict[str, str]:
+        """Field → ``file`` or ``folder``, of the inputs of an action that are declared as one."""
+        inputs = self._entry(action).get("inputs")
+        rows = inputs.items() if isinstance(inputs, Mapping) else ()
+        types = {str(key): row.get("type") for key, row in rows if isinstance(row, Mapping)}
+        return {key: str(kind) for key, kind in types.items() if kind in ("file", "folder")}
+
     def _entry(self, name: str) -> dict[str, Any]:
         return dict(self.info["actions"].get(name) or {})
 
@@ -633,6 +643,9 @@ class Bundle:
                     set_dotted(constants, key, value)
             if self.partial and shipped:  # the main bundle's defaults are not this one's
                 found = {name: item for name, item in found.items() if name != "default"}
+            bare = "default" not in found and not _is_file(self.template_path(action))
+            if bare and (of_fields := _defaults_of(found)):
+                found = {**found, "default": of_fields}
             self._schemas[action], self.notes[action] = _normal(found, *shipped, constants)
         return self._schemas[action]
 
@@ -669,8 +682,10 @@ class Bundle:
             name = (
                 self._manifest_entry(action).get("spec_template") or f"spec_template_{action}.yaml"
             )
-        named = self.root / "references" / str(name)
-        return self._inside(named if _is_file(named) else self.root / str(name))
+        named, below = self.root / "references" / str(name), self.root / str(name)
+        is_inside = named.resolve().is_relative_to(self.root.resolve())
+        leads_out = not below.resolve().is_relative_to(self.root.resolve())
+        return self._inside(named if _is_file(named) or (leads_out and is_inside) else below)
 
     def _named_template(self, action: str) -> str | None:
         """The spec template that ``spec_templates`` names for an action."""
@@ -708,6 +723,8 @@ class Bundle:
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
+        else:
+            found = self._defaults_of_fields(action)
         known: Collection[str] = ()
         args = words_of_args(self.action(action).get("args"))
         same = {key for key, value in args.items() if value in (key, f"{{{key}}}")}
@@ -715,9 +732,12 @@ class Bundle:
             if args:
                 known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         of_tables = functools.cache(lambda: tuple(self._named_in_tables(action)))
+        own = {one.lstrip("-") for one in default_names(self.action(action).get("defaults"))}
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
-            if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+            if key in same - own and (
+                key in known or get_dotted(found, key, MISSING) is not MISSING
+            ):
                 continue
             # One that is named after a section has its value in its command alone.
             if key in args and _is_section(key, found, known):
@@ -728,6 +748,13 @@ class Bundle:
             if _has_place(found, key):
                 _put_default(found, key, value, "key_defaults", of_tables)
         return found
+
+    def _defaults_of_fields(self, action: str) -> dict[str, Any]:
+        """The defaults of the fields of a schema that has none as a whole."""
+        with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
+            schema = json.loads(bundle_text(self.root, self.schema_path(action)))
+            return {} if "default" in schema or self.partial else _defaults_of(schema)
+        return {}
 
     def _named_in_tables(self, action: str) -> list[str]:
         """The fields of an action that its schema and the tables of the bundle name."""
@@ -790,6 +817,26 @@ def _said_otherwise(words: Sequence[Otherwise], where: str) -> list[str]:
         "or the number, or quote a text"
     )
     return [said]
+
+
+def _defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ``default`` of each field of a schema says; that of a section goes before those of
+    its fields. Null is no value, of a section too."""
+    found: dict[str, Any] = {}
+    properties = schema.get("properties")
+    for name, node in properties.items() if isinstance(properties, Mapping) else ():
+        own = node.get("default") if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or ("default" in node and own is None) or "." in name:
+            continue
+        value = copy.deepcopy(own)
+        if isinstance(below := node.get("properties"), Mapping) and below:
+            value = _defaults_of(node)
+            for key, one in _leaves(own) if isinstance(own, Mapping) else ():
+                with contextlib.suppress(MaeError):
+                    set_dotted(value, key, one)
+        if value is not None and value != {}:
+            found[str(name)] = value
+    return found
 
 
 _BY_ACTION = ("actions", "spec_params", "data_sources")

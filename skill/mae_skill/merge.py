@@ -309,6 +309,10 @@ def _merge_item(
         resolved.provenance[f"{key}[{position}]{name.removeprefix('item')}"] = origin
     for problem in problems:
         problem.field = f"{key}[{position}]{str(problem.field).removeprefix('item')}"
+        for name in ("expected", "hint"):
+            if (text := getattr(problem, name)) is not None:
+                in_full = re.sub(r"(?<![\w.])item\.(?=\w)", f"{key}[{position}].", str(text))
+                setattr(problem, name, in_full)
     return problems
 
 

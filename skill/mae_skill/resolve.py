@@ -784,7 +784,7 @@ def _missing_data(
             got="null" if (given := get_dotted(spec, str(key))) is None else given,
             expected=f"a file, a folder, an archive or a URL: {key} in the spec"
             + (f", or {source_option(row['source'])}" if row.get("source") else ""),
-            hint=f"add {source_option(row['source'])}" if row.get("source") else f"set {key}",
+            hint=_for_data(str(key), row, found),
         )
         for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(row, Mapping)
@@ -795,6 +795,14 @@ def _missing_data(
         and (not get_dotted(spec, str(key)) or any(_inside(one, {key}) for one in found.absent))
         and not reported & {str(key), row.get("source")}
     ]
+
+
+def _for_data(key: str, row: Mapping[str, Any], found: Resolution) -> str:
+    """How data is given; where a person emptied its field, that stands before any source."""
+    origin = found.provenance.get(key)
+    if origin is not None and origin.kind in OriginKind.written():
+        return f"leave {key} out, which is set to nothing here, or give it a value"
+    return f"add {source_option(row['source'])}" if row.get("source") else f"set {key}"
 
 
 def _of(row: Any, sources: Collection[Any]) -> bool:
@@ -820,8 +828,11 @@ def _missing_inputs(
     models = {key for key, one in functions.items() if str(one).startswith("parent_model")}
     if any(get_dotted(spec, key) for key in models):  # one model is enough for a run
         known = known | models
+    misspelled = bundle.misspelled_fields(action)  # no value would reach the runner there
     return [
-        DataError(
+        misspelled[key]
+        if key in misspelled
+        else DataError(
             f"{action} needs this input",
             field=key,
             expected=f"a {row.get('type') or 'path' if isinstance(row, Mapping) else 'path'}",

@@ -521,3 +521,167 @@ def test_a_default_of_a_misspelled_field_is_named_beside_options(made: Made) -> 
     (said,) = [one for one in plan.notices if "defaults of fields" in one]
     assert "defaults.train.ratte (did you mean train.rate?)" in said
     assert "train.new" not in said
+
+
+PROPERTIES = {
+    "lr": {"type": "number", "default": 0.1},
+    "epochs": {"type": "integer"},
+    "verbose": {"type": "boolean", "default": False},
+    "quiet": {"type": "boolean"},
+    "model": {
+        "type": "object",
+        "default": {"depth": 4},
+        "properties": {"depth": {"type": "integer", "default": 2}, "width": {"default": 8}},
+    },
+    "ema": {"default": None, "properties": {"decay": {"default": 0.9}}},
+}
+
+
+def with_schema(skill: Skill, **more: Any) -> Skill:
+    (skill.bundle.root / "schemas").mkdir()
+    schema = {"type": "object", "properties": PROPERTIES, **more}
+    (skill.bundle.root / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+    return Skill(skill.bundle.root)
+
+
+@pytest.mark.parametrize("text", ["{name}", "{{{name}}}"])
+def test_a_default_of_a_field_that_an_option_is_named_after_reaches_it(
+    made: Made, text: str
+) -> None:
+    args = {f"--{name}": text.format(name=name) for name in ("lr", "epochs")}
+    entry = {"command": "tool", "mode": "args", "args": args, "defaults": {"lr": 0.5, "epochs": 3}}
+    skill = with_schema(made({"go": entry}))
+    assert words(skill) == ["--lr", "0.5", "--epochs", "3"]
+    assert words(skill, spec_overrides={"lr": 2}) == ["--lr", "2", "--epochs", "3"]
+
+
+def test_an_option_whose_field_has_no_value_is_left_out(made: Made) -> None:
+    args = {"--epochs": "epochs", "--lr": "lr"}
+    skill = with_schema(made({"go": {"command": "tool", "mode": "args", "args": args}}))
+    assert words(skill) == ["--lr", "0.1"]
+    assert words(skill, spec_overrides={"epochs": 3}) == ["--lr", "0.1", "--epochs", "3"]
+
+
+def test_a_flag_that_is_a_field_is_given_where_that_is_true(made: Made) -> None:
+    flags = ["verbose", "quiet", "loud"]
+    entry = {"command": "tool", "mode": "args", "args": {"--lr": "lr"}, "flags": flags}
+    skill = with_schema(made({"go": entry}))
+    assert words(skill) == ["--lr", "0.1", "--loud"]
+    more = words(skill, spec_overrides={"quiet": True, "verbose": True})
+    assert sorted(more[2:]) == ["--loud", "--quiet", "--verbose"]
+
+
+@pytest.mark.parametrize("defaults", [None, {"epochs": 3}])
+def test_the_defaults_of_fields_count_where_neither_template_nor_schema_has_any(
+    made: Made, defaults: Any
+) -> None:
+    entry = {"command": "tool {config_path}", **({"defaults": defaults} if defaults else {})}
+    plan = with_schema(made({"go": entry})).plan("go")
+    own = {"lr": 0.1, "verbose": False, "model": {"depth": 4, "width": 8}}
+    assert plan.spec == own | (defaults or {})
+
+
+def test_the_defaults_of_a_template_or_a_whole_schema_stand_alone(made: Made) -> None:
+    skill = with_schema(made({"go": {"command": "tool {config_path}"}}, {"go": {"epochs": 9}}))
+    assert skill.plan("go").spec == {"epochs": 9}
+    (skill.bundle.root / "references" / "spec_template_go.yaml").unlink()
+    (skill.bundle.root / "schemas" / "go.schema.json").unlink()
+    (skill.bundle.root / "schemas").rmdir()
+    skill = with_schema(skill, default={"lr": 0.7})
+    assert skill.plan("go").spec == {"lr": 0.7}
+
+
+def test_an_input_that_is_misspelled_in_all_tables_is_an_error_of_the_bundle(made: Made) -> None:
+    entry = {"command": "tool {config_path}", "inputs": {"go.chekpoint": {"type": "file"}}}
+    rows = {"go": {"go.chekpoint": "parent_model"}}
+    skill = made({"go": entry}, {"go": {"go": {"checkpoint": None}}}, spec_params=rows)
+    with pytest.raises(SpecError, match="neither its template nor its schema has") as caught:
+        skill.plan("go")
+    assert "did you mean go.checkpoint?" in str(caught.value.hint)
+    told = score(skill.bundle)["actions"]["go"]
+    assert not told["works"]
+    assert [one["got"] for one in told["problems"]] == ["go.chekpoint"]
+
+
+def test_a_template_that_is_missing_in_the_folder_of_references_is_called_missing(
+    made: Made,
+) -> None:
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry}, spec_templates={"go": "../references/e.yml"})
+    with pytest.raises(MaeError, match="no such spec template") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_templates.go"
+    (skill.bundle.root / "references" / "e.yml").write_text("a: 1\n")
+    assert Skill(skill.bundle.root).plan("go").spec == {"a": 1}
+    outside = made_again(skill, "../../e.yml")
+    with pytest.raises(MaeError, match="outside its folder"):
+        outside.plan("go")
+
+
+def made_again(skill: Skill, template: str) -> Skill:
+    info = {**skill.bundle.info, "spec_templates": {"go": template}}
+    path = skill.bundle.root / "references" / "skill_info.yaml"
+    path.write_text(dump_yaml({**info, "spec_params": {}}))
+    return Skill(skill.bundle.root)
+
+
+def test_a_name_of_pretrained_weights_is_handed_on_and_said(made: Made) -> None:
+    entry = {"command": "tool {config_path}"}
+    rows = {"go": {"train.pretrained": "ptm"}}
+    skill = made({"go": entry}, {"go": {"train": {"pretrained": None}}}, spec_params=rows)
+    plan = skill.plan("go", ptm="resnet50")
+    assert plan.spec["train"]["pretrained"] == "resnet50"
+    assert any("there is no file resnet50: train.pretrained gets it" in one for one in plan.notices)
+    for path in ("weights/resnet50", "resnet50.pth"):
+        with pytest.raises(MaeError, match="the pretrained model does not exist"):
+            skill.plan("go", ptm=path)
+
+
+def test_an_empty_list_or_text_leaves_its_option_out(made: Made) -> None:
+    args = {"--tags": "tags", "--note": "note"}
+    entry = {"command": "tool", "mode": "args", "args": args}
+    skill = made({"go": entry}, {"go": {"tags": ["a", "b"], "note": "x"}})
+    assert words(skill) == ["--tags", "a", "b", "--note", "x"]
+    assert words(skill, spec_overrides={"tags": [], "note": ""}) == []
+
+
+def test_a_reference_in_a_value_is_no_placeholder_of_a_command(made: Made) -> None:
+    template = {"results_dir": "/r", "tail": "${results_dir}/x", "place": "{job_dir}/y"}
+    plan = made({"go": {"command": "tool {config_path}"}}, {"go": template}).plan("go")
+    (said,) = [one for one in plan.notices if "which no spec fills" in one]
+    assert "place: {job_dir}/y" in said and "tail" not in said
+
+
+def test_data_that_a_person_emptied_is_not_told_to_be_given_again(
+    made: Made, tmp_path: Path
+) -> None:
+    row = {"source": "train_datasets", "list": True}
+    rows = {"go": {"dataset.train": row, "dataset.masks": row}}
+    entry = {"command": "tool {config_path}"}
+    template = {"dataset": {"train": None, "masks": None}}
+    skill = made({"go": entry}, {"go": template}, data_sources=rows)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("a")
+    given = str(tmp_path / "d")
+    assert skill.plan("go", train_datasets=given).spec["dataset"]["train"] == [given]
+    with pytest.raises(DataError, match="needs data") as caught:
+        skill.plan("go", train_datasets=given, spec_overrides={"dataset.train": []})
+    assert "leave dataset.train out" in str(caught.value.hint)
+
+
+def test_a_value_in_the_place_of_an_item_that_is_a_section_names_the_field_of_the_item(
+    made: Made,
+) -> None:
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry}, {"go": {"ds": [{"root": "/a"}]}})
+    with pytest.raises(MaeError) as caught:
+        skill.plan("go", spec_overrides={"ds[0]": "x"})
+    text = str(caught.value)
+    assert "ds[0].root" in text and "item" not in text
+
+
+def test_a_placeholder_that_is_a_section_is_called_one(made: Made) -> None:
+    skill = made({"go": {"command": "echo {a}", "defaults": {"a": {"b": 1, "c": 2}}}})
+    with pytest.raises(SpecError, match="names a section") as caught:
+        skill.plan("go")
+    assert caught.value.expected == "a field of it: {a.b}, {a.c}"

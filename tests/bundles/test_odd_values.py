@@ -780,6 +780,19 @@ def test_an_action_whose_name_is_no_name_of_a_folder_is_refused(made: Made, name
         _ = made(actions={name: {"command": "tool"}}).bundle
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/../../b", "go on", "a\nb"])
+def test_the_others_work_beside_an_action_whose_name_is_none(
+    made: Made, name: str, tmp_path: Path
+) -> None:
+    skill = made(actions={name: {"command": "tool"}, "go": {"command": "tool"}})
+    assert skill.plan("go").launch["command"] == ["tool"]
+    with pytest.raises(SpecError, match="not the name of an action"):
+        skill.plan(name)
+    told = score(skill.bundle)["actions"]
+    assert told["go"]["works"] and not told[name]["works"]
+    assert told[name]["problems"][0]["got"] == name
+
+
 @pytest.mark.parametrize(("given", "seconds"), [(0, 0.0), (2, 2.0), (None, 30.0)])
 def test_the_grace_of_a_job_is_the_bundles(made: Made, given: Any, seconds: float) -> None:
     assert made({"grace_seconds": given}).plan("go").launch["grace_seconds"] == seconds

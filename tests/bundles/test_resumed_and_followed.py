@@ -181,3 +181,32 @@ def test_the_error_of_a_study_says_what_its_runner_said_of_its_trials(tmp_path: 
     with pytest.raises(MaeError, match=r"2 of 2 failed for: .*no labels in fold 3"):
         job.wait(60)
     assert "no labels in fold 3" in (job.folder / "automl" / "trials.csv").read_text()
+
+
+SHARDS = ["checkpoint-2/m-00001-of-00002.safetensors", "checkpoint-2/m-00002-of-00002.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaves", "value"),
+    [
+        ("folder", ["checkpoint-2/m.safetensors", "checkpoint-2/optimizer.pt"], "checkpoint-2"),
+        ("file", ["checkpoint-2/m.safetensors"], "checkpoint-2/m.safetensors"),
+        ("folder", SHARDS, "checkpoint-2"),
+        (None, SHARDS, "checkpoint-2"),
+        ("file", SHARDS, None),
+    ],
+)
+def test_a_resume_gets_the_folder_of_a_checkpoint_where_it_is_declared(
+    made: Made, kind: str | None, leaves: list[str], value: str | None
+) -> None:
+    inputs = {"train.resume": {"type": kind, "optional": True}} if kind else {}
+    entry = {**INFO["actions"]["go"], "inputs": inputs}
+    rows = {"go": {"results_dir": "output_dir", "train.resume": "resume_model"}}
+    skill = made(actions={"go": entry}, spec_params=rows)
+    job = failed(skill, spec_overrides={"leaves": leaves, "late": "x"})
+    with pytest.raises(MaeError):
+        job.resume().wait(30)
+    expected = value and str(job.folder / "go" / value)
+    assert given(job)[1]["train"]["resume"] == expected
+    if value is None:
+        assert "the bundle declares train.resume as one file" in job.logs()

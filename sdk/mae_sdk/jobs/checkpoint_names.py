@@ -3,8 +3,10 @@
 TAO's layout: ``model_epoch_001.pth``, ``model_epoch_001_step_00020.pth``, ``model_best_003.pth``,
 ``<arch>_model_latest.pth``. The highest epoch, then the highest step, is the latest; a name with
 "best" is preferred where the best is asked for, and where there is none, the latest is taken and
-said to be that. Where the job states a metric, and its status lines a value for each epoch, or for
-each step where there are no epochs, these decide which is the best.
+said to be that. What a runner saves beside its weights, such as the state of its optimizer or an
+averaged copy, is passed over (`checkpoint_files`). Where the job states a metric, and its status
+lines a value for each epoch, or for each step where there are no epochs, these decide which is the
+best.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import NamedTuple
 
 from mae_skill.errors import NotFoundError
 
+from mae_sdk.jobs.checkpoint_files import averaged_beside, is_state, the_model, without_states
 from mae_sdk.jobs.checkpoints import parse_policy
 
 CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
@@ -64,6 +67,26 @@ def stated_model(result: str | None) -> str | None:
     return path.as_posix() if path.suffix.lower() in _OTHER_MODELS or by_name else None
 
 
+def _called_model(name: str) -> bool:
+    """Whether a file of another make is a model by its name, as ``pytorch_model.bin`` is and
+    ``training_args.bin`` is not."""
+    path = PurePosixPath(name)
+    of_kind = path.suffix.lower() in _OTHER_MODELS
+    return of_kind and bool(_CALLED_MODEL.search(path.stem)) and not is_state(name)
+
+
+def models_of(names: Iterable[str]) -> list[str]:
+    """The checkpoints among files, without what was saved beside them: the states of a training,
+    and averaged copies. Where they are states alone, the models of other makes beside them."""
+    everything = sorted(names)
+    found = [name for name in everything if artifact_kind(name) == CHECKPOINT]
+    if found and all(map(is_state, found)):
+        found = [name for name in everything if _called_model(name)] or found
+    found = without_states(found)
+    averaged = averaged_beside(found)
+    return [name for name in found if name not in averaged]
+
+
 def results_of(names: Iterable[str], action: str) -> list[str]:
     """The files of a job that are its results: those in its action's folder; where there is no
     model, those of its other folders, since a runner may name its folder otherwise.
@@ -75,7 +98,8 @@ def results_of(names: Iterable[str], action: str) -> list[str]:
     others = [
         name
         for name in everything
-        if artifact_kind(name) and not _FOREIGN_FOLDERS & set(PurePosixPath(name).parts[:-1])
+        if (artifact_kind(name) or _called_model(name))
+        and not _FOREIGN_FOLDERS & set(PurePosixPath(name).parts[:-1])
     ]
     return sorted({*own, *others})
 
@@ -104,6 +128,12 @@ def place(name: str) -> tuple[int, int] | None:
     folder (``checkpoint-20/model.safetensors``); None where that does not either."""
     path = PurePosixPath(name)
     return _place_in(path.stem) or _place_in(path.parent.name)
+
+
+def is_numbered(name: str) -> bool:
+    """Whether a name says which checkpoint of a training it is: its epoch or step, best or last."""
+    stem = PurePosixPath(name).stem
+    return place(name) is not None or "best" in stem.lower() or bool(_LATEST.search(stem))
 
 
 def _place_in(word: str) -> tuple[int, int] | None:
@@ -153,7 +183,7 @@ class Judged:
     def best(self, names: Iterable[str]) -> Best | None:
         """The best of these checkpoints, the earliest of equals; None where no name states an epoch
         or a step that has a value."""
-        placed = {name: at for name in sorted(names) if (at := place(name))}
+        placed = {name: at for name in models_of(names) if (at := place(name))}
         of_epochs = {name: at for name, at in placed.items() if at[0] >= 0}
         found = self._best("epoch", self.values, of_epochs)
         if found is not None:
@@ -207,8 +237,45 @@ def choose_by_name(
         NotFoundError: none fits.
         UsageError: the policy is unknown.
     """
+    everything = list(names)
+    found = models_of(everything)
+    chosen, reason = _chosen(found, policy, owner, judged)
+    chosen = _one_of_its_place(chosen, found, policy, owner)
+    copies = averaged_beside([name for name in everything if artifact_kind(name) == CHECKPOINT])
+    beside = [PurePosixPath(copy).name for copy, of in copies.items() if of == chosen]
+    return chosen, reason + (f"; {', '.join(beside)} beside it is an averaged copy" * bool(beside))
+
+
+def _one_of_its_place(chosen: str, found: list[str], policy: str, owner: str) -> str:
+    """The model among the files of the same epoch and step as the chosen one.
+
+    Raises:
+        NotFoundError: their names do not say which it is.
+    """
+    at = place(chosen)
+    if at is None:
+        return chosen
+    is_best = "best" in PurePosixPath(chosen).stem.lower()
+    rivals = [
+        name
+        for name in found
+        if place(name) == at and ("best" in PurePosixPath(name).stem.lower()) == is_best
+    ]
+    model = the_model(rivals)
+    if model is None:
+        raise NotFoundError(
+            f"job {owner} has several files of one checkpoint, and no name says which is the model",
+            field="checkpoint",
+            got=policy,
+            expected="one of them, named in the spec",
+            hint=", ".join(rivals[:8]),
+        )
+    return model
+
+
+def _chosen(found: list[str], policy: str, owner: str, judged: Judged | None) -> tuple[str, str]:
+    """The checkpoint of a policy among models, and the reason, as `choose_by_name`."""
     kind, epoch = parse_policy(policy)
-    found = [name for name in sorted(names) if artifact_kind(name) == CHECKPOINT]
     placed = sorted(
         ((at, name) for name in found if (at := place(name)) is not None), key=lambda one: one[0]
     )
@@ -223,7 +290,8 @@ def choose_by_name(
                 expected=f"one of the epochs {', '.join(map(str, known)) or 'of its file names'}",
                 hint="name one that is kept, or best or latest",
             )
-        return fitting[-1], f"epoch {epoch}, by its name"
+        of_epoch = [name for name in fitting if "best" not in PurePosixPath(name).stem.lower()]
+        return (of_epoch or fitting)[-1], f"epoch {epoch}, by its name"
     best = [name for name in found if "best" in PurePosixPath(name).stem.lower()]
     top = judged.best(found) if judged is not None and kind == "best" else None
     if top is not None and (top.is_top or not best):
@@ -278,7 +346,7 @@ def newest_in(job_dir: Path, action: str) -> Path | None:
     """The newest checkpoint in a job's folder on this machine, for it to go on from; None where
     there is none.
     """
-    names = [name for name in _files_in(job_dir) if artifact_kind(name) == CHECKPOINT]
+    names = [name for name in _files_in(job_dir) if artifact_kind(name) in (CHECKPOINT, None)]
     inside = [
         name
         for name in results_of(names, action)

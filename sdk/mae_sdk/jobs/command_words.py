@@ -194,16 +194,19 @@ def _options(words: Words, fields: Mapping[str, Any], own: Collection[str] = ())
     option, it is refused.
 
     Where the entry's ``args`` are options, the fields that the entry names are all that there are.
-    A flag is given once, unless its field says false; one with another value is refused.
+    A flag that is no field is given; one that is a field, where that says true, and one with
+    another value is refused.
     """
     options, flags = words.get("options") or {}, words.get("flags") or {}
     names = words.get("names") or {}
+    always = words.get("given", {*options, *flags})  # of an earlier version: any without a field
     found: list[str] = []
     known = [key for key in fields if key in options or not options]
     for key in dict.fromkeys([*known, *options, *flags]):
         field = names.get(key, key)
-        value = fields.get(field, None if key in names else True)
-        if value in (None, "", NOT_GIVEN) or value is False or key in names.values():
+        is_given = key in always and key not in names
+        value = fields.get(field, True if is_given else None)
+        if value in (None, "", [], NOT_GIVEN) or value is False or key in names.values():
             continue
         if value is not True and {key, field} & flags.keys():
             raise _flag_with_a_value(words, field, value)
@@ -261,6 +264,14 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         found = get_dotted(spec, words["keys"].get(name, name))
         if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
             return _held(str(found))
+        if isinstance(found, Mapping) and found:
+            raise SpecError(
+                "the command names a section, and a word holds one value",
+                field=_line(words),
+                got=match[0],
+                expected="a field of it: "
+                + ", ".join(f"{{{name}.{one}}}" for one in list(flatten(found))[:5]),
+            )
         known = [*flatten(spec), *words["keys"], *PLACES]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(

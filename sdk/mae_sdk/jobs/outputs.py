@@ -7,7 +7,7 @@ a remote job.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 
 from mae_sdk.files import parse_json
 from mae_sdk.jobs import metric_file, records
+from mae_sdk.jobs.checkpoint_files import FILE, FOLDER, shards_of
 from mae_sdk.jobs.checkpoint_names import (
     CHECKPOINT,
     ENGINE,
@@ -23,6 +24,7 @@ from mae_sdk.jobs.checkpoint_names import (
     Judged,
     artifact_kind,
     choose_by_name,
+    is_numbered,
     results_of,
     stated_model,
 )
@@ -31,6 +33,7 @@ from mae_sdk.jobs.checkpoints import (
     CheckpointIndex,
     Choice,
     choose,
+    parse_policy,
     read_index,
     sha256_of,
 )
@@ -94,13 +97,40 @@ class ParentInfo:
     above: str = ""
     stated: str = ""
 
-    def model(self, policy: str) -> Artifact:
+    def model(self, policy: str, form: str | None = None) -> Artifact:
         """The model that the job left; `policy` chooses among checkpoints.
 
+        Args:
+            form: ``file`` or ``folder``, as the field is declared that takes it; None: a file, or
+                the folder of a model that is in several.
+
         Raises:
-            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, or the policy
-                does not fit.
+            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, the policy
+                does not fit, or it is several files where one is wanted.
         """
+        made = self._model(policy)
+        is_inside = made.path.is_relative_to(self.job_dir)
+        name = made.path.relative_to(self.job_dir).as_posix() if is_inside else made.path.name
+        shards = shards_of(name, self.files) if is_inside else []
+        if shards and form == FILE:
+            raise CheckpointError(
+                f"the model of job {self.id} is in {len(shards)} files, and this field takes one",
+                field="parent_job_id",
+                got=shards[:4],
+                expected="a model in one file",
+                hint="save it in one file, or declare the input as `type: folder` in the bundle",
+            )
+        if not shards and form != FOLDER:
+            return made
+        if not is_inside:
+            return replace(made, path=made.path.parent)
+        folder = PurePosixPath(name).parent
+        inside = [one for one in sorted(self.files) if folder in PurePosixPath(one).parents]
+        whole = self._artifact(inside, f"{made.reason}; its folder")
+        return replace(whole, path=made.path.parent)
+
+    def _model(self, policy: str) -> Artifact:
+        """The file of the model, as `model`."""
         if self.kind == CHECKPOINT and self.index is not None:
             choice = self._choose(policy)
             name = f"{self.action}/{choice.entry['file']}"
@@ -108,6 +138,13 @@ class ParentInfo:
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.stated:
+            if parse_policy(policy)[0] == "epoch":
+                raise NotFoundError(
+                    f"the model of job {self.id} is the result of its {self.action}, of no epoch",
+                    field="checkpoint",
+                    got=policy,
+                    expected=f"best or latest, which are {self.stated}",
+                )
             # Weights of a large model are kept in a file beside the .onnx.
             more = [
                 name for name in self.files if name != self.stated and name.startswith(self.stated)
@@ -232,6 +269,7 @@ def outputs_of(
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
         kind = CHECKPOINT
+    spec = _spec(root, job_id, files)
     result = record["launch"].get("result") if record.get("skill_dir") else None
     stated = stated_model(result)
     of_result = artifact_kind(result or "")
@@ -239,12 +277,11 @@ def outputs_of(
         kind, stated = of_result, result  # of several models, the one that the bundle states
     elif index is None and of_result == CHECKPOINT and result in files:
         kind, stated = CHECKPOINT, None
-    elif kind != "none" or stated not in files:
-        stated = None
-    elif stated is not None:
-        kind = CHECKPOINT
+    else:
+        is_behind = index is not None or kind in (ONNX, ENGINE) or _is_saved(own, spec, job_id)
+        stated = None if is_behind or stated not in files else stated
+        kind = kind if stated is None else CHECKPOINT
 
-    spec = _spec(root, job_id, files)
     meta = _newest(index) if index else None
     if meta is None:
         meta = _inherited_meta(record, spec, root)
@@ -265,6 +302,17 @@ def outputs_of(
         str(record.get("network_arch") or ""),
         str(record.get("parent") or ""),
         stated or "",
+    )
+
+
+def _is_saved(own: Iterable[str], spec: Mapping[str, Any], job_id: str) -> bool:
+    """Whether a checkpoint among a job's results is one of its training, by its name, or the file
+    that its spec says it writes."""
+    written = [value for value in flatten(spec).values() if isinstance(value, str)]
+    return any(
+        is_numbered(name) or any(one.endswith(f"/{job_id}/{name}") for one in written)
+        for name in own
+        if artifact_kind(name) == CHECKPOINT
     )
 
 

@@ -116,7 +116,8 @@ class Words(TypedDict, total=False):
     field whose value it has, and the options without a value. ``plain``: placeholders that may have
     only plain values, with the reason. ``leading``: those that begin a word, where a value with a
     hyphen would be an option. ``texts``: option → its text, in which the bundle names
-    fields. ``fields``: the placeholders in these that are fields.
+    fields. ``fields``: the placeholders in these that are fields. ``given``: the flags that are no
+    fields, which are always given.
     """
 
     command: list[str]
@@ -130,6 +131,7 @@ class Words(TypedDict, total=False):
     leading: list[str]
     texts: dict[str, str]
     fields: list[str]
+    given: list[str]
 
 
 class _LaunchFields(TypedDict):
@@ -215,6 +217,7 @@ class JobRecord(_JobFields, total=False):
     env_names: list[str]
     versions: dict[str, str]
     resume_keys: list[str]
+    resume_forms: dict[str, str]
     resume_lost: list[str]
     ptm_keys: list[str]
     references: dict[str, Any]

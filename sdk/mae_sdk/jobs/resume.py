@@ -12,6 +12,7 @@ from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError
 
 from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoint_files import FOLDER, shards_of
 from mae_sdk.jobs.checkpoint_names import models_in, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.command_words import command_for, follow_spec, reads
@@ -45,14 +46,25 @@ def _no_checkpoint(job_dir: Path) -> str:
     )
 
 
+def _shown(checkpoint: Path, form: str | None) -> Path:
+    """The checkpoint as a field takes it: a folder where it is declared as one, and where the model
+    is in several files."""
+    is_folder = form == FOLDER or (form is None and _shards(checkpoint))
+    return checkpoint.parent if is_folder else checkpoint
+
+
+def _shards(checkpoint: Path) -> list[str]:
+    return shards_of(checkpoint.name, [one.name for one in checkpoint.parent.iterdir()])
+
+
 def _is_told(
-    job_dir: Path, record: records.JobRecord, command: list[str], checkpoint: Path
+    job_dir: Path, record: records.JobRecord, command: list[str], values: Iterable[Path]
 ) -> bool:
     """Whether a runner reads the spec, or has the checkpoint among the words of its command."""
     words = record["launch"].get("words")
     if words is None:
         return any(str(job_dir) in word for word in command)
-    return reads(words) is None or any(str(checkpoint) in word for word in command)
+    return reads(words) is None or any(str(value) in word for value in values for word in command)
 
 
 def prepare(job_dir: Path) -> Path | None:
@@ -87,6 +99,16 @@ def prepare(job_dir: Path) -> Path | None:
         if record.get("kind") != "automl":  # a study goes on by its own records
             _begin_anew(job_dir, _no_checkpoint(job_dir))
         return None
+    forms = record.get("resume_forms") or {}
+    shown = {key: _shown(checkpoint, forms.get(key)) for key in keys}
+    several = [key for key in keys if shown[key] == checkpoint and _shards(checkpoint)]
+    if several:
+        _begin_anew(
+            job_dir,
+            f"the model is in several files ({checkpoint.name}, …), and the bundle declares "
+            f"{several[0]} as one file",
+        )
+        return None
     from mae_skill.placeholders import follow
     from mae_skill.reader import read_spec
 
@@ -97,7 +119,7 @@ def prepare(job_dir: Path) -> Path | None:
         """The spec with the checkpoint, and without what is cleared; what refers to it follows."""
         spec = copy.deepcopy(before)
         for key in keys:
-            set_dotted(spec, key, str(checkpoint))
+            set_dotted(spec, key, str(shown[key]))
         for key in cleared:
             if get_dotted(spec, key):  # of some runners, an empty text stands for none
                 set_dotted(spec, key, None)
@@ -105,7 +127,7 @@ def prepare(job_dir: Path) -> Path | None:
 
     spec = pointed(record.get("ptm_keys") or [])
     command = command_for(record["launch"], spec, job_dir)
-    is_told = _is_told(job_dir, record, command, checkpoint)
+    is_told = _is_told(job_dir, record, command, shown.values())
     if not is_told:  # it starts anew, from the pretrained weights that it had
         spec = pointed(())
     write_spec(job_dir, spec, record["launch"].get("config"))

@@ -250,7 +250,7 @@ def _places_in_values(bundle: Bundle, action: str) -> list[str]:
         for key, value in values.items()
         if isinstance(value, str)
         and key not in options
-        and {*PLACE.findall(value)} & {*PLACES, "results_dir"}
+        and {*PLACE.findall(value.replace("${", "$"))} & {*PLACES, "results_dir"}
     ]
     more = f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else ""
     said = (
@@ -687,7 +687,8 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
         names_of = default_names if table == "defaults" else option_names
         more = names_of(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
-    made: Words = {"options": options, "names": names, "flags": flags}
+    given = sorted(flags.keys() - known)
+    made: Words = {"options": options, "names": names, "flags": flags, "given": given}
     named_there = PLACE.findall(" ".join(filled.values()))
     listed = sorted({one for one in named_there if keys.get(one, one) in known})
     return made | {"texts": filled, "fields": listed} if filled else made

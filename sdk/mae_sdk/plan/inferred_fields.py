@@ -148,6 +148,8 @@ class InferenceContext:
         value_of: the value that the spec has for a field so far.
         fields: the schema nodes of the fields.
         kinds: field → the kind of model that it takes, as `kinds_taken`.
+        forms: field → ``file`` or ``folder``, as `Bundle.input_forms`.
+        by_name: whether the runner may know weights by their name: no rules of the bundle judge.
         notices: what the user is told is added here.
     """
 
@@ -163,6 +165,8 @@ class InferenceContext:
     value_of: Callable[[str], Any] = lambda key: None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
+    by_name: bool = False
     notices: list[str] = field(default_factory=list)
 
 
@@ -752,7 +756,7 @@ def _value(
     if function in OF_PARENT and context.parent is not None:
         return _from_parent(name, function, context, engine_beside)
     if context.ptm and function != "parent_model" and function != "parent_model_folder":
-        return _from_ptm(name, function, context.ptm), "ptm"
+        return _from_ptm(name, function, context), "ptm"
     if function in OF_PTM and context.parent is not None and context.parent.kind == CHECKPOINT:
         return _from_parent(name, function, context, engine_beside)
     return None, ""
@@ -852,7 +856,7 @@ def _from_parent(
         kind = CHECKPOINT if function in OF_PTM else parent.kind
         if parent.kind != kind or not _accepts(name, kind, context.kinds, engine_beside):
             return None, ""
-        made = parent.model(context.checkpoint)
+        made = parent.model(context.checkpoint, context.forms.get(name))
     of = f"job {parent.id}" + (
         f", the best child of {parent.resolved_from}" if parent.resolved_from else ""
     )
@@ -876,19 +880,27 @@ def _resume(context: InferenceContext) -> tuple[str, str] | None:
     return str(index.train_dir / str(choice.entry["file"])), note
 
 
-def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
-    """Pretrained weights by path or URL, or of the model hub.
+def _from_ptm(name: str, function: str, context: InferenceContext) -> InferredField:
+    """Pretrained weights by path or URL, or of the model hub; of another bundle by a name that its
+    runner may know.
 
     Raises:
         NotFoundError: there is no such file.
         MaeError: as `hub.locate`.
     """
+    ptm = str(context.ptm)
     if hub.is_reference(ptm):
         model = hub.locate(ptm)
         note = f"the weights of {model.repo} on the model hub, commit {model.commit[:12]}"
         return InferredField(name, function, str(model.path), note, model.needs)
     if not urls.is_remote(ptm):
         path = urls.local_path(ptm).absolute()
+        if not path.exists() and context.by_name and re.fullmatch(r"[\w-]+", ptm):
+            context.notices.append(
+                f"there is no file {ptm}: {name} gets it as a name of pretrained weights, which "
+                "its runner must know"
+            )
+            return InferredField(name, function, ptm, "the name of pretrained weights")
         if not path.exists():
             raise NotFoundError(
                 "the pretrained model does not exist",

@@ -625,6 +625,8 @@ def infer_fields(draft: Draft) -> None:
         value_of=draft.value_of,
         fields=field_nodes(draft.layers.schema),
         kinds=inferred_fields.kinds_taken(draft.bundle, draft.action),
+        forms=draft.bundle.input_forms(draft.action),
+        by_name=not draft.bundle.info.get("validator"),
         notices=draft.layers.notices,
     )
     own = draft.layers.template or draft.layers.schema.get("default") or {}
