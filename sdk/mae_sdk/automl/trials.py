@@ -17,7 +17,6 @@ from typing import Any, cast
 
 from mae_skill.dotted import flatten
 from mae_skill.errors import NotFoundError
-from mae_skill.reader import read_spec
 
 from mae_sdk import files
 from mae_sdk.job import (
@@ -112,6 +111,7 @@ class Trials:
     def _changed(self, folder: Path, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The fields of a trial that are not the template's, and where each value comes from: the
         search, the auto recipe, or what the study was given."""
+        from mae_skill.reader import read_spec  # loads yaml: a plan does without
 
         def placed(spec: Mapping[str, Any]) -> dict[str, Any]:
             return flatten(_moved(spec, str(self.job_dir), str(folder)))
@@ -119,8 +119,8 @@ class Trials:
         given = placed(read_spec(self.job_dir / SPEC))
         of_study = records.read_record(self.job_dir).get("changed") or {}
         recipe = placed(self.study.get("auto_spec") or {})
-        knobs = self.study.get("space", {}).get("knobs", [])
-        searched = {str(knob.get("name")).partition("[")[0] for knob in knobs}
+        parameters = self.study.get("space", {}).get("knobs", [])
+        searched = {str(one.get("name")).partition("[")[0] for one in parameters}
 
         found = {}
         for key, value in flatten(spec).items():

@@ -351,6 +351,8 @@ def ignored_value(case: Case) -> None:
     value, classes = case(IGNORE), _classes_of(case)
     if not _segments(case) or value is None or classes is None:
         return
+    if case.action != "train" and not case.facts.model and not case.given("model.num_classes"):
+        return  # the default says nothing of a model that was not looked at
     least = classes + int(reduces(case))  # 1 … N where 0 is unlabeled
     if value >= least:
         return
