@@ -17,10 +17,10 @@ import pytest
 from mae_sdk.job import Job, list_jobs, observe_jobs, open_job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
-from mae_sdk.run import kubernetes, ray, slurm
+from mae_sdk.run import kubernetes, ray, slurm, supervisor
 from mae_sdk.run import platform as platforms
 from mae_sdk.run.platform import EngineState
-from mae_sdk.run.process import is_alive
+from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import transfer
 from mae_skill.errors import JobCanceledError, JobFailedError, PreemptedError
 
@@ -289,3 +289,50 @@ def test_a_start_on_another_node_waits_until_the_supervisor_of_the_lost_one_has_
         assert second.wait(30) == 0
     states = [attempt["state"] for attempt in job.record["attempts"]]
     assert states == [records.PREEMPTED, records.COMPLETE]
+
+
+def test_a_supervisor_on_another_host_is_waited_for_as_long_as_its_heart_beats(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path, "true")
+
+    def run_elsewhere(record: records.JobRecord) -> None:
+        attempt = records.last_attempt(record)
+        attempt["handle"] = {"job": "7"}
+        records.advance(record, records.RUNNING, process={**identify(), "host": "n1"})
+
+    records.update_record(folder, run_elsewhere)
+    heart = folder / records.HEARTBEAT_NAME
+    heart.touch()
+    with pytest.raises(supervisor._StillRunsError):
+        supervisor._claimed(folder)
+    assert len(records.read_record(folder)["attempts"]) == 1
+
+    silent = time.time() - 2 * supervisor._SILENT_SECONDS
+    os.utime(heart, (silent, silent))
+    assert supervisor.supervise(folder) == 0
+    states = [attempt["state"] for attempt in records.read_record(folder)["attempts"]]
+    assert states == [records.PREEMPTED, records.COMPLETE]
+
+
+def test_a_supervisor_that_comes_back_writes_nothing_of_the_attempt_that_another_has_opened(
+    tmp_path: Path,
+) -> None:
+    job = start(
+        tmp_path, f"touch {tmp_path}/up; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 3"
+    )
+    wait_until((tmp_path / "up").exists)
+    process = records.last_attempt(job.record)["process"]
+    assert process is not None
+
+    def take_over(record: records.JobRecord) -> None:
+        records.advance(record, records.PREEMPTED, "started again by its platform")
+        records.new_attempt(record, records.AFTER_PREEMPTION)
+        elsewhere = {**identify(), "host": "n2"}
+        records.advance(record, records.RUNNING, process=elsewhere)
+
+    records.update_record(job.folder, take_over)
+    (tmp_path / "go").touch()
+    wait_until(lambda: not is_alive(process))
+    states = [attempt["state"] for attempt in records.read_record(job.folder)["attempts"]]
+    assert states == [records.PREEMPTED, records.RUNNING]

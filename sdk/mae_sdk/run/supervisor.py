@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 _ROOM_SECONDS = 60.0
 _OTHER_SECONDS = 180.0
 """So long at most a supervisor that was told to stop saves and copies."""
+_SILENT_SECONDS = 2.5 * records.HEARTBEAT_SECONDS
+"""Without a heartbeat for so long, a supervisor on another host is gone."""
 _SIGNAL_SECONDS = 1.0
 """Between the signals of an engine to the processes of one job."""
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
@@ -163,10 +165,12 @@ def _claimed(job_dir: Path) -> JobRecord | None:
         other = attempt["process"]
         if attempt["state"] in records.TERMINAL:
             return None
-        if other and other != mine and is_alive(other):
-            if "handle" in attempt:
-                raise _StillRunsError
-            return None  # two were started: the first one runs
+        if other and other != mine:
+            if "handle" in attempt:  # once it is PREEMPTED, all has been saved
+                if attempt["state"] != records.PREEMPTED and _still_runs(job_dir, other):
+                    raise _StillRunsError
+            elif is_alive(other):
+                return None  # two were started: the first one runs
 
         has_begun = attempt["state"] != records.PENDING
         if has_begun:
@@ -178,6 +182,15 @@ def _claimed(job_dir: Path) -> JobRecord | None:
     return _next_attempt(job_dir) if has_begun else record
 
 
+def _still_runs(job_dir: Path, other: records.ProcessIdentity) -> bool:
+    """Whether a supervisor is alive; of one on another host its heartbeat tells."""
+    alive = is_alive(other)
+    if alive is not None:
+        return alive
+    age = records.heartbeat_age(job_dir)
+    return age is not None and age < _SILENT_SECONDS
+
+
 def _next_attempt(job_dir: Path) -> JobRecord | None:
     """Open the attempt after a preempted one, from the newest checkpoint.
 
@@ -186,21 +199,7 @@ def _next_attempt(job_dir: Path) -> JobRecord | None:
     """
     from mae_sdk.jobs.resume import prepare  # loads yaml: a first attempt does without
 
-    is_open = True
-
-    def open_attempt(record: JobRecord) -> None:
-        nonlocal is_open
-        before = records.last_attempt(record)
-        if before["state"] != records.PREEMPTED:
-            is_open = False
-            return
-        attempt = records.new_attempt(record, records.AFTER_PREEMPTION)
-        attempt["process"] = identify()
-        if "handle" in before:  # it is the same job of the engine
-            attempt["handle"] = before["handle"]
-
-    records.update_record(job_dir, open_attempt)
-    if not is_open:
+    if not _open_attempt(job_dir):
         return None
     try:
         prepare(job_dir)
@@ -227,12 +226,29 @@ def _why_no_more(job_dir: Path, record: JobRecord) -> str | None:
     return progress.why_no_more(record)
 
 
+def _open_attempt(job_dir: Path) -> bool:
+    """Write down the attempt after a preempted one; False where the job has ended meanwhile."""
+    is_open = False
+
+    def open_attempt(record: JobRecord) -> None:
+        nonlocal is_open
+        before = records.last_attempt(record)
+        if before["state"] != records.PREEMPTED:
+            return
+        is_open = True
+        attempt = records.new_attempt(record, records.AFTER_PREEMPTION)
+        attempt["process"] = identify()
+        if "handle" in before:  # it is the same job of the engine
+            attempt["handle"] = before["handle"]
+
+    records.update_record(job_dir, open_attempt)
+    return is_open
+
+
 def _give_up(job_dir: Path, reason: str) -> None:
     """End a job that is preempted again and again."""
-    records.update_record(
-        job_dir, lambda record: records.new_attempt(record, records.AFTER_PREEMPTION)
-    )
-    _end(job_dir, reason)
+    if _open_attempt(job_dir):
+        _end(job_dir, reason)
 
 
 def _end(job_dir: Path, message: str) -> None:
@@ -577,7 +593,14 @@ def _finish(
             cancel.unlink(missing_ok=True)
     elif stops:
         fields["told_to_stop"] = True
-    _write_down(job_dir, lambda record: records.advance(record, state, reason, at=at, **fields))
+    number = records.last_attempt(record)["number"]
+
+    def end(record: JobRecord) -> None:
+        # On a node that was lost and came back: the attempt that follows is another supervisor's.
+        if records.last_attempt(record)["number"] == number:
+            records.advance(record, state, reason, at=at, **fields)
+
+    _write_down(job_dir, end)
     if sync is not None:
         with contextlib.suppress(Exception):
             sync.push_record()
