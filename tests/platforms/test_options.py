@@ -464,3 +464,35 @@ def test_an_address_of_ray_is_one_of_http(address: str) -> None:
     with pytest.raises(UsageError, match="no address of a dashboard") as error:
         ray._address({"address": address})
     assert error.value.field == "platform_options.address" and error.value.got == address
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "wrong", "right"),
+    [
+        ("kubernetes", "shm_size", "big", "16Gi"),
+        ("kubernetes", "memory", "lots", "64Gi"),
+        ("kubernetes", "cpus", "-1", "500m"),
+        ("kubernetes", "namespace", "Bad_Name", "team-vision"),
+        ("kubernetes", "secrets", ["good", "Bad One"], ["s3-keys"]),
+        ("kubernetes", "image", "bad image", "registry:5000/mae@sha256:00ff"),
+        ("docker", "image", "bad image", "mae-skill:cpu"),
+        ("docker", "shm_size", "8 GiB", "8g"),
+        ("slurm", "memory", "lots", "64G"),
+        ("slurm", "time", "banana", "2-12:00:00"),
+        ("slurm", "time", "1-2-3", "90"),
+    ],
+)
+def test_a_setting_that_its_engine_cannot_read_is_refused_by_its_form(
+    name: str, setting: str, wrong: Any, right: Any
+) -> None:
+    chosen = platform(name)
+    assert settle(name, chosen.options, {setting: right})[setting] == right
+    with pytest.raises(UsageError, match="not a value of this setting") as error:
+        settle(name, chosen.options, {setting: wrong})
+    got = wrong[-1] if isinstance(wrong, list) else wrong
+    assert error.value.field == f"platform_options.{setting}" and error.value.got == got
+    assert (
+        "such as" in str(error.value.expected)
+        or "minutes" in str(error.value.expected)
+        or ("small letters" in str(error.value.expected))
+    )

@@ -27,11 +27,12 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.command_words import fill
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.run.local import LocalPlatform
-from mae_sdk.run.options import Option
+from mae_sdk.run.options import IMAGE, Option
 from mae_sdk.run.platform import Missing, Reference, Resources, attempt_name, with_python
 from mae_sdk.run.process_group import GRACE_SECONDS
 
 _IMAGE = "mae-skill:cpu"
+_SIZE = (r"[1-9]\d*[bkmgBKMG]?", "a size, such as 8g")
 _SECONDS = 60.0
 _NAMES = "MAE_ENV_NAMES"
 """Tells the supervisor which variables the job was given."""
@@ -45,7 +46,7 @@ class DockerPlatform(LocalPlatform):
 
     about = "containers on this machine, through docker or podman"
     options = {  # noqa: RUF012  # as the contract declares it
-        "image": Option("image of the runner; see docker/README.md", str, _IMAGE),
+        "image": Option("image of the runner; see docker/README.md", str, _IMAGE, form=IMAGE),
         "command": Option(
             "command of an image of another maker; {config_path} and {job_dir} are filled in"
         ),
@@ -53,7 +54,7 @@ class DockerPlatform(LocalPlatform):
         "python": Option("the Python of the image", str, "python3"),
         "mounts": Option("further folders, as HOST:CONTAINER[:ro]", list),
         "env_file": Option("a file of NAME=VALUE lines for the container"),
-        "shm_size": Option("shared memory, for the workers of the loader", str, "8g"),
+        "shm_size": Option("shared memory, for the workers of the loader", str, "8g", form=_SIZE),
         "user": Option("who the runner is; default: the caller"),
         "network": Option("network of the container", str, "host"),
         "arguments": Option("further arguments of `docker run`", list),

@@ -20,7 +20,7 @@ from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
-from mae_sdk.run.options import Option
+from mae_sdk.run.options import IMAGE, Option
 from mae_sdk.run.platform import (
     EngineState,
     Polled,
@@ -37,6 +37,12 @@ _HOW = (
     "name a context of your kubeconfig: --platform-option context=NAME; `kubectl get jobs` tries it"
 )
 _NO_CLUSTER = "no cluster is named"
+_NAME = (
+    r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
+    "a name as Kubernetes takes it: small letters, digits, - and .",
+)
+_SIZE = (r"[1-9]\d*(\.\d+)?([KMGT]i|[kMGT])?", "a size, such as 8Gi")
+_CPUS = (r"[1-9]\d*m?|\d+\.\d+", "a number of CPUs, such as 8 or 500m")
 _NO_START = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
 
 
@@ -48,19 +54,19 @@ class KubernetesPlatform(Polled):
     how = _HOW
     starts_again = True
     options = {  # noqa: RUF012  # as the contract declares it
-        "image": Option("image of the runner; see docker/README.md"),
-        "namespace": Option("namespace of the Jobs", str, "default"),
+        "image": Option("image of the runner; see docker/README.md", form=IMAGE),
+        "namespace": Option("namespace of the Jobs", str, "default", form=_NAME),
         "context": Option("context of the kubeconfig; default: the current one, or the pod's own"),
-        "secrets": Option("Secrets whose entries become variables of the job", list),
-        "service_account": Option("service account of the pods"),
-        "pull_secrets": Option("Secrets to pull the image with", list),
+        "secrets": Option("Secrets whose entries become variables of the job", list, form=_NAME),
+        "service_account": Option("service account of the pods", form=_NAME),
+        "pull_secrets": Option("Secrets to pull the image with", list, form=_NAME),
         "node_selector": Option("labels that a node must have: {name: value}", dict),
         "claims": Option("volume claims and where they are mounted: {claim: /path}", dict),
         "gpu_resource": Option("what a GPU is called", str, "nvidia.com/gpu"),
-        "cpus": Option("CPUs of a pod"),
-        "memory": Option("main memory of a pod, such as 64Gi"),
-        "shm_size": Option("shared memory, for the workers of the loader", str, "8Gi"),
-        "scratch_size": Option("room on the node's disk for checkpoints on their way", str),
+        "cpus": Option("CPUs of a pod", form=_CPUS),
+        "memory": Option("main memory of a pod, such as 64Gi", form=_SIZE),
+        "shm_size": Option("shared memory, for the workers of the loader", str, "8Gi", form=_SIZE),
+        "scratch_size": Option("room on the node's disk for checkpoints on their way", form=_SIZE),
         "python": Option("the Python of the image", str, "python3"),
     }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 from mae_skill.errors import MaeError, UsageError
 
 FILE_VARIABLE = "MAE_PLATFORMS"
+IMAGE = (r"[\w][\w./:@-]*", "the name of an image, such as registry/mae-skill:1")
+"""`Option.form` of a container's image."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,15 @@ class Option:
             or ``dict`` (of texts).
         default: where it is not given.
         least: the smallest number.
+        form: what a text, or every text of a list, is written as: a regular expression, and words
+            for people.
     """
 
     help: str
     kind: type = str
     default: Any = None
     least: float | None = None
+    form: tuple[str, str] | None = None
 
 
 def settings_file() -> Path:
@@ -151,6 +157,18 @@ def _value(name: str, option: Option, value: Any) -> Any:
             got=value,
             expected=f"a value of type {kind.__name__}",
         )
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    if option.form is not None:
+        pattern, words_of_it = option.form
+        for text in texts:
+            if not re.fullmatch(pattern, text):
+                raise UsageError(
+                    "not a value of this setting",
+                    field=f"platform_options.{name}",
+                    got=text,
+                    expected=words_of_it,
+                    hint=f"{name}: {option.help}",
+                )
     if option.least is not None and isinstance(value, (int, float)) and value < option.least:
         raise UsageError(
             "too small a value of this setting",

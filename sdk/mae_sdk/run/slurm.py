@@ -44,6 +44,11 @@ from mae_sdk.run.process_group import child_environment
 
 LOG_NAME = "slurm.txt"
 _SECONDS = 60.0
+_LIMIT = (
+    r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE",
+    "minutes, or as in 12:00:00 or 2-12:00:00 (two days and twelve hours)",
+)
+_MEMORY = (r"\d+[KMGTkmgt]?[Bb]?", "a size, such as 64G")
 _SCRIPT = """\
 #!/bin/bash
 {setup}
@@ -121,11 +126,13 @@ class SlurmPlatform(Polled):
         "partition": Option("partition; default: the cluster's"),
         "account": Option("account that is charged"),
         "qos": Option("quality of service"),
-        "time": Option("time limit, as sbatch takes it; the job saves before it and goes on"),
+        "time": Option(
+            "time limit, as sbatch takes it; the job saves before it and goes on", form=_LIMIT
+        ),
         "grace": Option("seconds between the warning and the time limit", int, 120, least=1),
         "gpu_type": Option("name of the GPU in SLURM, as in --gres=gpu:NAME:8"),
         "cpus": Option("cores of a node for the job", int, least=1),
-        "memory": Option("main memory of a node for the job, as --mem takes it"),
+        "memory": Option("main memory of a node for the job, as --mem takes it", form=_MEMORY),
         "constraint": Option("features that the nodes must have"),
         "arguments": Option("further arguments of sbatch", list),
         "setup": Option("lines of shell before the job starts, such as module load", list),
