@@ -93,6 +93,7 @@ class Bundle:
     broken: dict[str, SpecError] = field(default_factory=dict)
     file: Path | None = None
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _templates: dict[str, tuple[object, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Bundle:
@@ -179,7 +180,7 @@ class Bundle:
             )
         template: Mapping[str, Any] = {}
         with contextlib.suppress(MaeError):
-            template = self.template(action)
+            template = self._template(action)
         without = [key for key in self.key_defaults if not _has_place(template, key)]
         if without:
             more = f" and {len(without) - MAX_NAMED} more" if len(without) > MAX_NAMED else ""
@@ -341,7 +342,7 @@ class Bundle:
         with contextlib.suppress(MaeError):
             nodes = field_nodes(self.schema(action))
         with contextlib.suppress(MaeError):
-            template = self.template(action)
+            template = self._template(action)
         return nodes, template
 
     def _beaten(self, action: str) -> list[str]:
@@ -406,11 +407,12 @@ class Bundle:
 
     def _are_sections(self) -> Iterator[str]:
         """The shorthands that stand for a section: a value for one would take its fields away."""
+        templates: list[Mapping[str, Any]] = []
+        for action in self.actions:
+            with contextlib.suppress(MaeError):
+                templates.append(self._template(action))
         for word, key in self.shorthand.items():
-            for action in self.actions:
-                template: Mapping[str, Any] = {}
-                with contextlib.suppress(MaeError):
-                    template = self.template(action)
+            for template in templates:
                 if get_dotted(template, key) and _is_section(key, template, ()):
                     yield f"spec_shorthand_keys.{word}: {key} (a section and no field)"
                     break
@@ -439,7 +441,7 @@ class Bundle:
         nodes: Mapping[str, Mapping[str, Any]] = {}
         documents: list[Mapping[str, Any]] = []
         with contextlib.suppress(MaeError):
-            documents.append(self.template(action))
+            documents.append(self._template(action))
         with contextlib.suppress(MaeError):
             schema = self.schema(action)
             nodes = field_nodes(schema)
@@ -636,7 +638,7 @@ class Bundle:
             _refuse_foreign_references(found, action)
             shipped = []
             with contextlib.suppress(MaeError, OSError):
-                shipped.append(self.template(action))
+                shipped.append(self._template(action))
             constants: dict[str, Any] = {}
             for key, value in self.constants(action):
                 with contextlib.suppress(UsageError):
@@ -693,7 +695,7 @@ class Bundle:
 
     def template(self, action: str) -> dict[str, Any]:
         """The action's spec template, with the ``defaults`` and ``args`` of its entry and the
-        bundle's ``key_defaults``.
+        bundle's ``key_defaults``; the caller's own copy.
 
         One of the last counts where the template has the section, and the list item, of its key.
 
@@ -702,7 +704,18 @@ class Bundle:
             SpecError: it does not parse, or the bundle names one that is not there.
             UsageError: an unknown action.
         """
+        return copy.deepcopy(self._template(action))
+
+    def _template(self, action: str) -> dict[str, Any]:
+        """`template`, made once for each change of its file; to be read only."""
         path = self.template_path(action)
+        changed = path.stat() if _is_file(path) else None
+        stamp = changed and (path, changed.st_mtime_ns, changed.st_size)
+        if action not in self._templates or self._templates[action][0] != stamp:
+            self._templates[action] = (stamp, self._made_template(action, path))
+        return self._templates[action][1]
+
+    def _made_template(self, action: str, path: Path) -> dict[str, Any]:
         defaults = _action_defaults(self.action(action))
         if (named := self._named_template(action)) and not _is_file(path):
             raise SpecError(
@@ -772,7 +785,7 @@ class Bundle:
         found = dict.fromkeys(_action_defaults(self.action(action)), f"actions.{action}.defaults")
         template: Mapping[str, Any] = {}
         with contextlib.suppress(MaeError):
-            template = self.template(action) if self.key_defaults else {}
+            template = self._template(action) if self.key_defaults else {}
         placed = [key for key in self.key_defaults if _has_place(template, key)]
         return {**found, **dict.fromkeys(placed, "key_defaults")}
 

@@ -256,3 +256,29 @@ def test_a_schemas_own_references_are_followed_and_broken_ones_are_said(
     else:
         with pytest.raises(UsageError, match="schema cannot be used"):
             check_schema({"a": "x"}, schema)
+
+
+def test_a_template_is_made_once_for_each_change_of_its_file_and_every_caller_has_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = tmp_path / "references"
+    references.mkdir()
+    (references / "skill_info.yaml").write_text("actions: {train: {command: echo}}\n")
+    file = references / "spec_template_train.yaml"
+    file.write_text("lr: 0.1\nparts: {names: [a]}\n")
+    made: list[str] = []
+    monkeypatch.setattr(
+        "mae_skill.bundle._require_plain_names", lambda found, name: made.append(name)
+    )
+    bundle = Bundle.load(tmp_path)
+
+    bundle.template("train")["parts"]["names"].append("b")
+    bundle.notices("train")
+
+    assert bundle.template("train") == {"lr": 0.1, "parts": {"names": ["a"]}}
+    assert made == [file.name]
+
+    file.write_text("lr: 0.25\nparts: {names: [a]}\n")
+
+    assert bundle.template("train")["lr"] == 0.25
+    assert made == [file.name] * 2
