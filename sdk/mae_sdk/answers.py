@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mae_skill import errors
 from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError, NotFoundError, StorageError
-from mae_skill.spelling import source_option, valid_text
+from mae_skill.spelling import and_more, source_option, valid_text
 
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
@@ -696,8 +696,7 @@ def best(
         for row in rows["jobs"]
         if row["best"] is None and places[row["id"]].record.get("kind") == "automl"
     ]
-    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
-    said = f"no trial of {', '.join(without[:5])}{more} has succeeded"
+    said = f"no trial of {and_more(without, 5)} has succeeded"
     if not groups:
         raise errors.NotFoundError(
             "no job has a figure to judge it by",

@@ -35,6 +35,7 @@ from mae_skill.errors import (
     UsageError,
 )
 from mae_skill.secret_names import is_secret_name
+from mae_skill.spelling import and_more
 
 from mae_sdk import files
 from mae_sdk.jobs import metric_file, records
@@ -110,8 +111,7 @@ def children_of(job_dir: Path) -> list[str]:
 
 def orphaned(job_id: str, children: Sequence[str]) -> str:
     """What is said of the jobs whose parent was removed."""
-    more = f" and {len(children) - 5} more" if len(children) > 5 else ""
-    return f"{job_id} was the parent of {', '.join(children[:5])}{more}: its model is gone"
+    return f"{job_id} was the parent of {and_more(children, 5)}: its model is gone"
 
 
 def observe(job_dir: Path) -> tuple[JobRecord, str]:

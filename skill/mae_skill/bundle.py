@@ -30,6 +30,7 @@ from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import Otherwise, parse_value, read_otherwise, read_spec
+from mae_skill.spelling import and_more
 
 INFO = "skill_info.yaml"
 
@@ -168,74 +169,53 @@ class Bundle:
 
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
-        found = [*self.notes.get(action, ()), *self._manifest[1], *self._read_otherwise(action)]
+        template: Mapping[str, Any] = {}
         strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
-            strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
-        if strange:
-            more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
-            found.append(
-                f"keys of the bundle that are not read: {', '.join(strange[:MAX_NAMED])}{more}; "
-                "`mae skill validate DIR` lists them"
-            )
-        template: Mapping[str, Any] = {}
-        with contextlib.suppress(MaeError):
             template = self._template(action)
+        with contextlib.suppress(MaeError):
+            strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
         without = [key for key in self.key_defaults if not _has_place(template, key)]
-        if without:
-            more = f" and {len(without) - MAX_NAMED} more" if len(without) > MAX_NAMED else ""
-            found.append(
-                f"key_defaults that are not used, since the template of {action} has no place for "
-                f"them: {', '.join(map(repr, without[:MAX_NAMED]))}{more}"
-            )
-        if new := self._new_fields(action, without):
-            more = f" and {len(new) - MAX_NAMED} more" if len(new) > MAX_NAMED else ""
-            found.append(
-                f"defaults of fields that neither the template nor the schema of {action} has: "
-                f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
-            )
-        inputs = self._entry(action).get("inputs")
-        above = [
-            str(key)
-            for key in (inputs if isinstance(inputs, Mapping) else ())
-            if get_dotted(template, str(key)) and _is_section(str(key), template, ())
+
+        absent = f"neither the template nor the schema of {action} has"
+        kinds = {
+            "keys of the bundle that are not read: NAMES; `mae skill validate DIR` lists them": (
+                strange
+            ),
+            f"key_defaults that are not used, since the template of {action} has no place for "
+            "them: NAMES": list(map(repr, without)),
+            f"defaults of fields that {absent}: NAMES; they are in the spec; are they meant?": (
+                self._new_fields(action, without)
+            ),
+            f"inputs of {action} that are sections and no files: NAMES; only what is ??? in them "
+            "must be given": self._sections_for_files(action, template),
+            f"shorthands that hide a field of {action} of the same name: NAMES; what is given by "
+            "the word reaches the other field alone: rename the shorthand": self._hidden(action),
+            f"fields that data_sources and spec_params of {action} both fill: NAMES; a source goes "
+            "before a function, whose model is then not used: keep one of the two rows": (
+                self._filled_twice(action)
+            ),
+            f"automl_default_parameters of the schema of {action} that are no field of it: NAMES; "
+            "no search varies them": self._searched_nowhere(action),
+            "defaults that go before the value of the template: NAMES": self._beaten(action),
+            f"fields of the bundle's tables that {absent}: NAMES; are they meant?": (
+                self._named_and_not_there(action)
+            ),
+        }
+        found = [*self.notes.get(action, ()), *self._manifest[1], *self._read_otherwise(action)]
+        return found + [
+            said.replace("NAMES", and_more(names, MAX_NAMED))
+            for said, names in kinds.items()
+            if names
         ]
-        if above:
-            found.append(
-                f"inputs of {action} that are sections and no files: "
-                f"{', '.join(above[:MAX_NAMED])}; only what is ??? in them must be given"
-            )
-        if hidden := self._hidden(action):
-            found.append(
-                f"shorthands that hide a field of {action} of the same name: "
-                f"{', '.join(hidden[:MAX_NAMED])}; what is given by the word reaches the other "
-                "field alone: rename the shorthand"
-            )
-        if twice := self._filled_twice(action):
-            found.append(
-                f"fields that data_sources and spec_params of {action} both fill: "
-                f"{', '.join(twice[:MAX_NAMED])}; a source goes before a function, whose model is "
-                "then not used: keep one of the two rows"
-            )
-        if nowhere := self._searched_nowhere(action):
-            more = f" and {len(nowhere) - MAX_NAMED} more" if len(nowhere) > MAX_NAMED else ""
-            found.append(
-                f"automl_default_parameters of the schema of {action} that are no field of it: "
-                f"{', '.join(nowhere[:MAX_NAMED])}{more}; no search varies them"
-            )
-        if beaten := self._beaten(action):
-            more = f" and {len(beaten) - MAX_NAMED} more" if len(beaten) > MAX_NAMED else ""
-            found.append(
-                f"defaults that go before the value of the template: "
-                f"{', '.join(beaten[:MAX_NAMED])}{more}"
-            )
-        if lost := self._named_and_not_there(action):
-            more = f" and {len(lost) - MAX_NAMED} more" if len(lost) > MAX_NAMED else ""
-            found.append(
-                f"fields of the bundle's tables that neither the template nor the schema of "
-                f"{action} has: {', '.join(lost[:MAX_NAMED])}{more}; are they meant?"
-            )
-        return found
+
+    def _sections_for_files(self, action: str, template: Mapping[str, Any]) -> list[str]:
+        """The ``inputs`` of an action that are sections of its template."""
+        inputs = self._entry(action).get("inputs")
+        named = map(str, inputs if isinstance(inputs, Mapping) else ())
+        return [
+            key for key in named if get_dotted(template, key) and _is_section(key, template, ())
+        ]
 
     def _read_otherwise(self, action: str) -> list[str]:
         """Notices of the words of a template, and of the tables of skill_info.yaml that reach a
@@ -823,10 +803,9 @@ def _said_otherwise(words: Sequence[Otherwise], where: str) -> list[str]:
     """A notice of words that readers of YAML take for different values."""
     if not words:
         return []
-    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
     said = (
         f"words of {where} that YAML 1.1 (PyYAML) reads otherwise: "
-        f"{', '.join(map(str, words[:MAX_NAMED]))}{more}; YAML 1.2 is read here: write true, false "
+        f"{and_more(words, MAX_NAMED)}; YAML 1.2 is read here: write true, false "
         "or the number, or quote a text"
     )
     return [said]

@@ -44,7 +44,7 @@ from mae_skill.placeholders import (
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import UNKNOWN, check_schema, describe, did_you_mean
-from mae_skill.spelling import source_option
+from mae_skill.spelling import and_more, source_option
 from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
@@ -447,9 +447,10 @@ def _strange_keys(
     ]
     if not strange:
         return []
-    more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
-    shown = ", ".join(_with_what_was_meant(key, sorted(known)) for key in strange[:MAX_NAMED])
-    return [f"set, though neither the template nor the schema of {action} knows it: {shown}{more}"]
+    near = sorted(known)
+    shown = [_with_what_was_meant(key, near) for key in strange[:MAX_NAMED]] + strange[MAX_NAMED:]
+    some = and_more(shown, MAX_NAMED)
+    return [f"set, though neither the template nor the schema of {action} knows it: {some}"]
 
 
 def _leading(field: str) -> list[str]:
@@ -569,10 +570,9 @@ def _carry_what_is_open(
     others = set(bundle.actions) - {action}
     said = [key for key in kept if key.split(".")[0] not in others]
     if said:
-        more = f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else ""
         found.notices.append(
             f"{LEFT_OPEN}, since the bundle names them as no input of {action}: "
-            f"{', '.join(said[:MAX_NAMED])}{more}"
+            f"{and_more(said, MAX_NAMED)}"
         )
     # A field can be left out; one inside an item of a list cannot, without changing the list.
     in_lists = sorted(key for key in absent if "[" in key and _inside(key, optional))

@@ -15,7 +15,9 @@ set, marks that turn the direction of text, separators of lines, invisible marks
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
+from collections.abc import Collection
 from typing import Any, TextIO
 
 # C0 and C1 with DEL, invisible and direction marks, line separators, lone surrogates, annotation
@@ -53,6 +55,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable`, with ends of lines and tabs escaped too: for what must not add a line."""
     return _UNPRINTABLE.sub(_escape, text)
+
+
+def and_more(names: Collection[Any], most: int = 8) -> str:
+    """The first names, and how many more there are: ``a, b and 3 more``."""
+    shown = ", ".join(map(str, itertools.islice(names, most)))
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def json_printable(text: str) -> str:

@@ -23,7 +23,7 @@ from mae_sdk.data.survey import measured
 from mae_skill.archs import per_channel
 from mae_skill.errors import DataError, MaeError, SpecError
 from mae_skill.spec import AugmentationSpec, DatasetSpec
-from mae_skill.spelling import one_line, shown
+from mae_skill.spelling import and_more, one_line, shown
 from torch.utils.data import Dataset
 
 from mae_runners.data.transforms import EvalTransform, Pixels, TrainTransform, sample_key
@@ -149,9 +149,7 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
 
     def _too_many(self) -> DataError:
         names = self.corrupt
-        listed = ", ".join(one_line(name) for name in names[:5]) + (
-            f" and {len(names) - 5} more" if len(names) > 5 else ""
-        )
+        listed = and_more([one_line(name) for name in names], 5)
         return DataError(
             f"{len(names)} of {len(self)} images cannot be read: {listed}{self._why()}",
             field="dataset.max_corrupt_fraction",

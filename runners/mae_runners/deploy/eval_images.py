@@ -15,6 +15,7 @@ import torch
 from mae_sdk.data.label_file import LabelTable
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import and_more
 from torch import Tensor
 
 from mae_runners.data import NO_TABLE, FunctionalSampler, build_dataset, build_loader, collate
@@ -149,8 +150,7 @@ class GateImages:
 
     def listed(self, most: int = 4) -> str:
         """The origin in words, with the first names."""
-        more = f" and {len(self.names) - most} more" if len(self.names) > most else ""
-        return f"{self}: {', '.join(self.names[:most])}{more}"
+        return f"{self}: {and_more(self.names, most)}"
 
     def to_dict(self) -> dict[str, Any]:
         """``images`` (how many), ``source``, ``names``."""

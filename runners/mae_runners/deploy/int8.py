@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from mae_sdk.files import read_json, write_json
 from mae_skill.errors import CheckpointError, DataError, SpecError
+from mae_skill.spelling import and_more
 
 from mae_runners.deploy.onnx import opset_of, session_of
 
@@ -165,11 +166,10 @@ def quantize(
     targets = [node for node in quantizable(model) if node.name not in exclude]
     missing = sorted({node.input[0] for node in targets} - set(scales))
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
             "the calibration does not cover this model",
             field=CACHE_FIELD,
-            got=f"no scale for {missing[0]}{more}",
+            got=f"no scale for {and_more(missing, 1)}",
             hint="delete the cache file, or name another, to calibrate again",
         )
     if not targets:

@@ -17,6 +17,7 @@ from mae_skill.errors import (
     SpecError,
     UsageError,
 )
+from mae_skill.spelling import and_more
 
 from mae_sdk import files
 from mae_sdk.cli.common import emit, json_option, skill_dir_option
@@ -109,8 +110,7 @@ def _score_text(document: dict[str, Any]) -> str:
         told |= set(new)
         lines += [f"  note: {notice}" for notice in new[:MAX_SHOWN]]
     for name, keys in document["unread"].items():
-        more = f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else ""
-        lines.append(f"not read in {name}: {', '.join(keys[:MAX_SHOWN])}{more}")
+        lines.append(f"not read in {name}: {and_more(keys, MAX_SHOWN)}")
     return "\n".join(lines)
 
 

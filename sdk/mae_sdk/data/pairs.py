@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_skill.errors import DataError, MaeError
-from mae_skill.spelling import one_line, shown, spelled
+from mae_skill.spelling import and_more, one_line, shown, spelled
 
 from mae_sdk.data.label_file import chosen_parts
 from mae_sdk.data.left_out import FEW, Some
@@ -395,9 +395,7 @@ def _listed(given: Given) -> list[str]:
 
 def _unpaired(pairs: Pairs, role: str) -> DataError:
     bare = [i for i in range(len(pairs)) if pairs.mask_path(i) is None]
-    listed = ", ".join(one_line(pairs.path(i)) for i in bare[:5]) + (
-        f" and {len(bare) - 5} more" if len(bare) > 5 else ""
-    )
+    listed = and_more([one_line(pairs.path(i)) for i in bare], 5)
     return DataError(
         f"{len(bare)} of {len(pairs)} images have no mask: {listed}",
         field=f"dataset.segmentation.{role}_mask_sources",

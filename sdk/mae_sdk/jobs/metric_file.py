@@ -19,6 +19,7 @@ from typing import Any
 
 from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError
+from mae_skill.spelling import and_more
 
 from mae_sdk.files import read_small_bytes
 from mae_sdk.jobs.status import (
@@ -122,10 +123,9 @@ def looked(job_dir: Path, name: str) -> str:
             said.append(f"{shown} cannot be read{reason}: expected JSON, JSON lines or CSV")
             continue
         names = list(dict.fromkeys(key for one in records for key in _line(one, [])["kpi"]))
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         odd = _no_numbers(records)
         said.append(
-            f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}"
+            f"{shown} has {and_more(names, MAX_NAMED) or 'no numbers'}"
             + (f", and values that are no numbers: {odd}" if odd else "")
         )
     return "; ".join(said)

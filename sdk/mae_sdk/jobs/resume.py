@@ -10,6 +10,7 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError
+from mae_skill.spelling import and_more
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoint_files import FOLDER, shards_of
@@ -39,9 +40,8 @@ def _no_checkpoint(job_dir: Path) -> str:
     there = models_in(job_dir)
     if not there:
         return "it left no checkpoint"
-    more = f" and {len(there) - MAX_NAMED} more" if len(there) > MAX_NAMED else ""
     return (
-        f"no name says which file is the newest checkpoint: {', '.join(there[:MAX_NAMED])}{more}; "
+        f"no name says which file is the newest checkpoint: {and_more(there, MAX_NAMED)}; "
         "names such as model_epoch_001.pth, ckpt_1.pt and last.pt do"
     )
 

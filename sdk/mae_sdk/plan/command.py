@@ -34,6 +34,7 @@ from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
 from mae_skill.schema_check import UNKNOWN, check_schema
+from mae_skill.spelling import and_more
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
@@ -252,10 +253,9 @@ def _places_in_values(bundle: Bundle, action: str) -> list[str]:
         and key not in options
         and {*PLACE.findall(value.replace("${", "$"))} & {*PLACES, "results_dir"}
     ]
-    more = f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else ""
     said = (
         f"values of {action} with a placeholder of a command, which no spec fills: "
-        f"{', '.join(left[:MAX_NAMED])}{more}; ${{results_dir}} refers to that field"
+        f"{and_more(left, MAX_NAMED)}; ${{results_dir}} refers to that field"
     )
     return [said] if left else []
 

@@ -10,6 +10,7 @@ from mae_skill.diff import diff_specs
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 from mae_skill.resolve import resolve
+from mae_skill.spelling import and_more
 
 from mae_sdk.job import Job, spec_of, study_options
 from mae_sdk.jobs import records
@@ -59,8 +60,7 @@ def _not_compared(job: Job, error: MaeError) -> list[str]:
 def _notice(job: Job, keys: list[str]) -> list[str]:
     if not keys:
         return []
-    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
-    named = f"{', '.join(keys[:MOST_KEYS])}{more}"
+    named = and_more(keys, MOST_KEYS)
     text = f"{job.id} has this idempotency key and is returned as it is, but this call asks for "
     return [f"{text}another job: {named} differ (another key makes another job)"]
 

@@ -15,6 +15,7 @@ from typing import Any
 from mae_skill.dialect.keys import SCHEMA
 from mae_skill.dotted import MISSING, get_dotted
 from mae_skill.placeholders import NOT_GIVEN, has_reference
+from mae_skill.spelling import and_more
 
 TYPES = {
     "int": "integer",
@@ -150,14 +151,17 @@ class _Walk:
     def all_notes(self) -> list[str]:
         """What the user is told, each kind once."""
         unchecked = [
-            f"{_listed(keys)}: unknown type {word!r} is not checked"
+            f"{and_more(keys, MAX_NAMED)}: unknown type {word!r} is not checked"
             for word, keys in self.unchecked.items()
         ]
         broken = [
             "bounds and options that the bundle's own values break are hints, not rules: "
-            + _listed(self.hints)
+            + and_more(self.hints, MAX_NAMED)
         ]
-        odd = [f"keywords of the schema that hold no value of their kind: {_listed(self.odd)}"]
+        odd = [
+            "keywords of the schema that hold no value of their kind: "
+            + and_more(self.odd, MAX_NAMED)
+        ]
         return [
             *self.notes,
             *(odd if self.odd else ()),
@@ -325,11 +329,6 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
-    return ", ".join(keys[:MAX_NAMED]) + more
 
 
 def _finite(value: Any) -> bool:

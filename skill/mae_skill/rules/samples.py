@@ -28,6 +28,7 @@ from mae_skill.rules.seen import (
     segments,
     sources,
 )
+from mae_skill.spelling import and_more
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
@@ -885,8 +886,7 @@ def _loose(found: Seen) -> str:
 def counts(found: Seen, limit: int = 10) -> str:
     """Class names with their numbers of images, the first few."""
     table = found.get("class_counts") or {}
-    listed = ", ".join(f"{name} ({count})" for name, count in list(table.items())[:limit])
-    return listed + (f" and {len(table) - limit} more" if len(table) > limit else "")
+    return and_more([f"{name} ({count})" for name, count in table.items()], limit)
 
 
 def _one_folder(found: Seen) -> str:

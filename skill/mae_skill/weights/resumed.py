@@ -8,6 +8,7 @@ from typing import Any
 
 from mae_skill.dotted import MISSING, get_dotted
 from mae_skill.errors import CheckpointError
+from mae_skill.spelling import and_more
 from mae_skill.weights.config import DESCRIPTION
 
 FIELD = "train.resume_training_checkpoint_path"
@@ -87,10 +88,9 @@ def said_of(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """The warning that a run goes on under other settings."""
     shown = [
         f"{key} {json.dumps(then, default=str)} → {json.dumps(now, default=str)}"
-        for key, (then, now) in list(changes.items())[:_SHOWN]
+        for key, (then, now) in changes.items()
     ]
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f"goes on under other settings than the checkpoint's run: {', '.join(shown)}{more}"
+    return f"goes on under other settings than the checkpoint's run: {and_more(shown, _SHOWN)}"
 
 
 def is_over(contents: Mapping[str, Any], epochs: Any) -> bool:
