@@ -9,6 +9,7 @@ import copy
 import difflib
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,12 @@ class Bundle:
             SpecError: it is no mapping or names no actions.
         """
         root = Path(path) if path is not None else find_bundle_root()
+        if root == find_bundle_root():
+            return _bundled(root, _stamp(root))
+        return cls._at(root)
+
+    @classmethod
+    def _at(cls, root: Path) -> Bundle:
         if root.is_file() and root.name.endswith(INFO):
             above = root.parents[1] if root.parent.name == "references" else root.parent
             return cls._of(root, above, partial=root.name != INFO)
@@ -1121,6 +1128,20 @@ def _refuse_foreign_references(schema: Any, action: str) -> None:
                     expected="#/…: a place in the same schema",
                     hint="write the definition into the schema; nothing is ever fetched",
                 )
+
+
+@functools.lru_cache(maxsize=1)
+def _bundled(root: Path, stamp: tuple[object, ...]) -> Bundle:
+    """The bundled skill, read once for each change of its files: judging them takes longer than
+    all else of a plan."""
+    return Bundle._at(root)
+
+
+def _stamp(root: Path) -> tuple[object, ...]:
+    """What changes with the files that a bundle is read from."""
+    folders = [folder for name in ("references", "schemas") if (folder := root / name).is_dir()]
+    files = [(entry.path, entry.stat()) for folder in folders for entry in os.scandir(folder)]
+    return tuple(sorted((path, about.st_mtime_ns, about.st_size) for path, about in files))
 
 
 @functools.lru_cache(maxsize=32)

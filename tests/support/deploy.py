@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +62,13 @@ def make_model(
 ) -> Any:
     """A model whose every part matters: heads (almost zero when new) and GRN (zero) get seeded
     values."""
+    return copy.deepcopy(_made(arch, stage, json.dumps(size), channels, json.dumps(model)))
+
+
+@lru_cache(maxsize=8)
+def _made(arch: str, stage: str, sides: str, channels: int, options: str) -> Any:
     torch.manual_seed(0)
+    size, model = json.loads(sides), json.loads(options)
     small = {f"model__{name}": value for name, value in model.items()}
     decoder = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
     spec = make_spec(

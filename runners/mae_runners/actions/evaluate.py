@@ -637,7 +637,7 @@ def speed(runtime: Runtime, first: Tensor | None) -> dict[str, Any]:
     return {
         "load": load,
         "cores": os.cpu_count(),
-        **measure(runtime, first, seconds=0.5),
+        **measure(runtime, first),
         "device": str(runtime.device),
         "threads": torch.get_num_threads(),
     }
