@@ -59,21 +59,17 @@ def _built(config: str, seed: int, dtype: torch.dtype) -> Any:
     return model
 
 
-@lru_cache(maxsize=1)
-def _noise() -> Tensor:
-    """A prime number of seeded values: drawing as many as Hiera has takes half a second."""
-    return torch.randn(1_000_003, generator=torch.Generator().manual_seed(7))
-
-
 def disturb(parameters: Iterable[Tensor], scale: float = 0.05) -> None:
     """Add seeded noise to every parameter."""
-    noise, start = _noise(), 0
+    generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in parameters:
-            repeats = -(-(start + parameter.numel()) // len(noise))
-            own = noise.repeat(repeats)[start : start + parameter.numel()]
-            parameter.add_(own.view(parameter.shape).to(parameter.dtype), alpha=scale)
-            start = (start + parameter.numel()) % len(noise)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
+                    parameter.dtype
+                ),
+                alpha=scale,
+            )
 
 
 def inputs(
