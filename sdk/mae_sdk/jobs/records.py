@@ -403,12 +403,12 @@ def _misfit_of_fields(value: Any, kind: Any, name: str) -> str | None:
     if not isinstance(value, dict):
         return f"{name or 'it'} is {_shortly(value)}, not a mapping"
     prefix = f"{name}." if name else ""
-    for key, hint, is_needed in _hints(kind):
+    for key, hint, plain, is_needed in _hints(kind):
         if key not in value:
             if is_needed:
                 return f"{prefix}{key} is missing"
             continue
-        if type(value[key]) is hint and hint is not float:  # most fields; a float may be no number
+        if type(value[key]) in plain:  # most fields
             continue
         if problem := misfit(value[key], hint, prefix + key):
             return problem
@@ -423,10 +423,21 @@ def _shape(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 @cache
-def _hints(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """The fields of a TypedDict: name, type, whether a record may not leave it out."""
+def _hints(kind: Any) -> tuple[tuple[str, Any, frozenset[Any], bool], ...]:
+    """The fields of a TypedDict: name, type, the types of which every value fits, and whether a
+    record may not leave it out."""
     needed = kind.__required_keys__ - _MAY_BE_MISSING
-    return tuple((key, hint, key in needed) for key, hint in get_type_hints(kind).items())
+    return tuple(
+        (key, hint, _plain(hint), key in needed) for key, hint in get_type_hints(kind).items()
+    )
+
+
+def _plain(hint: Any) -> frozenset[Any]:
+    """The types of which every value fits, without a look inside; a float may be no number."""
+    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    of_any = {dict[str, Any]: dict, list[Any]: list}
+    found = (of_any.get(one, one) for one in options)
+    return frozenset({str, int, bool, dict, list, types.NoneType} & set(found))
 
 
 def _shortly(value: Any) -> str:
