@@ -25,6 +25,12 @@ HINTS = {
 }
 """How a contradiction is mended, where leaving the field out may not be enough."""
 
+_FOLLOWS = {
+    "model.task": ("dataset.segmentation", "model.num_classes"),
+    "train.stage": ("dataset.segmentation", "model.num_classes", "model.task"),
+}
+"""What is wrong too where a field is not what the model was made with: the data is read for it."""
+
 _DECODER = (
     "decoder_depth",
     "decoder_embed_dim",
@@ -46,7 +52,7 @@ def disagreements(
     """
     if said.get("arch") not in ARCHS:
         return []
-    return [
+    found = [
         SpecError(
             f"the model in {field} was made with another value",
             field=name,
@@ -58,6 +64,9 @@ def disagreements(
         for name, wanted, actual in pairs(spec, said)
         if wanted != actual and is_explicit(provenance, name)
     ]
+    for error in found:
+        error.explains = _FOLLOWS.get(str(error.field), ())
+    return found
 
 
 def channels_of(said: Mapping[str, Any]) -> int:

@@ -58,6 +58,7 @@ def model(case: Case) -> None:
             "one of the two",
             f"set one of {engine} and {key} to null",
         )
+        case.errors[-1].explains = (key,)
 
 
 def onnx_name(case: Case) -> None:
@@ -280,6 +281,7 @@ def weights(case: Case) -> None:
             case.warn(key, said)
     own = own_description(contents)
     if own is not None:
+        _without_masks(case, own, file)
         _other_pictures(case, own, file)
     pictures = normalization(file) if own is None else {}
     channels = case("dataset.channels") or 3
@@ -295,6 +297,25 @@ def weights(case: Case) -> None:
             )
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _without_masks(case: Case, own: Mapping[str, Any], file: Path) -> None:
+    """A segmenter is asked for where the weights are a classifier's and the images have no masks:
+    more likely the task is wrong than the data."""
+    masks = "dataset.segmentation"
+    classifies = own.get("stage") == "finetune" and own.get("task") != "segmentation"
+    lacks = any(field.startswith(f"{masks}.") for field in case.facts.refused)
+    if case.action != "train" or case("model.task") != "segmentation":
+        return
+    if classifies and lacks and case.given("model.task"):
+        case.error(
+            "model.task",
+            f"{file.name} is a classifier, and no masks belong to the training images",
+            "classification, or images with masks",
+            f"leave model.task out; or name the masks in {masks}.train_mask_sources (and "
+            "val_mask_sources) to train a segmenter from the encoder of the classifier",
+        )
+        case.errors[-1].explains = (masks,)
 
 
 def _other_pictures(case: Case, own: Mapping[str, Any], file: Path) -> None:
