@@ -1132,7 +1132,24 @@ def test_pictures_that_a_trained_model_does_not_read_are_not_to_be_mended_by_its
         Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
     assert caught.value.field == "dataset.test_data_sources"
     assert "trained on pictures of 3 bands that use the range" in str(caught.value.hint)
-    assert "auto" not in str(caught.value.hint)
+    assert "auto" not in str(caught.value.hint) and "set dataset" not in caught.value.message
+    if kind is np.float32:
+        assert "does not say: the model takes pictures of 8 or 16 bits" in caught.value.message
+        with pytest.raises(DataError, match="the model takes pictures") as caught:  # and no more
+            settings["dataset.value_range"] = "auto"
+            Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+
+
+def test_bands_that_a_trained_model_does_not_take_are_said_in_its_terms(tmp_path: Path) -> None:
+    file, source = tmp_path / "model.pth", tmp_path / "wide"
+    mean = [0.5, 0.5, 0.5]
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"], mean=mean, std=mean)
+    source.mkdir()
+    np.save(source / "0.npy", (RNG.random((16, 16, 5)) * 255).astype(np.uint8))
+    with pytest.raises(DataError, match="the model takes pictures of 3") as caught:
+        settings = {"inference.checkpoint": str(file)}
+        Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+    assert "set dataset" not in str(caught.value)
 
 
 def described(root: Path, kind: str) -> tuple[str, Path]:

@@ -28,6 +28,7 @@ from mae_skill.rules.seen import (
     segments,
     sources,
 )
+from mae_skill.spelling import TAKEN
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
@@ -78,10 +79,11 @@ def unreadable(case: Case) -> None:
         if channels and channels["count"] == bad:
             _several_channels(case, key, found, channels)
             continue
-        hint = _settings(found)
-        if hint and _reads_as_trained(case) and ("value_range" in hint or CHANNELS in hint):
+        if _reads_as_trained(case) and _are_others(found):
             case.error(key, text, "pictures as the model's own", _as_trained(case), DataError)
+            case.errors[-1].explains = (RANGE, CHANNELS)
             continue
+        hint = _settings(found)
         named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
         if hint and len(named) == 1:
             case.error(named.pop(), f"{key}: {text}", "a value that reads them", hint, DataError)
@@ -118,6 +120,12 @@ def _as_trained(case: Case) -> str:
 
 _SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
 _TOO_LARGE = re.compile(r"pixels, more than the \d+ allowed$")
+
+
+def _are_others(found: Seen) -> bool:
+    """Whether every file that is listed is a picture, and none that the model takes."""
+    reasons = ((found.get("unreadable") or {}).get("reasons") or {}).values()
+    return bool(reasons) and all(TAKEN in reason for reason in reasons)
 
 
 def _settings(found: Seen) -> str | None:
