@@ -222,6 +222,30 @@ def frozen_head(case: Case, target: Target, found: Fit | None) -> None:
     )
 
 
+def frozen_parts(case: Case, target: Target, found: Fit | None) -> None:
+    """What a segmenter has between its encoder and its classes is frozen with values of weights:
+    at random ones it only mixes up what the head is to learn from."""
+    names = [str(name) for name in case("train.freeze") or ()]
+    said = any(error.field == "train.freeze" for error in case.errors)
+    if target.kind != "segmenter" or case.action != "train" or said:
+        return
+    random = target.shapes if found is None else found.fresh
+    stays = [
+        name
+        for name in names
+        if any(
+            holds(name, one) and not target.is_backbone(one) and one not in target.class_rows()
+            for one in random
+        )
+    ]
+    if stays:
+        case.warn(
+            "train.freeze",
+            f"{', '.join(stays)} would stay at random initial weights, and what the head learns "
+            "from goes through them: freeze parts that weights fill, such as encoder",
+        )
+
+
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
@@ -231,7 +255,9 @@ def weights(case: Case) -> None:
         return
     if not isinstance(path, str):
         with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # said by other rules
-            frozen_head(case, target_of(case.spec), None)
+            target = target_of(case.spec)
+            frozen_head(case, target, None)
+            frozen_parts(case, target, None)
         return
     if not case.facts.local_files or case.origin(key) in OriginKind.unset():
         return
@@ -264,6 +290,7 @@ def weights(case: Case) -> None:
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
     frozen_head(case, target, found)
+    frozen_parts(case, target, found)
     judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
         folders = list(judged.get("class_counts") or ())
