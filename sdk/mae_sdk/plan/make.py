@@ -836,6 +836,7 @@ def _plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     plan.warnings += _out_of_sight(draft, plan)
     plan.warnings += _not_looked_at(draft, plan)
+    plan.warnings += _among_the_images(plan)
     take_nodes(draft, plan)
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
@@ -874,6 +875,27 @@ def _take_options_out(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> 
                 remove_dotted(spec, key)
     for key in own:
         plan.provenance.pop(key, None)
+
+
+def _among_the_images(plan: Plan) -> list[Notice]:
+    """A warning where jobs are written into a folder of images: the pictures of their reports are
+    images of the next run."""
+    root = plan.results_root
+    if urls.is_remote(root):
+        return []
+    place = Path(root).resolve()
+    for seen in plan.facts.data.values():
+        uris = seen.get("uri")
+        for uri in uris if isinstance(uris, list) else [uris]:
+            folder = Path(str(uri)) if uri and not urls.is_remote(str(uri)) else None
+            if folder and folder.is_dir() and place.is_relative_to(folder.resolve()):
+                text = (
+                    f"{place} is inside {folder}, whose pictures are the images of this run: the "
+                    "next run takes the pictures that this one writes for images too; choose a "
+                    "folder outside of it"
+                )
+                return [Notice("results_root", text)]
+    return []
 
 
 def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:

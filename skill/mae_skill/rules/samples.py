@@ -32,6 +32,7 @@ from mae_skill.spelling import TAKEN
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
+TEST = "dataset.test_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
 ANNOTATIONS = "annotations/"
 
@@ -657,8 +658,8 @@ def _name_one(found: Seen, folder: str) -> str:
 
 
 def masks_as_images(case: Case) -> None:
-    """Images and their masks are no classes, and masks no pictures to learn from."""
-    for key in (TRAIN, VAL):
+    """Images and their masks are no classes, and masks no pictures to learn from or to predict."""
+    for key in (TRAIN, VAL, TEST):
         found = case.facts.data.get(key) or {}
         folders = found.get("mask_folders")
         if not folders or segments(case) or "mask_values" in found:
@@ -674,10 +675,11 @@ def masks_as_images(case: Case) -> None:
                 f"masks in other folders than {ANNOTATIONS} are named in {masks_of(key)}",
                 kind=DataError,
             )
-        elif key == TRAIN:
+        elif key == TRAIN or case.action != "train":
+            taken = "trained on" if case.action == "train" else "taken"
             case.warn(
                 key,
-                f"the folders {masks} are named like the masks of {images}, and are trained on as "
+                f"the folders {masks} are named like the masks of {images}, and are {taken} as "
                 f"pictures; {_name_one(found, folders['images'][0])}",
             )
 
@@ -1082,8 +1084,9 @@ def validation_classes(case: Case) -> None:
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
-            f"{len(unknown)} classes of the validation images are not among those that the model "
-            f"learns: {listed}",
+            f"{len(unknown)} class{'es' if len(unknown) > 1 else ''} of the validation images "
+            f"{'are' if len(unknown) > 1 else 'is'} not among those that the model learns: "
+            f"{listed}",
             "classes named as those of the training data",
             class_names.near(case),
             kind=DataError,
@@ -1218,6 +1221,18 @@ def named_twice(case: Case) -> None:
         return
     if twice := [one for at, one in enumerate(named) if one in named[:at]]:
         case.warn(VAL, f"{twice[0]} is named twice: its images count twice in every score")
+
+
+def idle_bank(case: Case) -> None:
+    """A bank is named for probes, which are off by default."""
+    if case("train.stage") != "pretrain" or case("train.probe.interval"):
+        return
+    if case(BANK) and case.given(BANK):
+        case.warn(
+            BANK,
+            "has no effect: train.probe.interval is 0, so that no probe is taken and the best "
+            "checkpoint is chosen by train_loss; train.probe.interval=1 asks after every epoch",
+        )
 
 
 def _in_the_bank(case: Case, bank: Seen, key: str, queries: Seen) -> None:
@@ -1444,7 +1459,7 @@ RULES = [
     Rule(left_out),
     Rule(label_file),
     Rule(split_classes, ("train",)),
-    Rule(masks_as_images, ("train",)),
+    Rule(masks_as_images, ("train", "evaluate", "inference")),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(imbalance, ("train",)),
@@ -1458,6 +1473,7 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train", "evaluate")),
+    Rule(idle_bank, ("train",)),
     Rule(few, ("train",)),
     Rule(neighbors, ("inference",)),
     Rule(named_twice, ("train", "evaluate")),
