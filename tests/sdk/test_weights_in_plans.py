@@ -235,3 +235,25 @@ def test_another_architecture_than_the_parents_is_told_once(data: Path, tmp_path
         spec_overrides={"image_size": 64, **other},
     )
     assert field == "model.arch" and "the parent job p1 was made with another value" in said
+
+
+def test_a_parent_and_the_model_of_another_are_one_error_that_names_both(
+    data: Path, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "jobs", {"arch": "convnextv2_atto", "stage": "finetune"}
+    folder = job_folder(root, "f1", "train", spec={"model": {"arch": "convnextv2_atto"}})
+    add_checkpoints(folder, [0.5], whole=True, said=about, **about)
+    other = save_checkpoint(make_model(SMALL["arch"], "pretrain", 64), tmp_path / "other.pth")
+    with pytest.raises(MaeError) as caught:
+        Skill().plan(
+            "evaluate",
+            eval_dataset=str(data.parent / "pictures"),
+            parent_job_id="f1",
+            results_root=str(root),
+            spec_overrides={"evaluate.checkpoint": str(other)},
+        )
+    found = getattr(caught.value, "problems", None) or [caught.value]
+    hints = [str(one.hint) for one in found if "made with another value" in one.message]
+    assert hints == [
+        "the value is that of the parent job: leave out --parent, or evaluate.checkpoint"
+    ]
