@@ -63,8 +63,13 @@ class MaeError(Exception):
         expected: what would have been accepted.
         hint: how to fix it.
         retryable: whether the same call may succeed later unchanged.
+
+    Attributes:
+        explains: fields and sections whose own errors follow from this one: beside it they are
+            not told.
     """
 
+    explains: tuple[str, ...] = ()
     code: ClassVar[str] = "error"
     exit_code: int = 1
     default_retryable: ClassVar[bool] = False

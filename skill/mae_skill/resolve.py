@@ -11,7 +11,7 @@ import copy
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -651,8 +651,9 @@ def judge(
     if not rules:
         found.notices.append("not checked: the bundle names no validator for rules between fields")
         return
-    errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
     fields = {problem.field for problem in known}
+    facts = replace(facts, refused=frozenset(str(field) for field in fields))
+    errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
     found.errors += [error for error in errors if error.field not in fields]
     found.warnings += [item for item in warnings if not getattr(item, "note", False)]
     found.notices += [str(item) for item in warnings if getattr(item, "note", False)]
@@ -931,6 +932,14 @@ def entry_point(text: str) -> Any:
         ) from error
 
 
+def _causes(problems: Sequence[MaeError]) -> list[MaeError]:
+    """The errors that explain others first, and without those that they explain."""
+    causes = [problem for problem in problems if problem.explains]
+    follow = {field for cause in causes for field in cause.explains}
+    others = [problem for problem in problems if not problem.explains]
+    return [*causes, *(one for one in others if not _inside(one.field, follow))]
+
+
 def _once(problems: Sequence[MaeError]) -> list[MaeError]:
     """One error for each cause: what is said of the same value of several fields is said once, with
     all of them."""
@@ -1002,7 +1011,7 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
     if len(problems) == 1:
         raise problems[0]
 
-    problems = _once(problems)
+    problems = _once(_causes(problems))
     if len(problems) == 1:
         raise problems[0]
     kinds = {type(problem) for problem in problems}

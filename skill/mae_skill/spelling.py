@@ -116,3 +116,7 @@ def source_option(name: Any) -> str:
     if name in ("train_datasets", "eval_dataset", "inference_dataset"):
         return f"--{name.replace('_', '-')} URI"
     return f"--source {name}=URI"
+
+
+TAKEN = "the model takes pictures of"
+"""How a picture is refused that is read as a trained model says: no setting changes it."""

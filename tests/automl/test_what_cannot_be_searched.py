@@ -362,3 +362,24 @@ def test_no_metric_and_what_judges_the_trials_are_not_searched(data: str) -> Non
     with pytest.raises(MaeError) as caught:
         plan(data, ranges={crop: [0.5, 1.0]})
     assert crop in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [([24, 100], True), ({"choices": [18, 64]}, True), ([2, 100], False)],
+)
+def test_batches_that_all_hold_the_whole_set_are_a_warning_and_ends_are_judged_with_their_own(
+    data: str, given: Any, told: bool
+) -> None:
+    searched = {"parameters": ["dataset.batch_size"], "range.dataset.batch_size": given}
+    made = plan(data, **searched)
+    said = [str(one) for one in made.warnings if "holds all 15 training images" in str(one)]
+    assert len(said) == told
+    if told:
+        assert said[0].startswith("dataset.batch_size: every value that is searched")
+        assert "search below 15" in said[0]
+    if isinstance(given, list):
+        high = (
+            "batch_size=100, an end of the range: the effective batch of 100 is larger than the 15"
+        )
+        assert any(high in note for note in made.notices), made.notices

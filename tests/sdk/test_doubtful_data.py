@@ -1132,7 +1132,24 @@ def test_pictures_that_a_trained_model_does_not_read_are_not_to_be_mended_by_its
         Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
     assert caught.value.field == "dataset.test_data_sources"
     assert "trained on pictures of 3 bands that use the range" in str(caught.value.hint)
-    assert "auto" not in str(caught.value.hint)
+    assert "auto" not in str(caught.value.hint) and "set dataset" not in caught.value.message
+    if kind is np.float32:
+        assert "does not say: the model takes pictures of 8 or 16 bits" in caught.value.message
+        with pytest.raises(DataError, match="the model takes pictures") as caught:  # and no more
+            settings["dataset.value_range"] = "auto"
+            Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+
+
+def test_bands_that_a_trained_model_does_not_take_are_said_in_its_terms(tmp_path: Path) -> None:
+    file, source = tmp_path / "model.pth", tmp_path / "wide"
+    mean = [0.5, 0.5, 0.5]
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"], mean=mean, std=mean)
+    source.mkdir()
+    np.save(source / "0.npy", (RNG.random((16, 16, 5)) * 255).astype(np.uint8))
+    with pytest.raises(DataError, match="the model takes pictures of 3") as caught:
+        settings = {"inference.checkpoint": str(file)}
+        Skill().plan("inference", inference_dataset=str(source), spec_overrides=settings)
+    assert "set dataset" not in str(caught.value)
 
 
 def described(root: Path, kind: str) -> tuple[str, Path]:
@@ -1333,3 +1350,58 @@ def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         plan(f"{source}/**/*.png", **FINETUNE)
     assert f"for example {source}/train" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"dataset.augmentation.vflip": 1.0}, "dataset.augmentation.vflip", "is upside down"),
+        ({"dataset.augmentation.hflip": 1.0}, "dataset.augmentation.hflip", "is mirrored"),
+        ({"dataset.probe_train_data_sources": "{data}"}, "dataset.probe_train", "interval is 0"),
+        ({"dataset.augmentation.vflip": 0.5, "dataset.augmentation.hflip": 0.5}, "", ""),
+    ],
+)
+def test_settings_that_keep_a_run_from_what_is_meant_are_said(
+    changes: dict[str, Any], field: str, said: str, tmp_path: Path
+) -> None:
+    data = classes(tmp_path / "d", "ant", "bee")
+    given = {key: str(data) if value == "{data}" else value for key, value in changes.items()}
+    made = Skill().plan(
+        "train",
+        train_datasets=str(data),
+        spec_overrides={**SMALL, "train.stage": "pretrain", **given},
+        automl_policy="off",
+    )
+    found = [str(one) for one in made.warnings if "flip" in str(one) or "probe" in str(one)]
+    assert len(found) == bool(said) and all(field in one and said in one for one in found)
+
+
+def test_masks_beside_pictures_are_said_where_they_are_predicted(tmp_path: Path) -> None:
+    file, mean = tmp_path / "model.pth", [0.5, 0.5, 0.5]
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"], mean=mean, std=mean)
+    source = classes(tmp_path / "set", "images", "annotations")
+    made = Skill().plan(
+        "inference",
+        inference_dataset=str(source),
+        spec_overrides={"inference.checkpoint": str(file)},
+    )
+    (said,) = [str(one) for one in made.warnings if "named like the masks" in str(one)]
+    assert "dataset.test_data_sources" in said and "are taken as pictures" in said
+
+
+def test_jobs_among_the_images_are_said(tmp_path: Path) -> None:
+    data = classes(tmp_path / "d", "ant", "bee")
+
+    def told(root: Path) -> list[str]:
+        made = Skill().plan(
+            "train",
+            train_datasets=str(data),
+            results_root=str(root),
+            spec_overrides={**SMALL, "train.stage": "pretrain"},
+            automl_policy="off",
+        )
+        return [str(one) for one in made.warnings if "results_root" in str(one)]
+
+    assert told(tmp_path / "jobs") == []
+    (said,) = told(data / "jobs")
+    assert "the next run takes the pictures that this one writes for images too" in said

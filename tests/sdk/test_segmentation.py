@@ -182,3 +182,19 @@ def test_a_task_against_the_checkpoint_is_an_error(tmp_path: Path) -> None:
         and error.field == "model.task"
         and error.expected == "segmentation"
     )
+
+
+@pytest.mark.parametrize(
+    ("frozen", "told"),
+    [("neck", True), ("uper.fuse", True), ("auxiliary.0", True), ("encoder", False)],
+)
+def test_a_frozen_part_of_a_segmenter_that_no_weights_fill_is_told(
+    scenes: Path, tmp_path: Path, frozen: str, told: bool
+) -> None:
+    fills = {"train.pretrained_model_path": str(write_vit_tiny(tmp_path / "vit.pth"))}
+    for weights in ({}, fills) if told else (fills,):
+        made = plan(scenes, automl_policy="off", **{"train.freeze": [frozen], **weights})
+        said = [str(one) for one in made.warnings if "train.freeze" in str(one)]
+        assert [f"{frozen} would stay at random initial weights" in one for one in said] == [
+            True
+        ] * told

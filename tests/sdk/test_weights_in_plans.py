@@ -13,6 +13,8 @@ from mae_sdk import Plan, Skill
 from mae_skill.errors import CheckpointError, MaeError
 from safetensors.torch import save_file
 
+from tests.support.deploy import make_model, save_checkpoint
+from tests.support.folders import add_checkpoints, job_folder
 from tests.support.images import make_tarball, write_imagefolder
 from tests.support.models import build, classifier_config, mae_config, write_vit_tiny
 
@@ -180,3 +182,78 @@ def test_a_model_without_its_last_norm_has_no_setting_to_change(tmp_path: Path) 
             },
         )
     assert str(caught.value.hint).startswith("no setting makes up for it")
+
+
+def problems(action: str, **options: Any) -> list[tuple[str, str]]:
+    with pytest.raises(MaeError) as caught:
+        Skill().plan(action, **options)
+    found = getattr(caught.value, "problems", None) or [caught.value]
+    return [(str(one.field), one.message) for one in found]
+
+
+def test_one_cause_is_one_error_of_the_plan(data: Path, tmp_path: Path) -> None:
+    pictures = str(data.parent / "pictures")
+    classifier = str(
+        save_checkpoint(make_model(SMALL["arch"], "finetune", 64), tmp_path / "model.pth")
+    )
+    for action, source in (
+        ("evaluate", {"eval_dataset": pictures}),
+        ("inference", {"inference_dataset": pictures}),
+        ("export", {}),
+    ):
+        asked = {f"{action}.checkpoint": classifier, "model.task": "segmentation"}
+        ((field, said),) = problems(action, spec_overrides=asked, **source)
+        assert field == "model.task" and "made with another value" in said
+    segments = {"train.stage": "finetune", "model.task": "segmentation", "model.num_classes": 3}
+    ((field, said),) = problems(
+        "train", train_datasets=pictures, ptm=classifier, spec_overrides={**SMALL, **segments}
+    )
+    assert field == "model.task" and "is a classifier, and no masks belong to the" in said
+    ((field, _),) = problems("train", train_datasets=pictures, spec_overrides={**SMALL, **segments})
+    assert field == "dataset.segmentation.train_mask_sources", "the data, without a classifier"
+
+    for engine, model in (
+        ("no.engine", "no.pth"),
+        (classifier, classifier),
+        ("no.engine", pictures),
+    ):
+        both = {"inference.trt_engine": engine, "inference.checkpoint": model}
+        ((field, said),) = problems("inference", inference_dataset=pictures, spec_overrides=both)
+        assert (field, said) == ("inference.trt_engine", "inference.checkpoint is given too")
+
+
+def test_another_architecture_than_the_parents_is_told_once(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "jobs"
+    folder = job_folder(root, "p1", "train", spec={"model": {"arch": SMALL["arch"]}})
+    add_checkpoints(folder, [0.5], whole=True, arch=SMALL["arch"], stage="pretrain")
+    other = {"model.arch": "convnextv2_atto", "train.stage": "finetune", "model.num_classes": 3}
+    ((field, said),) = problems(
+        "train",
+        train_datasets=str(data.parent / "pictures"),
+        parent_job_id="p1",
+        results_root=str(root),
+        spec_overrides={"image_size": 64, **other},
+    )
+    assert field == "model.arch" and "the parent job p1 was made with another value" in said
+
+
+def test_a_parent_and_the_model_of_another_are_one_error_that_names_both(
+    data: Path, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "jobs", {"arch": "convnextv2_atto", "stage": "finetune"}
+    folder = job_folder(root, "f1", "train", spec={"model": {"arch": "convnextv2_atto"}})
+    add_checkpoints(folder, [0.5], whole=True, said=about, **about)
+    other = save_checkpoint(make_model(SMALL["arch"], "pretrain", 64), tmp_path / "other.pth")
+    with pytest.raises(MaeError) as caught:
+        Skill().plan(
+            "evaluate",
+            eval_dataset=str(data.parent / "pictures"),
+            parent_job_id="f1",
+            results_root=str(root),
+            spec_overrides={"evaluate.checkpoint": str(other)},
+        )
+    found = getattr(caught.value, "problems", None) or [caught.value]
+    hints = [str(one.hint) for one in found if "made with another value" in one.message]
+    assert hints == [
+        "the value is that of the parent job: leave out --parent, or evaluate.checkpoint"
+    ]

@@ -275,3 +275,42 @@ def test_masks_without_a_label_to_judge_by_are_an_error(tmp_path: Path) -> None:
     assert train(made) == 3
     error = read(tmp_path / "job", "error.json")
     assert error["field"] == "dataset.val_data_sources" and "label" in error["message"]
+
+
+def test_other_masks_under_the_same_names_are_refused_and_those_of_the_validation_are_named(
+    data: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "scenes"
+    shutil.copytree(data, own)
+
+    def made(epochs: int, **changes: Any) -> dict[str, Any]:
+        few = {"dataset__val_data_sources": str(own), "train__num_epochs": epochs}
+        return seg_spec(own, tmp_path / "job", "convnextv2_atto", **PLAIN, **few, **changes)
+
+    def swap(split: str) -> None:
+        for path in (own / "annotations" / split).glob("*.png"):
+            pixels = np.array(Image.open(path))
+            Image.fromarray(np.roll(pixels, 7, axis=1)).save(path)
+
+    assert train(made(1)) == 0
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(own, moved)  # of other times, and the same masks
+    shutil.rmtree(own)
+    shutil.copytree(moved, own)
+    swap("validation")
+    assert train(made(2)) == 0
+    warned = read(tmp_path / "job", "train/result.json")["warnings"]
+    assert any("validation masks of the images are not those" in text for text in warned)
+    swap("training")
+    newest = f"train.resume_training_checkpoint_path={tmp_path / 'job/train/model_epoch_001.pth'}"
+    for how in ([], [newest]):  # as `mae jobs resume` points it
+        (tmp_path / "job/error.json").unlink(missing_ok=True)
+        assert train(made(3), *how) == 2
+        error = read(tmp_path / "job", "error.json")
+        assert error["field"] == "dataset.train_data_sources"
+        assert error["got"] == "6 images with other masks"
+        assert "give it these masks again" in error["hint"]
+    other = {**made(3), "results_dir": str(tmp_path / "new")}
+    assert train(other, newest) == 0, "a new run that names the file goes on with them"
+    warned = read(tmp_path / "new", "train/result.json")["warnings"]
+    assert any("6 images with other masks" in text for text in warned)

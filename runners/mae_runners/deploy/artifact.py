@@ -276,6 +276,7 @@ def reading_for(meta: ArtifactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
         meta.value_range or "dtype",
         meta.exif_orientation,
         max_pixels,
+        of_model=True,
     )
 
 

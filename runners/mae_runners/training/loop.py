@@ -107,8 +107,7 @@ class TrainLoop:
             task.thresholds = stored["mae"].get("thresholds")
             named = self.train.resume_training_checkpoint_path
             explicit = is_of_another_run(named, self.folder)
-            table = bool(spec.dataset.labels.train)
-            check_data(stored, data, context, explicit=explicit, table=table)
+            check_data(stored, data, context, explicit=explicit, spec=spec)
             check_classes(stored, task)
             warn_of_changes(stored, plain_spec, context)
             check_teacher(stored, task.model.config, context, explicit=explicit)

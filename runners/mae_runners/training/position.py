@@ -29,7 +29,8 @@ from mae_skill.spec.fields import free_between_attempts
 from mae_skill.weights.resumed import other_classes, other_run, said_of
 
 from mae_runners.context import RunContext
-from mae_runners.data import ImageDataset
+from mae_runners.data import ImageDataset, SegmentationDataset
+from mae_runners.data.dataset import KeyedDataset
 from mae_runners.models import checkpoint
 from mae_runners.tasks.base import Task
 
@@ -188,21 +189,24 @@ def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: 
 
 def data_identity(task: Task) -> dict[str, Any]:
     """What tells one training set from another: how many images, a digest of their names, and
-    where a classifier learns them one of their labels; and the same of the validation images.
+    where they are learned one of their labels or masks; and the same of the validation images.
 
     The names are those inside the source, wherever it is.
     """
     found = {"images": len(task.train_indices), "names": _digest(task.train.source.members)}
-    if isinstance(task.train, ImageDataset) and task.stage == "finetune":
+    if task.stage == "finetune":
         found["labels"] = _digest_of_labels(task.train)
     if task.val is not None:
         found["judged_by"] = _digest(task.val.source.members)
-        if isinstance(task.val, ImageDataset) and task.stage == "finetune":
+        if task.stage == "finetune":
             found["judged_labels"] = _digest_of_labels(task.val)
     return found
 
 
-def _digest_of_labels(images: ImageDataset) -> str:
+def _digest_of_labels(images: KeyedDataset) -> str:
+    if isinstance(images, SegmentationDataset):
+        return images.pairs.mask_digest()
+    assert isinstance(images, ImageDataset)
     labels = images.labels if images.targets is None else images.targets
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
@@ -229,19 +233,25 @@ def is_of_another_run(named: str | Path | None, train_dir: Path) -> bool:
 
 
 def check_data(
-    stored: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool, table: bool
+    stored: dict[str, Any],
+    now: dict[str, Any],
+    context: RunContext,
+    *,
+    explicit: bool,
+    spec: ExperimentSpec,
 ) -> None:
     """Compares the training images with those that the checkpoint was trained on.
 
     Args:
         explicit: the user named the checkpoint of another run.
-        table: the labels of the training images are those of a table.
+        spec: of this run.
 
     Raises:
         UsageError: they are others, and the checkpoint was not named by the user.
     """
     before = stored.get("data") or now
-    for key, what in (("judged_by", "images"), ("judged_labels", "labels of the images")):
+    of = "masks" if spec.model.task == "segmentation" else "labels"
+    for key, what in (("judged_by", "images"), ("judged_labels", f"{of} of the images")):
         judged = [found.get(key) for found in (before, now)]
         if None not in judged and judged[0] != judged[1]:
             context.warn(
@@ -254,14 +264,20 @@ def check_data(
     more, labels = f" → {now['images']}", False
     if before["images"] == now["images"]:
         labels = before["names"] == now["names"]
-        more = f" with other {'labels' if labels else 'names'}"
+        more = f" with other {of if labels else 'names'}"
     difference = f"{before['images']} images{more}"
     if not explicit:
-        wrong = "with other labels of its training images" if labels else "on other training images"
-        kept = "labels" if labels else "images"
+        wrong = f"with other {of} of its training images" if labels else "on other training images"
+        kept, field = "images", "dataset.train_data_sources"
+        if labels:
+            kept = of
+            if of == "labels" and spec.dataset.labels.train:
+                field = "dataset.labels.train"
+            if of == "masks" and spec.dataset.segmentation.train_mask_sources:
+                field = "dataset.segmentation.train_mask_sources"
         raise UsageError(
             f"the results folder holds a run {wrong}",
-            field="dataset.labels.train" if labels and table else "dataset.train_data_sources",
+            field=field,
             got=difference,
             expected=f"the {kept} that the run was started with; they may be elsewhere",
             hint=f"give it these {kept} again; or start a new run in another results_dir: with "

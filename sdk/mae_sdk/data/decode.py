@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import TAKEN
 
 from mae_sdk import files
 from mae_sdk.data.formats import Stored, read_stored
@@ -114,9 +115,16 @@ def range_of(found: Stored, name: str, reading: Reading) -> tuple[float, float]:
         low, high = ends(found.values)
         # Of one value alone no range can be measured.
         ways = "auto, or to [low, high]" if low < high else "[low, high]"
+        unsaid = f"{name} has {kind} ({low:g} … {high:g}), whose range its type does not say"
+        if reading.of_model:
+            raise DataError(
+                f"{unsaid}: {TAKEN} 8 or 16 bits",
+                got=str(found.values.dtype),
+                expected="8 or 16 bits",
+                hint="save the picture so, with black and white at the ends of that type",
+            )
         raise DataError(
-            f"{name} has {kind} ({low:g} … {high:g}), whose range its type does not say: set "
-            f"{VALUE_RANGE} to {ways}",
+            f"{unsaid}: set {VALUE_RANGE} to {ways}",
             got=str(found.values.dtype),
             expected="8 or 16 bits, or a stated range",
             hint=f"{VALUE_RANGE}=[0,1] says that 0 is black and 1 is white",
@@ -167,6 +175,13 @@ def with_bands(found: Stored, name: str, reading: Reading) -> Pixels:
         return np.repeat(values, 3, axis=2)
     if wanted == 1 and bands == 3 and found.is_color:
         return luma(values)
+    if reading.of_model:
+        raise DataError(
+            f"{name} has {bands} bands ({found.format} {found.mode}): {TAKEN} {wanted}",
+            got=bands,
+            expected=f"{wanted} bands" + ("" if reading.channels else " (RGB), or gray"),
+            hint="save the picture so",
+        )
     measure = f" and {VALUE_RANGE} to auto" if _is_open(found, reading) else ""
     raise DataError(
         f"{name} has {bands} bands ({found.format} {found.mode}), not {wanted}: set {CHANNELS} to "

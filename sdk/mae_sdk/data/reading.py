@@ -26,12 +26,14 @@ class Reading:
             type), ``auto`` (to be measured), or (low, high).
         exif: turn a picture as its file says.
         max_pixels: larger ones are refused.
+        of_model: a trained model reads them so, and no setting changes it.
     """
 
     channels: int | None = None
     value_range: str | tuple[float, float] = "dtype"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
+    of_model: bool = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Reading:
@@ -45,7 +47,13 @@ class Reading:
 
     @classmethod
     def from_values(
-        cls, channels: Any, value_range: Any, exif: Any = None, max_pixels: Any = None
+        cls,
+        channels: Any,
+        value_range: Any,
+        exif: Any = None,
+        max_pixels: Any = None,
+        *,
+        of_model: bool = False,
     ) -> Reading:
         """From the values of the fields; None or a value of another type: the default."""
         ends = value_range if isinstance(value_range, Sequence) else ()
@@ -57,6 +65,7 @@ class Reading:
             value_range=found,
             exif=exif is not False,
             max_pixels=max_pixels if isinstance(max_pixels, int) else MAX_PIXELS,
+            of_model=of_model,
         )
 
     @property
@@ -69,5 +78,6 @@ class Reading:
         return replace(self, value_range=(low, high))
 
     def key(self) -> str:
-        """A text that differs where a picture may be read differently."""
-        return f"{self.bands} {self.value_range} {self.exif} {self.max_pixels}"
+        """A text that differs where a picture may be read, or refused, differently."""
+        whose = " of the model" if self.of_model else ""
+        return f"{self.bands} {self.value_range} {self.exif} {self.max_pixels}{whose}"

@@ -26,6 +26,7 @@ from mae_skill.errors import (
 )
 
 from mae_sdk import answers
+from mae_sdk.mcp_server.words import spoken
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
@@ -856,7 +857,7 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
         document = answers.internal_error(error) if problem is None else problem.to_dict()
 
     note_call(arguments)
-    document = redact_tree(answers.plain(document), known())
+    document = redact_tree(spoken(answers.plain(document)), known())
     # Logs and jobs have a limit of their own.
     whole = tool.name in ("logs", "jobs") or arguments.get("full") is True
     if failed:

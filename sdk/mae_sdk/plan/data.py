@@ -230,6 +230,7 @@ def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
         said.get("value_range") or "dtype",
         said.get("exif_orientation"),
         found.max_pixels,
+        of_model=True,
     )
 
 

@@ -41,6 +41,7 @@ from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.records import StudyRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
+from mae_sdk.jobs.status import is_number
 from mae_sdk.plan import cost, inferred_fields, inherit, input_files
 from mae_sdk.plan.automl_policy import (
     Decision,
@@ -835,6 +836,7 @@ def _plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     plan.warnings += _out_of_sight(draft, plan)
     plan.warnings += _not_looked_at(draft, plan)
+    plan.warnings += _among_the_images(plan)
     take_nodes(draft, plan)
     estimate(bundle, plan)
     plan.warnings += _too_large_for_memory(plan)
@@ -873,6 +875,27 @@ def _take_options_out(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> 
                 remove_dotted(spec, key)
     for key in own:
         plan.provenance.pop(key, None)
+
+
+def _among_the_images(plan: Plan) -> list[Notice]:
+    """A warning where jobs are written into a folder of images: the pictures of their reports are
+    images of the next run."""
+    root = plan.results_root
+    if urls.is_remote(root):
+        return []
+    place = Path(root).resolve()
+    for seen in plan.facts.data.values():
+        uris = seen.get("uri")
+        for uri in uris if isinstance(uris, list) else [uris]:
+            folder = Path(str(uri)) if uri and not urls.is_remote(str(uri)) else None
+            if folder and folder.is_dir() and place.is_relative_to(folder.resolve()):
+                text = (
+                    f"{place} is inside {folder}, whose pictures are the images of this run: the "
+                    "next run takes the pictures that this one writes for images too; choose a "
+                    "folder outside of it"
+                )
+                return [Notice("results_root", text)]
+    return []
 
 
 def _out_of_sight(draft: Draft, plan: Plan) -> list[str]:
@@ -1188,9 +1211,15 @@ def settle(draft: Draft, found: Resolution) -> None:
         input_files.take_from_here(draft.bundle, draft.action, found.spec, draft.layers.given)
     judged = draft.bundle.info.get("validator") and said_of_model(draft.action, found.spec)
     if not judged:  # else a rule judges by what the model's file says
-        draft.problems += inherit.contradictions(
+        contrary = inherit.contradictions(
             draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
         )
+        own = () if draft.request.ptm else inferred_fields.OF_PTM
+        of_parent = (*inferred_fields.OF_PARENT, *own)
+        models = tuple(item.field for item in draft.inferred if item.function in of_parent)
+        for error in contrary:  # that the model does not fit either is the same said again
+            error.explains = models
+        draft.problems += contrary
     if draft.decision.automl:
         hold_out(draft, found)
 
@@ -1302,6 +1331,7 @@ def describe_study(
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
     plan.warnings += _few_to_compare_by(plan.facts)
+    plan.warnings += _whole_sets(bundle, plan, study)
     if seconds is not None and "timeout" in plan.request.automl:
         plan.notices.append(
             f"the study ends by automl.timeout={study['options']['timeout']:g} s; "
@@ -1355,10 +1385,51 @@ def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
     rules = entry_point(bundle.info["validator"])
 
     def refused(spec: Mapping[str, Any]) -> list[MaeError]:
-        errors, _ = rules(plan.action, spec, plan.provenance, plan.facts)
+        errors, _ = rules(plan.action, spec, plan.provenance, _facts_of_trial(bundle, plan, spec))
         return list(errors)
 
     return refused
+
+
+def _facts_of_trial(bundle: Bundle, plan: Plan, spec: Mapping[str, Any]) -> Facts:
+    """The plan's facts for a spec of another batch: that of a trial."""
+    keys = setup.keys_of(bundle.info, spec)
+    factor = 1.0
+    for word in ("batch", "accumulate"):
+        before, now = (get_dotted(one, keys.get(word, "")) for one in (plan.spec, spec))
+        if isinstance(before, int) and isinstance(now, (int, float)) and before > 0 and now > 0:
+            factor *= now / before
+    batch, images = plan.facts.effective_batch, plan.facts.images
+    if factor == 1.0 or batch is None:
+        return plan.facts
+    batch = max(1, round(batch * factor))
+    steps = plan.facts.steps_per_epoch
+    if steps is not None and images is not None:
+        steps = -(-images // batch)
+    return replace(plan.facts, effective_batch=batch, steps_per_epoch=steps)
+
+
+def _whole_sets(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[Notice]:
+    """A warning where every searched size of a batch takes in all the images at once."""
+    key = setup.keys_of(bundle.info, plan.spec).get("batch")
+    images, processes = plan.facts.images, (plan.facts.processes or 1) * plan.facts.nodes
+    for knob in study["space"]["knobs"]:
+        values = knob.get("choices") or [knob.get("low"), knob.get("high")]
+        if knob["name"] != key or not images or not all(is_number(one) for one in values):
+            continue
+        least = min(values)
+        if least * processes >= images:
+            text = (
+                f"every value that is searched ({_spelled(values)}) holds all {images} training "
+                "images at once: every trial takes the same one step an epoch, and differs at most "
+                f"in a rate that is scaled by the batch; search below {-(-images // processes)}"
+            )
+            return [Notice(str(key), text)]
+    return []
+
+
+def _spelled(values: list[Any]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:4]) + (" …" if len(values) > 4 else "")
 
 
 def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
@@ -1375,7 +1446,8 @@ def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list
         for end in (knob["low"], knob["high"]):
             spec = copy.deepcopy(setup.spec_of_trials(study))
             set_dotted(spec, name, end)
-            _, warned = rules(plan.action, spec, plan.provenance, plan.facts)
+            facts = _facts_of_trial(bundle, plan, spec)
+            _, warned = rules(plan.action, spec, plan.provenance, facts)
             found += [
                 f"{name}={end:g}, an end of the range: {notice.message}"
                 for notice in warned

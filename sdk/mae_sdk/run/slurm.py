@@ -400,6 +400,7 @@ def _out_of_reach(said: str) -> StorageError:
         f"SLURM cannot be reached: {said[:300]}",
         field="platform",
         got="slurm",
+        expected="a controller that answers sinfo and squeue from this machine",
         hint="try again; nothing was submitted twice: `squeue --me` shows what runs",
     )
 

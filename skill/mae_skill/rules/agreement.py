@@ -12,7 +12,7 @@ from typing import Any
 from mae_skill.archs import ARCHS, Arch, hw, per_channel, with_patch
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import SpecError
-from mae_skill.origin import Origin, is_explicit
+from mae_skill.origin import Origin, OriginKind, is_explicit
 from mae_skill.rules.base import Case, Rule
 
 PICTURES = "dataset.augmentation"
@@ -24,6 +24,13 @@ HINTS = {
     "numbered otherwise, change the numbers first"
 }
 """How a contradiction is mended, where leaving the field out may not be enough."""
+
+_FOLLOWS = {
+    "model.task": ("dataset.segmentation", "model.num_classes"),
+    "train.stage": ("dataset.segmentation", "model.num_classes", "model.task"),
+    REDUCE_ZERO: ("model.num_classes", "dataset.segmentation.ignore_index"),
+}
+"""What is wrong too where a field is not what the model was made with: the data is read for it."""
 
 _DECODER = (
     "decoder_depth",
@@ -46,18 +53,32 @@ def disagreements(
     """
     if said.get("arch") not in ARCHS:
         return []
-    return [
+    found = [
         SpecError(
             f"the model in {field} was made with another value",
             field=name,
             got=wanted,
             expected=str(actual),
-            hint=HINTS.get(name)
+            hint=_of_parent(provenance, name, field)
+            or HINTS.get(name)
             or f"leave {name} out: it is taken from the model; or name another model",
         )
         for name, wanted, actual in pairs(spec, said)
         if wanted != actual and is_explicit(provenance, name)
     ]
+    of_parent = [error for error in found if _of_parent(provenance, str(error.field), field)]
+    found = [error for error in found if error not in of_parent[1:]]  # one is enough of two models
+    for error in found:
+        error.explains = _FOLLOWS.get(str(error.field), ())
+    return found
+
+
+def _of_parent(provenance: Mapping[str, Origin], name: str, field: str) -> str | None:
+    """How a contradiction is mended that nobody wrote: a parent and another model are named."""
+    origin = provenance.get(name)
+    if origin is None or origin.kind is not OriginKind.PARENT:
+        return None
+    return f"the value is that of the parent job: leave out --parent, or {field}"
 
 
 def channels_of(said: Mapping[str, Any]) -> int:

@@ -55,6 +55,7 @@ class Facts:
         variables: names of the variables that the run's environment holds.
         data: dotted key of a source → what was seen in it (`mae_sdk.plan.data.look_at`).
         model: what the file of the model that the action takes says of itself.
+        refused: fields, of data above all, that have an error already.
     """
 
     gpus: int | None = None
@@ -73,6 +74,7 @@ class Facts:
     variables: frozenset[str] | None = None
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
 
     def must_be_here(self, path: str) -> bool:
         """Whether a path that the run reads must be on this machine."""

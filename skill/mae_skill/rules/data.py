@@ -86,6 +86,18 @@ def erased(case: Case) -> None:
         )
 
 
+def mirrored(case: Case) -> None:
+    """Some training pictures stand as those do that the model is judged by and used on."""
+    for key, how in (("hflip", "mirrored"), ("vflip", "upside down")):
+        key = f"dataset.augmentation.{key}"
+        if float(case(key, 0.0)) >= 1:
+            case.warn(
+                key,
+                f"every training picture is {how}, and none is seen as it is, as in validation; "
+                "0.5 shows both",
+            )
+
+
 def center(case: Case) -> None:
     """What is judged is most of a picture."""
     key = "dataset.augmentation.center_crop"
@@ -401,6 +413,7 @@ def _validates(case: Case) -> bool:
 RULES = [
     Rule(crops, ("train",)),
     Rule(erased, ("train",)),
+    Rule(mirrored, ("train",)),
     Rule(center, ("train", "evaluate", "inference")),
     Rule(value_range),
     Rule(statistics, ("train",)),

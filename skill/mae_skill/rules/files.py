@@ -58,6 +58,7 @@ def model(case: Case) -> None:
             "one of the two",
             f"set one of {engine} and {key} to null",
         )
+        case.errors[-1].explains = (key,)
 
 
 def onnx_name(case: Case) -> None:
@@ -221,6 +222,30 @@ def frozen_head(case: Case, target: Target, found: Fit | None) -> None:
     )
 
 
+def frozen_parts(case: Case, target: Target, found: Fit | None) -> None:
+    """What a segmenter has between its encoder and its classes is frozen with values of weights:
+    at random ones it only mixes up what the head is to learn from."""
+    names = [str(name) for name in case("train.freeze") or ()]
+    said = any(error.field == "train.freeze" for error in case.errors)
+    if target.kind != "segmenter" or case.action != "train" or said:
+        return
+    random = target.shapes if found is None else found.fresh
+    stays = [
+        name
+        for name in names
+        if any(
+            holds(name, one) and not target.is_backbone(one) and one not in target.class_rows()
+            for one in random
+        )
+    ]
+    if stays:
+        case.warn(
+            "train.freeze",
+            f"{', '.join(stays)} would stay at random initial weights, and what the head learns "
+            "from goes through them: freeze parts that weights fill, such as encoder",
+        )
+
+
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
@@ -230,7 +255,9 @@ def weights(case: Case) -> None:
         return
     if not isinstance(path, str):
         with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # said by other rules
-            frozen_head(case, target_of(case.spec), None)
+            target = target_of(case.spec)
+            frozen_head(case, target, None)
+            frozen_parts(case, target, None)
         return
     if not case.facts.local_files or case.origin(key) in OriginKind.unset():
         return
@@ -263,6 +290,7 @@ def weights(case: Case) -> None:
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
     frozen_head(case, target, found)
+    frozen_parts(case, target, found)
     judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
         folders = list(judged.get("class_counts") or ())
@@ -280,6 +308,7 @@ def weights(case: Case) -> None:
             case.warn(key, said)
     own = own_description(contents)
     if own is not None:
+        _without_masks(case, own, file)
         _other_pictures(case, own, file)
     pictures = normalization(file) if own is None else {}
     channels = case("dataset.channels") or 3
@@ -295,6 +324,25 @@ def weights(case: Case) -> None:
             )
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _without_masks(case: Case, own: Mapping[str, Any], file: Path) -> None:
+    """A segmenter is asked for where the weights are a classifier's and the images have no masks:
+    more likely the task is wrong than the data."""
+    masks = "dataset.segmentation"
+    classifies = own.get("stage") == "finetune" and own.get("task") != "segmentation"
+    lacks = any(field.startswith(f"{masks}.") for field in case.facts.refused)
+    if case.action != "train" or case("model.task") != "segmentation":
+        return
+    if classifies and lacks and case.given("model.task"):
+        case.error(
+            "model.task",
+            f"{file.name} is a classifier, and no masks belong to the training images",
+            "classification, or images with masks",
+            f"leave model.task out; or name the masks in {masks}.train_mask_sources (and "
+            "val_mask_sources) to train a segmenter from the encoder of the classifier",
+        )
+        case.errors[-1].explains = (masks,)
 
 
 def _other_pictures(case: Case, own: Mapping[str, Any], file: Path) -> None:

@@ -284,6 +284,10 @@ def tiny(case: Case) -> None:
 STRONG = {
     "model.drop_path_rate": (0.8, "the last blocks are skipped for nearly every image"),
     "model.segmentation.dropout": (0.8, "the head hardly sees what the backbone says"),
+    "model.segmentation.auxiliary_weight": (
+        10.0,
+        "the loss of the head that answers counts for nothing beside it",
+    ),
     "train.focal_gamma": (5.0, "all but the worst images count for nothing"),
     "dataset.augmentation.smoothing": (0.5, "the targets hardly tell the classes apart"),
     **dict.fromkeys(

@@ -28,10 +28,11 @@ from mae_skill.rules.seen import (
     segments,
     sources,
 )
-from mae_skill.spelling import and_more
+from mae_skill.spelling import TAKEN, and_more
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
+TEST = "dataset.test_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
 ANNOTATIONS = "annotations/"
 
@@ -79,10 +80,11 @@ def unreadable(case: Case) -> None:
         if channels and channels["count"] == bad:
             _several_channels(case, key, found, channels)
             continue
-        hint = _settings(found)
-        if hint and _reads_as_trained(case) and ("value_range" in hint or CHANNELS in hint):
+        if _reads_as_trained(case) and _are_others(found):
             case.error(key, text, "pictures as the model's own", _as_trained(case), DataError)
+            case.errors[-1].explains = (RANGE, CHANNELS)
             continue
+        hint = _settings(found)
         named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
         if hint and len(named) == 1:
             case.error(named.pop(), f"{key}: {text}", "a value that reads them", hint, DataError)
@@ -119,6 +121,12 @@ def _as_trained(case: Case) -> str:
 
 _SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
 _TOO_LARGE = re.compile(r"pixels, more than the \d+ allowed$")
+
+
+def _are_others(found: Seen) -> bool:
+    """Whether every file that is listed is a picture, and none that the model takes."""
+    reasons = ((found.get("unreadable") or {}).get("reasons") or {}).values()
+    return bool(reasons) and all(TAKEN in reason for reason in reasons)
 
 
 def _settings(found: Seen) -> str | None:
@@ -650,8 +658,8 @@ def _name_one(found: Seen, folder: str) -> str:
 
 
 def masks_as_images(case: Case) -> None:
-    """Images and their masks are no classes, and masks no pictures to learn from."""
-    for key in (TRAIN, VAL):
+    """Images and their masks are no classes, and masks no pictures to learn from or to predict."""
+    for key in (TRAIN, VAL, TEST):
         found = case.facts.data.get(key) or {}
         folders = found.get("mask_folders")
         if not folders or segments(case) or "mask_values" in found:
@@ -667,10 +675,11 @@ def masks_as_images(case: Case) -> None:
                 f"masks in other folders than {ANNOTATIONS} are named in {masks_of(key)}",
                 kind=DataError,
             )
-        elif key == TRAIN:
+        elif key == TRAIN or case.action != "train":
+            taken = "trained on" if case.action == "train" else "taken"
             case.warn(
                 key,
-                f"the folders {masks} are named like the masks of {images}, and are trained on as "
+                f"the folders {masks} are named like the masks of {images}, and are {taken} as "
                 f"pictures; {_name_one(found, folders['images'][0])}",
             )
 
@@ -1074,8 +1083,9 @@ def validation_classes(case: Case) -> None:
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
-            f"{len(unknown)} classes of the validation images are not among those that the model "
-            f"learns: {listed}",
+            f"{len(unknown)} class{'es' if len(unknown) > 1 else ''} of the validation images "
+            f"{'are' if len(unknown) > 1 else 'is'} not among those that the model learns: "
+            f"{listed}",
             "classes named as those of the training data",
             class_names.near(case),
             kind=DataError,
@@ -1210,6 +1220,18 @@ def named_twice(case: Case) -> None:
         return
     if twice := [one for at, one in enumerate(named) if one in named[:at]]:
         case.warn(VAL, f"{twice[0]} is named twice: its images count twice in every score")
+
+
+def idle_bank(case: Case) -> None:
+    """A bank is named for probes, which are off by default."""
+    if case("train.stage") != "pretrain" or case("train.probe.interval"):
+        return
+    if case(BANK) and case.given(BANK):
+        case.warn(
+            BANK,
+            "has no effect: train.probe.interval is 0, so that no probe is taken and the best "
+            "checkpoint is chosen by train_loss; train.probe.interval=1 asks after every epoch",
+        )
 
 
 def _in_the_bank(case: Case, bank: Seen, key: str, queries: Seen) -> None:
@@ -1436,7 +1458,7 @@ RULES = [
     Rule(left_out),
     Rule(label_file),
     Rule(split_classes, ("train",)),
-    Rule(masks_as_images, ("train",)),
+    Rule(masks_as_images, ("train", "evaluate", "inference")),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(imbalance, ("train",)),
@@ -1450,6 +1472,7 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train", "evaluate")),
+    Rule(idle_bank, ("train",)),
     Rule(few, ("train",)),
     Rule(neighbors, ("inference",)),
     Rule(named_twice, ("train", "evaluate")),
