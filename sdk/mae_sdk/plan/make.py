@@ -206,7 +206,7 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         if request.budget is not None:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
         return plan
-    return keep_to_budget(draft, plan)
+    return within_budget(draft, keep_to_budget(draft, plan))
 
 
 def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
@@ -238,11 +238,60 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
         plan.warnings.append(error)
         return plan
     draft.pace = float(measured["seconds_per_step"]) / float(estimated)
+    return _planned_again(draft, measured)
+
+
+def _planned_again(draft: Draft, measured: dict[str, Any] | None) -> Plan:
+    """The plan of a draft whose pace has changed, with the time by what was measured."""
     choose_open_fields(draft)
     plan = plan_of(draft)
-    plan.estimates["measured"] = measured
-    plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
+    if measured is not None:
+        plan.estimates["measured"] = measured
+        plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
     return plan
+
+
+def within_budget(draft: Draft, plan: Plan) -> Plan:
+    """The plan with so few epochs that the time it says is within the budget: what it knows better
+    than the recipe, such as a measured start or the steps of a former job, comes from the epochs.
+
+    A study shares its budget among its trials (`trials_in_a_row`).
+
+    Raises:
+        UsageError: not one epoch is.
+    """
+    if draft.request.budget is None or plan.study is not None:
+        return plan
+    seconds = _budget(draft)
+    for _ in range(_ROUNDS):
+        time = plan.estimates.get("time") or {}
+        total, training = time.get("seconds_total"), (time.get("parts") or {}).get("training")
+        if seconds is None or not total or not training or total <= seconds:
+            break
+        beside = total - training
+        epochs = _epochs(draft, plan)
+        if epochs <= 1:
+            raise UsageError(
+                "the budget does not hold one epoch",
+                field="budget",
+                got=draft.request.budget,
+                expected=f"at least {math.ceil(total)} s for these images and this model",
+                hint="give more time, fewer images, or a smaller model or input",
+            )
+        # An epoch fewer at the least; where the rest of the run takes all, one is tried.
+        share = min((seconds - beside) / training, (epochs - 1) / epochs)
+        draft.pace /= max(share, 1 / epochs)
+        try:
+            plan = _planned_again(draft, plan.estimates.get("measured"))
+        except UsageError as error:
+            if error.field == "budget":
+                error.got, error.expected = draft.request.budget, f"more than {seconds:g} s"
+            raise
+    return plan
+
+
+def _epochs(draft: Draft, plan: Plan) -> int:
+    return int(get_dotted(plan.spec, _epochs_key(draft) or "") or 1)
 
 
 def keep_to_exchange(draft: Draft, plan: Plan, there: Machine) -> Plan:
@@ -727,7 +776,10 @@ def _budget(draft: Draft) -> float | None:
     except MaeError:  # the plan says what is wrong with its devices
         processes = 1
     nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
-    return seconds_of(draft.request.budget, processes * nodes, draft.resources.gpus)
+    gpus = processes * nodes
+    if draft.request.on is not None:  # whose hours and price count all of its GPUs
+        gpus = max(gpus, Machine.of(draft.request.on).world)
+    return seconds_of(draft.request.budget, gpus, draft.resources.gpus)
 
 
 STEPS: tuple[Callable[[Draft], None], ...] = (
