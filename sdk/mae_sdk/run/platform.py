@@ -110,12 +110,14 @@ class EngineState(NamedTuple):
         category: of a failure, one of `mae_sdk.jobs.failure.CATEGORIES`.
         forgotten: the engine does not know the job: whether it was canceled there or lost, nobody
             can tell.
+        error: of a failure that a setting has caused, as `MaeError.to_dict` gives it.
     """
 
     state: str
     reason: str = "its supervisor is gone"
     category: str = "lost_process"
     forgotten: bool = False
+    error: dict[str, Any] | None = None
 
 
 def forgotten_by(engine: str) -> EngineState:
