@@ -16,7 +16,7 @@ from typing import Any
 from mae_skill.bundle import Bundle, words_of_args
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, remove_dotted, set_dotted
-from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
+from mae_skill.errors import DependencyError, MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types, holds_lists, merge
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
@@ -78,6 +78,7 @@ from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
 from mae_sdk.plan.sources import is_images, locate, no_match, taken_whole
+from mae_sdk.run.options import name_site_file
 from mae_sdk.run.platform import DEFAULT, Resources, platform
 from mae_sdk.storage import urls
 
@@ -195,8 +196,15 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     except MaeError as error:
         _name_misspelled(bundle, request.action, error)
         for one in (error, *getattr(error, "problems", ())):
+            name_site_file(one, request.platform, request.platform_options)
             if one.field is None and isinstance(one.got, str):  # of a store, which knows no fields
                 one.field = request.field_of(one.got)
+        too_many = error.field == bundle.info.get("gpu_spec_key") and error.field is not None
+        if request.on is not None and too_many and isinstance(error, DependencyError):
+            # Of a machine that is only named, nothing can be installed.
+            fields = {"field": error.field, "got": error.got, "expected": error.expected}
+            hint = f"{error.hint}, or name a larger machine with --on"
+            raise UsageError(error.message, **fields, hint=hint) from None
         raise
     except OSError as error:
         raise request.unusable_path(error) from error

@@ -307,6 +307,11 @@ def names() -> list[str]:
     return list(dict.fromkeys([*_BUILT_IN, *_places()]))
 
 
+def names_built_in() -> list[str]:
+    """The platforms that come with this package: found without a search."""
+    return list(_BUILT_IN)
+
+
 def _places() -> dict[str, str]:
     """Platform name → ``module:class``, of all that are installed."""
     from importlib.metadata import entry_points
