@@ -105,6 +105,18 @@ def test_a_value_of_the_site_that_the_engine_refuses_names_its_file(
         assert (str(site) in error.value.message) == (not given)
 
 
+def test_too_many_gpus_and_too_many_nodes_are_said_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=2, size=16)
+    monkeypatch.setattr(slurm, "_run", lambda *words, **more: "gpu*|2|64|500000|gpu:a100:4\n")
+    spec = {"train.num_gpus": 8, "train.num_nodes": 4, "train.stage": "pretrain"}
+    with pytest.raises(MaeError) as error:
+        Skill().plan("train", train_datasets=str(data), platform="slurm", spec_overrides=spec)
+    said = str(error.value)
+    assert "has 4 GPU(s)" in said and "2 nodes for a job, not 4" in said
+
+
 @pytest.mark.parametrize(
     "raised", [RuntimeError("Jobs API not found"), ValueError("bad port"), KeyError("version")]
 )

@@ -35,6 +35,12 @@ FAILED = "sbatch: error: Batch job submission failed: "
         ("Requested reservation is invalid", {"arguments": ["-x"]}, "arguments", ["-x"]),
         ("Invalid partition name specified", {"partition": "nope"}, "partition", "nope"),
         ("Memory specification can not be satisfied", {"memory": "9T"}, "memory", "9T"),
+        (
+            "Memory specification can not be satisfied",
+            {"arguments": ["--mem=1T"]},
+            "arguments",
+            "--mem=1T",
+        ),
         ("Invalid account or account/partition combination", {}, "account", None),
     ],
 )

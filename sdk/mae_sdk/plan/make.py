@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -197,6 +198,7 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         _name_misspelled(bundle, request.action, error)
         for one in (error, *getattr(error, "problems", ())):
             name_site_file(one, request.platform, request.platform_options)
+            _name_images(request, one)
             if one.field is None and isinstance(one.got, str):  # of a store, which knows no fields
                 one.field = request.field_of(one.got)
         too_many = error.field == bundle.info.get("gpu_spec_key") and error.field is not None
@@ -215,6 +217,17 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
         return plan
     return within_budget(draft, keep_to_budget(draft, plan))
+
+
+def _name_images(request: Request, error: MaeError) -> None:
+    """Say, where a store is out of reach whose data only the jobs of a platform need, how a plan
+    does without it."""
+    unread = isinstance(error, StorageError) and urls.is_remote(str(error.got or ""))
+    if unread and request.images is None and request.on is None and request.action == "train":
+        with contextlib.suppress(MaeError):
+            if platform(request.platform).apart:
+                more = "--images N states how many images there are, and the plan does without it"
+                error.hint = f"{error.hint}; or {more}" if error.hint else more
 
 
 def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
@@ -849,6 +862,8 @@ def _plan_of(draft: Draft) -> Plan:
         known = {one.field for one in found.errors}
         found.errors += [one for one in errors if one.field not in known]
         found.warnings += warnings
+    if found.errors:
+        found.errors += _nodes_beside(draft, found.spec)
     raise_all(found.errors, draft.action)
     draft.references = found.references
 
@@ -968,6 +983,16 @@ def _not_looked_at(draft: Draft, plan: Plan) -> list[Notice]:
             )
             found.append(Notice(key, text))
     return found
+
+
+def _nodes_beside(draft: Draft, spec: Mapping[str, Any]) -> list[MaeError]:
+    """Too many nodes, beside what else is wrong: alone, `take_nodes` refuses them."""
+    most = draft.resources.nodes
+    is_here = draft.request.platform == DEFAULT and draft.request.on is None
+    nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
+    if most is None or nodes <= most or is_here:
+        return []
+    return [too_many_nodes(draft.action, nodes, most)]
 
 
 def take_nodes(draft: Draft, plan: Plan) -> None:

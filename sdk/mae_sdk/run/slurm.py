@@ -451,7 +451,8 @@ def _refused(said: str, settings: Mapping[str, Any]) -> str:
     for pattern, setting, expected, later in _REFUSALS:
         if re.search(pattern, said, re.IGNORECASE):
             arguments = settings.get("arguments") or []
-            named = [one for one in arguments if setting and one.startswith(f"--{setting}")]
+            flag = {"memory": "mem", "gpu_type": "gres"}.get(setting, setting)
+            named = [one for one in arguments if setting and one.startswith(f"--{flag}")]
             among = setting not in settings and (named or setting not in SlurmPlatform.options)
             where = "arguments" if setting and among else setting
             other = "`sinfo` and `sacctmgr show assoc user=$USER` show what there is"

@@ -60,7 +60,7 @@ def test_a_plan_asks_the_partition_and_refuses_more_nodes_than_it_has(
         ({"partition": "nope"}, "platform_options.partition"),
         ({"constraint": "nope"}, "platform_options.constraint"),
         ({"arguments": ["--nodelist=nope"]}, "platform_options.arguments"),
-        ({"arguments": ["--mem=1T"]}, "platform_options"),
+        ({"arguments": ["--mem=1T"]}, "platform_options.arguments"),
         ({"arguments": ["--no-such-thing"]}, "platform_options.arguments"),
         ({"time": "soon", "grace": 60}, "platform_options.time"),
     ],
