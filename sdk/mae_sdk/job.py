@@ -320,7 +320,8 @@ def _problem(record: JobRecord, seen: EngineState) -> Failure:
     known: a forgotten job that never started has lost no supervisor."""
     attempt, job_id = records.last_attempt(record), record["id"]
     if not seen.forgotten:
-        return failure(seen.category, seen.reason)
+        hint = (seen.error or {}).get("hint")
+        return failure(seen.category, seen.reason, hint=hint, error=seen.error)
     unknown = f"{seen.reason}: it was canceled there or lost"
     if attempt["state"] == records.PREEMPTED:
         hint = f"mae jobs resume {job_id} goes on from its newest checkpoint"

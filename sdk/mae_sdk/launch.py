@@ -39,6 +39,7 @@ from mae_sdk.plan.make import job_id_for, mounts_of, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
 from mae_sdk.plan.sources import hidden, is_images, names_files
+from mae_sdk.run.options import name_site_file
 from mae_sdk.run.platform import check_system, platform_for, submit, was_refused
 from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer, urls
@@ -97,6 +98,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     try:
         submit(job_dir, {**settings, **plan.secrets})
     except MaeError as error:
+        name_site_file(error, plan.request.platform, plan.request.platform_options)
         if was_refused(job_dir, error):
             with contextlib.suppress(MaeError, OSError):  # the first error tells more
                 job.delete()

@@ -459,7 +459,8 @@ def validation(task: Task) -> None:
 
 
 def duration(task: Task) -> None:
-    """As many epochs as the budget holds by the step of the plan, and no more than the data repay.
+    """As many epochs as the budget holds by the step of the plan, with the start, the validations
+    and the checkpoints of so many, and no more than the data repay.
 
     Raises:
         UsageError: the budget does not hold one epoch.
@@ -468,14 +469,13 @@ def duration(task: Task) -> None:
     most = _most_epochs(task)
     seconds = task.seconds or (CPU_SECONDS if task.on_cpu else GPU_SECONDS)
     said = "the default budget" if task.seconds is None else "the budget"
-    found = _seconds_of(task)
+    found = _seconds_of(task, 1)
     if found is None:
         task.choose(key, min(most, 100), "the time of a step is not known here")
         return
 
     per_epoch, beside = found
-    fits = int((seconds - beside) / per_epoch)
-    if fits < 1 and task.seconds is not None and key not in task.settled:
+    if per_epoch + beside > seconds and task.seconds is not None and key not in task.settled:
         raise UsageError(
             "the budget does not hold one epoch",
             field="budget",
@@ -483,9 +483,16 @@ def duration(task: Task) -> None:
             expected=f"at least {math.ceil(per_epoch + beside)} s for these images and this model",
             hint="give more time, fewer images, or a smaller model or input",
         )
-    value = max(1, min(most, fits))
-    why = f"{said} of {_span(seconds)}" if fits < most else "more would repay little"
-    task.choose(key, _round_number(value), f"{why}; an epoch takes some {_span(per_epoch)}")
+    value = _round_number(min(most, max(1, int(seconds / per_epoch))))
+    while value > 1:
+        total = per_epoch * value + (_seconds_of(task, value) or found)[1]
+        if total <= seconds:
+            break
+        value = max(1, _round_number(min(value - 1, int(value * seconds / total))))
+    why = (
+        f"{said} of {_span(seconds)}" if value < _round_number(most) else "more would repay little"
+    )
+    task.choose(key, value, f"{why}; an epoch takes some {_span(per_epoch)}")
 
 
 def _most_epochs(task: Task) -> int:
@@ -497,17 +504,16 @@ def _most_epochs(task: Task) -> int:
     return 100 if task.has_weights else 300
 
 
-def _seconds_of(task: Task) -> tuple[float, float] | None:
-    """Seconds of an epoch, and of a run beside its epochs."""
+def _seconds_of(task: Task, epochs: int) -> tuple[float, float] | None:
+    """Seconds of an epoch, and of a run of so many beside its epochs."""
     task_facts = task.facts
     effective = int(task("dataset.batch_size")) * task.world
     effective *= int(task("train.accum_grad_batches", 1) or 1)
     steps = -(-task.images // effective)
-    trial = deepcopy(task.spec)
-    set_dotted(trial, "train.num_epochs", 10)
-    set_dotted(trial, "train.checkpoint_interval", 10)
-    set_dotted(trial, "train.validation_interval", 10)
-    found = estimate("train", trial, replace(task_facts, steps_per_epoch=steps))
+    trial = replace(task, spec=deepcopy(task.spec), choices=[])
+    trial.choose("train.num_epochs", epochs, "")
+    intervals(trial)
+    found = estimate("train", trial.spec, replace(task_facts, steps_per_epoch=steps))
     if "seconds_per_step" not in found:
         return None
     per_epoch = float(found["seconds_per_step"]) * task.pace * steps
@@ -516,11 +522,13 @@ def _seconds_of(task: Task) -> tuple[float, float] | None:
 
 
 def schedule(task: Task) -> None:
-    """Warm-up over a tenth, then half a cosine to nothing."""
+    """Warm-up over a tenth, in long runs less, then half a cosine to nothing."""
     epochs = int(task("train.num_epochs"))
     task.choose("train.optim.lr_scheduler", "cosine", "falls to 0 by the end of the run")
-    warm = min(40 if task.pretrains else 20, max(1 if epochs > 2 else 0, round(epochs / 10)))
-    task.choose("train.optim.warmup_epochs", warm, "a tenth of the epochs")
+    most = 40 if task.pretrains else 20
+    tenth = max(1 if epochs > 2 else 0, round(epochs / 10))
+    rule = "a tenth of the epochs" if tenth <= most else f"a tenth of the epochs, at most {most}"
+    task.choose("train.optim.warmup_epochs", min(most, tenth), rule)
     task.choose("train.optim.min_lr", 0.0, "falls to 0 by the end of the run")
 
 

@@ -427,8 +427,11 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str, section: str = "") -> tuple[str, Any]:
     """``"a.b=c"`` → ``("a.b", value)``; the value is read as a spec file would read it.
+
+    Args:
+        section: what the keys are of, for errors: ``platform_options.``; empty: fields of a spec.
 
     Raises:
         UsageError: there is no ``=``, or the key is empty.
@@ -437,11 +440,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, found, value = text.partition("=")
     key = key.strip()
     if not found or not key or any(not part for part in key.split(".")):
+        example = "train.num_epochs=10" if not section else f"{key or 'NAME'}=VALUE"
         raise UsageError(
-            "an override is not key=value",
-            field="override",
+            "a setting is not key=value" if section else "an override is not key=value",
+            field=section.rstrip(".") or "override",
             got=REDACTED if looks_secret(text) else text,
-            expected="a dotted key, =, a value: train.num_epochs=10",
+            expected=f"a {'' if section else 'dotted '}key, =, a value: {example}",
+            hint="write an = between the two, without blanks",
         )
     try:
         return key, parse_value(value.strip())
@@ -456,7 +461,7 @@ def parse_overrides(texts: Iterable[str], section: str = "") -> dict[str, Any]:
     Raises:
         UsageError, SpecError: as `parse_override`; or a key has two values.
     """
-    return once(map(parse_override, texts), section)
+    return once((parse_override(text, section) for text in texts), section)
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill, answers
+from mae_sdk.cli.main import main
 from mae_sdk.jobs import records
 from mae_sdk.run import nodes, ray, slurm
 from mae_sdk.run import platform as platforms
@@ -68,6 +69,80 @@ def test_a_file_of_settings_that_is_none_is_named(site: Path, text: str) -> None
     site.unlink()
     with pytest.raises(UsageError, match="missing"):
         settle("slurm", KNOWN, {})
+
+
+@pytest.mark.parametrize("text", ["slurm: 3", "[a", "- a", None])
+def test_a_file_of_settings_that_is_none_says_what_one_is(site: Path, text: str | None) -> None:
+    site.unlink() if text is None else site.write_text(text)
+    with pytest.raises(UsageError) as error:
+        settle("slurm", KNOWN, {})
+    assert error.value.got == str(site) and error.value.hint
+    assert "slurm: {partition: gpu}" in str(error.value.expected)
+
+
+def test_a_misspelled_platform_of_the_site_is_an_error_and_one_of_another_machine_is_none(
+    site: Path,
+) -> None:
+    site.write_text("slrum: {partition: gpu}\n")
+    with pytest.raises(UsageError, match="did you mean slurm") as error:
+        settle("slurm", KNOWN, {})
+    assert error.value.got == "slrum" and str(site) in error.value.message
+    site.write_text("our_own_batch_system: {partition: gpu}\n")
+    assert "partition" not in settle("slurm", KNOWN, {})
+
+
+def test_a_value_of_the_site_that_the_engine_refuses_names_its_file(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=2, size=16)
+    monkeypatch.setattr(slurm, "_run", lambda *words, **more: "")  # there is no such partition
+    for given in ({}, {"partition": "other"}):
+        with pytest.raises(UsageError) as error:
+            Skill().plan(
+                "train", train_datasets=str(data), platform="slurm", platform_options=given
+            )
+        assert error.value.field == "platform_options.partition"
+        assert (str(site) in error.value.message) == (not given)
+
+
+def test_too_many_gpus_and_too_many_nodes_are_said_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=2, size=16)
+    monkeypatch.setattr(slurm, "_run", lambda *words, **more: "gpu*|2|64|500000|gpu:a100:4\n")
+    spec = {"train.num_gpus": 8, "train.num_nodes": 4, "train.stage": "pretrain"}
+    with pytest.raises(MaeError) as error:
+        Skill().plan("train", train_datasets=str(data), platform="slurm", spec_overrides=spec)
+    said = str(error.value)
+    assert "has 4 GPU(s)" in said and "2 nodes for a job, not 4" in said
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("Jobs API not found"), ValueError("bad port"), KeyError("version")]
+)
+def test_whatever_the_client_of_ray_raises_is_an_error_of_its_address(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    submission = pytest.importorskip("ray.job_submission")
+
+    def connect(address: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(submission, "JobSubmissionClient", connect)
+    with pytest.raises(UsageError) as error:
+        platform("ray").resources({"address": "http://head:8265"})
+    assert error.value.field == "platform_options.address"
+    assert error.value.got == "http://head:8265" and error.value.expected and error.value.hint
+
+
+def test_a_setting_without_a_value_names_the_option_that_it_is_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "train", "--platform", "slurm", "--platform-option", "partition"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "platform_options" in said and "partition=VALUE" in said and "override" not in said
 
 
 @pytest.mark.parametrize("text", ["{partitoin: gpu}", "{cpus: many}", "{cpus: -1}"])
@@ -340,7 +415,7 @@ def test_a_refusal_names_the_setting_and_whether_to_try_again(
     said: str, field: str, later: bool
 ) -> None:
     with pytest.raises(MaeError) as error:
-        slurm._refused(f"sbatch: error: {said}")
+        slurm._refused(f"sbatch: error: {said}", {})
     assert (error.value.field, error.value.retryable) == (field, later)
 
 

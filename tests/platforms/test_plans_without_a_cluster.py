@@ -43,6 +43,18 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def test_a_store_that_is_out_of_reach_says_how_a_plan_does_without_it(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageError, match="--images N states"):
+        Skill().plan("train", train_datasets="s3://bucket/train", **options)
+    here = {**options, "platform": "local", "platform_options": {}}
+    with pytest.raises(MaeError) as error:
+        Skill().plan("train", train_datasets="s3://bucket/train", **here)
+    assert "credentials" in str(error.value) and "--images N states" not in str(error.value)
+
+
 @pytest.mark.parametrize("on", [None, "4xA100-80G,nodes=2"])
 def test_manifests_need_neither_a_cluster_nor_the_store_of_data_that_are_stated(
     options: dict[str, Any], on: str | None

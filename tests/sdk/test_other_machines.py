@@ -31,12 +31,29 @@ def test_a_machine_a_number_and_a_price_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A100", "8xA100-64G", "8xFOO", "0xA100", "8xA100,nodes=0", "8xA100,size=3", "8 A100"]
+    "text",
+    [
+        "A100",
+        "8xA100-64G",
+        "8xFOO",
+        "0xA100",
+        "8xA100,nodes=0",
+        "8xA100,size=3",
+        "8 A100",
+        "8xA100-80G,foo=1",
+    ],
 )
 def test_what_is_no_machine_is_one_error(text: str) -> None:
     with pytest.raises(UsageError) as error:
         Machine.of(text)
-    assert error.value.field == "on"
+    assert error.value.field == "on" and error.value.expected and error.value.hint
+
+
+def test_more_gpus_than_the_named_machine_has_are_an_error_of_usage() -> None:
+    with pytest.raises(UsageError) as error:
+        plan(on="8xA100-80G", images="20K", spec_overrides={"train.num_gpus": 16})
+    assert (error.value.field, error.value.got) == ("train.num_gpus", 16)
+    assert "at most 8" in str(error.value.expected)
 
 
 @pytest.mark.parametrize(

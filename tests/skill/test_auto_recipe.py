@@ -352,3 +352,11 @@ def test_a_budget_too_small_for_an_epoch_says_what_it_would_take() -> None:
 
     assert caught.value.field == "budget"
     assert "at least" in str(caught.value.expected)
+
+
+def test_the_rule_of_a_long_warmup_says_that_it_is_capped() -> None:
+    long, short = (choices({**PRETRAIN, "train.num_epochs": n}, GPU) for n in (1200, 100))
+
+    warm = long["train.optim.warmup_epochs"]
+    assert (warm.value, warm.rule) == (40, "a tenth of the epochs, at most 40")
+    assert short["train.optim.warmup_epochs"].rule == "a tenth of the epochs"

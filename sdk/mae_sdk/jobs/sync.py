@@ -154,6 +154,8 @@ class FolderSync:
 
     Attributes:
         displaced: set when the job turns out to be another machine's; nothing is copied then.
+        removed: set, with `displaced`, when its record is gone that was there: somebody has removed
+            the job. A store that does not answer says nothing of that.
     """
 
     def __init__(self, job_dir: Path, url: str, seconds: float | None = None) -> None:
@@ -164,7 +166,8 @@ class FolderSync:
         self._excludes: list[str] = []
         self._claim: str | None = None
         self._may_be_canceled = False
-        self.displaced = threading.Event()
+        self._was_there = False
+        self.displaced, self.removed = threading.Event(), threading.Event()
         with contextlib.suppress(MaeError):
             record = records.read_record(self.job_dir)
             self._excludes = record["launch"].get("upload_excludes", [])
@@ -188,6 +191,8 @@ class FolderSync:
         if self.displaced.is_set():
             return
         self._round()
+        if self.displaced.is_set():
+            return
         self.push_record()
 
         there = transfer.list_details(self.url)
@@ -205,6 +210,15 @@ class FolderSync:
             return
         data = (self.job_dir / records.RECORD_NAME).read_bytes()
         transfer.write_bytes(urls.join(self.url, records.RECORD_NAME), data)
+        self._was_there = True
+
+    def _look_for_removal(self) -> None:
+        """Find out whether somebody has removed the job, here or behind its URL."""
+        if not (self.job_dir / records.RECORD_NAME).exists():
+            self.displaced.set()  # its supervisor sees that too; the files at the URL stay
+        elif self._was_there and not transfer.exists(urls.join(self.url, records.RECORD_NAME)):
+            self.removed.set()
+            self.displaced.set()
 
     def _follow(self) -> None:
         while not self.displaced.is_set():
@@ -236,6 +250,7 @@ class FolderSync:
 
     def _round(self) -> None:
         self._check_claim()
+        self._look_for_removal()
         if self.displaced.is_set():
             return
         marks, links = self._scan()

@@ -6,6 +6,7 @@ caller. Time is what the estimator says of one GPU, and what the gradients take 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ _MIB = 2**20
 """The unit of the estimates; GB are 10⁹ bytes here, as makers of GPUs and disks count."""
 
 _ON = re.compile(r"(\d+)X([A-Z]*\d+[A-Z]*)(?:-(\d+)GB?)?((?:,[A-Z]+=[\d.]+)*)")
+_PROPERTIES = ("nodes", "cores", "network")
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
@@ -86,8 +88,15 @@ class Machine:
                 hint="name one that is in the table",
             )
         more = dict(item.lower().split("=") for item in rest.split(",") if item)
-        if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
-            raise UsageError("not a property of a machine", field="on", got=unknown[0])
+        if unknown := sorted(set(more) - set(_PROPERTIES)):
+            near = difflib.get_close_matches(unknown[0], _PROPERTIES, n=1)
+            raise UsageError(
+                "not a property of a machine",
+                field="on",
+                got=f"{unknown[0]}={more[unknown[0]]}",
+                expected=" or ".join(f"{one}=NUMBER" for one in _PROPERTIES),
+                hint=f"did you mean {near[0]}?" if near else f"leave {unknown[0]} out",
+            )
         for key in ("nodes", "cores"):
             if not more.get(key, "1").isdecimal():
                 raise UsageError(
@@ -114,7 +123,13 @@ class Machine:
             assumed=assumed,
         )
         if min(machine.gpus, machine.nodes, machine.cores) < 1 or machine.network_gb <= 0:
-            raise UsageError("a machine has at least one of each", field="on", got=text)
+            raise UsageError(
+                "a machine has at least one GPU, node and core, and some network",
+                field="on",
+                got=text,
+                expected="numbers above 0, such as 8xA100-80G,nodes=4",
+                hint="raise the number that is 0, or leave nodes, cores and network out",
+            )
         return machine
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -16,7 +17,7 @@ from typing import Any
 from mae_skill.bundle import Bundle, words_of_args
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, remove_dotted, set_dotted
-from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
+from mae_skill.errors import DependencyError, MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types, holds_lists, merge
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
@@ -79,6 +80,7 @@ from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
 from mae_sdk.plan.sources import is_images, locate, no_match, taken_whole
+from mae_sdk.run.options import name_site_file
 from mae_sdk.run.platform import DEFAULT, Resources, platform
 from mae_sdk.storage import urls
 
@@ -196,8 +198,16 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     except MaeError as error:
         _name_misspelled(bundle, request.action, error)
         for one in (error, *getattr(error, "problems", ())):
+            name_site_file(one, request.platform, request.platform_options)
+            _name_images(request, one)
             if one.field is None and isinstance(one.got, str):  # of a store, which knows no fields
                 one.field = request.field_of(one.got)
+        too_many = error.field == bundle.info.get("gpu_spec_key") and error.field is not None
+        if request.on is not None and too_many and isinstance(error, DependencyError):
+            # Of a machine that is only named, nothing can be installed.
+            fields = {"field": error.field, "got": error.got, "expected": error.expected}
+            hint = f"{error.hint}, or name a larger machine with --on"
+            raise UsageError(error.message, **fields, hint=hint) from None
         raise
     except OSError as error:
         raise request.unusable_path(error) from error
@@ -207,7 +217,18 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
         if request.budget is not None:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
         return plan
-    return keep_to_budget(draft, plan)
+    return within_budget(draft, keep_to_budget(draft, plan))
+
+
+def _name_images(request: Request, error: MaeError) -> None:
+    """Say, where a store is out of reach whose data only the jobs of a platform need, how a plan
+    does without it."""
+    unread = isinstance(error, StorageError) and urls.is_remote(str(error.got or ""))
+    if unread and request.images is None and request.on is None and request.action == "train":
+        with contextlib.suppress(MaeError):
+            if platform(request.platform).apart:
+                more = "--images N states how many images there are, and the plan does without it"
+                error.hint = f"{error.hint}; or {more}" if error.hint else more
 
 
 def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
@@ -239,11 +260,60 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
         plan.warnings.append(error)
         return plan
     draft.pace = float(measured["seconds_per_step"]) / float(estimated)
+    return _planned_again(draft, measured)
+
+
+def _planned_again(draft: Draft, measured: dict[str, Any] | None) -> Plan:
+    """The plan of a draft whose pace has changed, with the time by what was measured."""
     choose_open_fields(draft)
     plan = plan_of(draft)
-    plan.estimates["measured"] = measured
-    plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
+    if measured is not None:
+        plan.estimates["measured"] = measured
+        plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
     return plan
+
+
+def within_budget(draft: Draft, plan: Plan) -> Plan:
+    """The plan with so few epochs that the time it says is within the budget: what it knows better
+    than the recipe, such as a measured start or the steps of a former job, comes from the epochs.
+
+    A study shares its budget among its trials (`trials_in_a_row`).
+
+    Raises:
+        UsageError: not one epoch is.
+    """
+    if draft.request.budget is None or plan.study is not None:
+        return plan
+    seconds = _budget(draft)
+    for _ in range(_ROUNDS):
+        time = plan.estimates.get("time") or {}
+        total, training = time.get("seconds_total"), (time.get("parts") or {}).get("training")
+        if seconds is None or not total or not training or total <= seconds:
+            break
+        beside = total - training
+        epochs = _epochs(draft, plan)
+        if epochs <= 1:
+            raise UsageError(
+                "the budget does not hold one epoch",
+                field="budget",
+                got=draft.request.budget,
+                expected=f"at least {math.ceil(total)} s for these images and this model",
+                hint="give more time, fewer images, or a smaller model or input",
+            )
+        # An epoch fewer at the least; where the rest of the run takes all, one is tried.
+        share = min((seconds - beside) / training, (epochs - 1) / epochs)
+        draft.pace /= max(share, 1 / epochs)
+        try:
+            plan = _planned_again(draft, plan.estimates.get("measured"))
+        except UsageError as error:
+            if error.field == "budget":
+                error.got, error.expected = draft.request.budget, f"more than {seconds:g} s"
+            raise
+    return plan
+
+
+def _epochs(draft: Draft, plan: Plan) -> int:
+    return int(get_dotted(plan.spec, _epochs_key(draft) or "") or 1)
 
 
 def keep_to_exchange(draft: Draft, plan: Plan, there: Machine) -> Plan:
@@ -728,7 +798,10 @@ def _budget(draft: Draft) -> float | None:
     except MaeError:  # the plan says what is wrong with its devices
         processes = 1
     nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
-    return seconds_of(draft.request.budget, processes * nodes, draft.resources.gpus)
+    gpus = processes * nodes
+    if draft.request.on is not None:  # whose hours and price count all of its GPUs
+        gpus = max(gpus, Machine.of(draft.request.on).world)
+    return seconds_of(draft.request.budget, gpus, draft.resources.gpus)
 
 
 STEPS: tuple[Callable[[Draft], None], ...] = (
@@ -790,6 +863,8 @@ def _plan_of(draft: Draft) -> Plan:
         known = {one.field for one in found.errors}
         found.errors += [one for one in errors if one.field not in known]
         found.warnings += warnings
+    if found.errors:
+        found.errors += _nodes_beside(draft, found.spec)
     raise_all(found.errors, draft.action)
     draft.references = found.references
 
@@ -931,6 +1006,16 @@ def _not_looked_at(draft: Draft, plan: Plan) -> list[Notice]:
             )
             found.append(Notice(key, text))
     return found
+
+
+def _nodes_beside(draft: Draft, spec: Mapping[str, Any]) -> list[MaeError]:
+    """Too many nodes, beside what else is wrong: alone, `take_nodes` refuses them."""
+    most = draft.resources.nodes
+    is_here = draft.request.platform == DEFAULT and draft.request.on is None
+    nodes = nodes_of(draft.bundle.info, draft.action, spec, draft.environment)
+    if most is None or nodes <= most or is_here:
+        return []
+    return [too_many_nodes(draft.action, nodes, most)]
 
 
 def take_nodes(draft: Draft, plan: Plan) -> None:

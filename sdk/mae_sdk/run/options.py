@@ -12,6 +12,7 @@ record, so that a resume and the trials of a study get the same.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 from mae_skill.errors import MaeError, UsageError
 
 FILE_VARIABLE = "MAE_PLATFORMS"
+_EXPECTED = "a YAML file of platform: {setting: value}, such as slurm: {partition: gpu}"
 IMAGE = (r"[\w][\w./:@-]*", "the name of an image, such as registry/mae-skill:1")
 """`Option.form` of a container's image."""
 
@@ -71,27 +73,83 @@ def of_the_site(platform: str) -> dict[str, Any]:
     except FileNotFoundError:
         if os.environ.get(FILE_VARIABLE):
             raise UsageError(
-                "the file of platform settings is missing", field=FILE_VARIABLE, got=str(path)
+                "the file of platform settings is missing",
+                field=FILE_VARIABLE,
+                got=str(path),
+                expected=_EXPECTED,
+                hint=f"write it, or unset {FILE_VARIABLE}",
             ) from None
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the file of platform settings cannot be read: {error}", field=FILE_VARIABLE
+            f"the file of platform settings cannot be read: {error}",
+            field=FILE_VARIABLE,
+            got=str(path),
+            expected=_EXPECTED,
+            hint=f"mend it or its permissions, or unset {FILE_VARIABLE}",
         ) from None
 
     try:
         content = parse_yaml(text, str(path)) or {}
     except MaeError as error:
-        raise UsageError(error.message, field=FILE_VARIABLE, got=str(path)) from error
+        raise UsageError(
+            error.message,
+            field=FILE_VARIABLE,
+            got=str(path),
+            expected=_EXPECTED,
+            hint=error.hint or "mend the YAML at the line that is named",
+        ) from error
+    if isinstance(content, Mapping):
+        _check_names(content, path)
     section = content.get(platform) or {} if isinstance(content, Mapping) else None
     if not isinstance(section, Mapping):
         raise UsageError(
             "not a mapping of settings",
             field=f"{path.name}: {platform}",
             got=str(path),
-            expected="platform: {setting: value}",
+            expected=_EXPECTED,
+            hint=f"write {platform}: {{partition: gpu}}, or leave {platform} out"
+            if platform == "slurm"
+            else f"`mae platforms {platform}` lists its settings",
         )
     return dict(section)
+
+
+def _check_names(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse the misspelled name of a platform. One that is like none may be installed elsewhere.
+
+    Raises:
+        UsageError: a name is like that of a platform, and is none.
+    """
+    from mae_sdk.run.platform import names, names_built_in
+
+    unknown = [str(name) for name in content if name not in names_built_in()]
+    known = names() if unknown else []
+    for name in unknown:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        if name not in known and near:
+            raise UsageError(
+                f"no such platform, in {path}",
+                field=FILE_VARIABLE,
+                got=name,
+                expected=" or ".join(sorted(known)),
+                hint=f"did you mean {near[0]}?",
+            )
+
+
+def name_site_file(error: MaeError, platform: str, given: Mapping[str, Any]) -> None:
+    """Say in an error of a setting that its value is of the site's file, where it is.
+
+    Args:
+        given: the caller's own settings.
+    """
+    section, _, name = (error.field or "").partition(".")
+    if section != "platform_options" or name in given:
+        return
+    with contextlib.suppress(MaeError):
+        path = str(settings_file())
+        if name in of_the_site(platform) and path not in error.message:
+            error.message += f" ({name} is of {path})"
 
 
 def settle(platform: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

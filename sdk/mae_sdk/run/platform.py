@@ -110,12 +110,14 @@ class EngineState(NamedTuple):
         category: of a failure, one of `mae_sdk.jobs.failure.CATEGORIES`.
         forgotten: the engine does not know the job: whether it was canceled there or lost, nobody
             can tell.
+        error: of a failure that a setting has caused, as `MaeError.to_dict` gives it.
     """
 
     state: str
     reason: str = "its supervisor is gone"
     category: str = "lost_process"
     forgotten: bool = False
+    error: dict[str, Any] | None = None
 
 
 def forgotten_by(engine: str) -> EngineState:
@@ -303,6 +305,11 @@ def find(name: str) -> str:
 def names() -> list[str]:
     """The platforms that are installed, the default one first."""
     return list(dict.fromkeys([*_BUILT_IN, *_places()]))
+
+
+def names_built_in() -> list[str]:
+    """The platforms that come with this package: found without a search."""
+    return list(_BUILT_IN)
 
 
 def _places() -> dict[str, str]:

@@ -130,11 +130,15 @@ class RayPlatform(Polled):
         address = _address(options)
         with _client(address):
             nodes = requests.get(f"{address}/nodes?view=summary", timeout=30).json()
-        totals = [
-            (node.get("raylet") or {}).get("resourcesTotal") or {}
-            for node in nodes["data"]["summary"]
-            if (node.get("raylet") or {}).get("state") == "ALIVE"
-        ]
+        try:
+            totals = [
+                (node.get("raylet") or {}).get("resourcesTotal") or {}
+                for node in nodes["data"]["summary"]
+                if (node.get("raylet") or {}).get("state") == "ALIVE"
+            ]
+        except (KeyError, TypeError, AttributeError):
+            shown = ValueError("it answers without a list of nodes")
+            raise _no_dashboard(address, shown) from None
         if not totals:
             raise UsageError("the cluster has no node", field="platform", got=address)
         _check_size(options, totals)
@@ -245,6 +249,7 @@ def _client(address: str) -> Iterator[Any]:
 
     Raises:
         DependencyError: Ray is not installed.  StorageError: the cluster does not answer.
+        UsageError: what answers is no dashboard that this client can use.
     """
     try:
         import requests
@@ -258,7 +263,7 @@ def _client(address: str) -> Iterator[Any]:
         ) from None
     try:
         with _only(address):
-            client = JobSubmissionClient(address)
+            client = _connected(JobSubmissionClient, address)
         yield client
     except (ConnectionError, requests.RequestException, OSError) as error:
         raise StorageError(
@@ -267,6 +272,31 @@ def _client(address: str) -> Iterator[Any]:
             got=address,
             hint=_HOW,
         ) from None
+
+
+def _connected(client: Any, address: str) -> Any:
+    """A client of Ray, which looks at the cluster's version at once and raises what it likes.
+
+    Raises:
+        OSError: the cluster does not answer.  UsageError: anything else.
+    """
+    try:
+        return client(address)
+    except OSError:  # of `requests` too
+        raise
+    except Exception as error:
+        raise _no_dashboard(address, error) from error
+
+
+def _no_dashboard(address: str, error: Exception) -> UsageError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UsageError(
+        f"this is no dashboard that Ray's client can use: {said[:300]}",
+        field="platform_options.address",
+        got=address,
+        expected="the address of the dashboard of a Ray cluster, http://HOST:8265",
+        hint=_HOW,
+    )
 
 
 @contextlib.contextmanager

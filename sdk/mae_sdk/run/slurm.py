@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,50 @@ _ENDS = {
     "BOOT_FAIL": (records.ERROR, "its node did not boot", "lost_process"),
 }
 
-_REFUSALS = (  # of sbatch: pattern, setting, whether the same call may succeed later
-    (r"invalid partition", "partition", False),
-    (r"invalid account|account or", "account", False),
-    (r"invalid qos", "qos", False),
-    (r"violates accounting/QOS policy|QOSMax|AssocMax|AssocGrp|QOSGrp", "qos", True),
-    (r"time limit|timelimit|--time", "time", False),
-    (r"node configuration is not available|node count|Requested node", "", False),
-    (r"[Ii]nvalid generic resource|gres", "gpu_type", False),
-    (r"unrecognized option|[Ii]nvalid (option|argument|--)", "arguments", False),
+_REFUSALS = (  # of sbatch: pattern, setting, what was expected, whether it may succeed later
+    (r"invalid partition", "partition", "a partition of the cluster", False),
+    (r"invalid account|account or", "account", "an account of yours, and its partitions", False),
+    (r"invalid qos", "qos", "a quality of service that your account may use", False),
+    (
+        r"violates accounting/QOS policy|QOSMax|AssocMax|AssocGrp|QOSGrp",
+        "qos",
+        "a job within the limits of the account",
+        True,
+    ),
+    (r"time limit|timelimit|--time", "time", "a time within the partition's limit", False),
+    (r"feature", "constraint", "features that some node has", False),
+    (r"node name|node list|nodelist", "nodelist", "names of nodes of the partition", False),
+    (r"reservation", "reservation", "a reservation that you may use", False),
+    (r"memory specification", "memory", "no more than a node has", False),
+    (
+        r"node configuration is not available|node count|Requested node",
+        "",
+        "nodes, cores, memory and GPUs that the partition has",
+        False,
+    ),
+    (r"[Ii]nvalid generic resource|gres", "gpu_type", "the name of a GPU in SLURM", False),
+    (
+        r"unrecognized option|[Ii]nvalid (option|argument|--)",
+        "arguments",
+        "options as `sbatch --help` lists them",
+        False,
+    ),
 )
+_SHOWN_BY = {
+    "partition": "`sinfo` lists the partitions",
+    "time": "`sinfo -o '%P %l'` lists the limits",
+    "constraint": "`sinfo -o '%N %f'` lists the nodes and their features",
+    "nodelist": "`sinfo -N` lists the nodes",
+    "reservation": "`scontrol show reservation` lists them",
+    "memory": "`sinfo -o '%N %m'` lists the nodes and their memory",
+    "gpu_type": "`sinfo -o '%N %G'` lists the nodes and their GPUs",
+    "arguments": "leave out what this version of SLURM does not know",
+}
+_NO_PYTHON = re.compile(
+    r": line \d+: (?P<python>.+): (No such file or directory|Permission denied|command not found"
+    r"|Is a directory|cannot execute.*|Exec format error)$|No module named '?(mae_sdk|mae_skill)"
+)
+"""A line of the batch script whose Python cannot start the supervisor."""
 _OUT_OF_REACH = re.compile(
     r"Unable to contact|Connection (refused|timed out)|Socket timed out|resolve|configuration file"
     r"|Zero Bytes|Communication connection failure|temporarily",
@@ -152,7 +187,10 @@ class SlurmPlatform(Polled):
         settings = record.get("platform_options") or {}
         command = ["sbatch", "--parsable", f"--job-name={name}", *_arguments(job_dir, record)]
         printed = _run(
-            command, script(job_dir, settings), {**_environment(), **env}, refused=_refused
+            command,
+            script(job_dir, settings),
+            {**_environment(), **env},
+            refused=partial(_refused, settings=settings),
         )
         number = printed.strip().splitlines()[-1].partition(";")[0]
         return {"handle": {"job": number}}
@@ -169,7 +207,11 @@ class SlurmPlatform(Polled):
         found = _queue(numbers)
         gone = [number for number in numbers if number not in found]
         found |= _accounting(gone) if gone else {}
-        return [found.get(number, forgotten_by("SLURM")) for number in numbers]
+        states = [found.get(number, forgotten_by("SLURM")) for number in numbers]
+        return [
+            _without_python(job_dir, record) or seen if seen.category == "lost_process" else seen
+            for (job_dir, record), seen in zip(jobs, states, strict=True)
+        ]
 
     def cancel(self, job_dir: Path, record: JobRecord) -> None:
         """``scancel``; one that has ended is left as it is."""
@@ -405,19 +447,51 @@ def _out_of_reach(said: str) -> StorageError:
     )
 
 
-def _refused(said: str) -> str:
+def _refused(said: str, settings: Mapping[str, Any]) -> str:
     """Raise the error of a job that ``sbatch`` did not take."""
-    for pattern, setting, later in _REFUSALS:
+    for pattern, setting, expected, later in _REFUSALS:
         if re.search(pattern, said, re.IGNORECASE):
+            arguments = settings.get("arguments") or []
+            flag = {"memory": "mem", "gpu_type": "gres"}.get(setting, setting)
+            named = [one for one in arguments if setting and one.startswith(f"--{flag}")]
+            among = setting not in settings and (named or setting not in SlurmPlatform.options)
+            where = "arguments" if setting and among else setting
+            other = "`sinfo` and `sacctmgr show assoc user=$USER` show what there is"
             raise UsageError(
                 f"SLURM did not take the job: {said[:300]}",
-                field=f"platform_options.{setting}" if setting else "platform_options",
+                field=f"platform_options.{where}" if where else "platform_options",
+                got=(named[0] if named else arguments) if among else settings.get(where),
+                expected=expected,
                 hint="try again when others of your jobs have ended, or choose other limits"
                 if later
-                else "`sinfo` and `sacctmgr show assoc user=$USER` show what there is",
+                else _SHOWN_BY.get(setting, other),
                 retryable=later,
             )
     raise UsageError(f"SLURM did not take the job: {said[:300]}", field="platform", got="slurm")
+
+
+def _without_python(job_dir: Path, record: JobRecord) -> EngineState | None:
+    """The end of a job whose supervisor no Python of its node could start, by what the batch script
+    printed; None where it was started, or does not say so."""
+    attempt = records.last_attempt(record)
+    if attempt["state"] != records.PENDING or attempt["process"] is not None:
+        return None
+    python = (record.get("platform_options") or {}).get("python") or sys.executable
+    for line in reversed(last_lines(job_dir / LOG_NAME, 1 << 14).splitlines()[-20:]):
+        found = _NO_PYTHON.search(line)
+        if found is None or found["python"] not in (None, python):
+            continue
+        what = "is not on the node, or cannot be run" if found["python"] else "lacks mae-skill"
+        error = UsageError(
+            f"the Python of the job {what}; {LOG_NAME} says: {line.strip()[-200:]}",
+            field="platform_options.python",
+            got=python,
+            expected="a Python with mae-skill that every node sees",
+            hint="--platform-option python=/SHARED/venv/bin/python, or setup lines that bring it",
+        )
+        message = f"platform_options.python={python}: {error.message}"
+        return EngineState(records.ERROR, message, "dependency", error=error.to_dict())
+    return None
 
 
 def _ended(said: str) -> str:

@@ -16,6 +16,9 @@ anything after a request to cancel  CANCELED
 anything else                       ERROR, with a failure analysis
 ==================================  =====================================================
 
+A supervisor whose job is no longer its own kills the ranks and writes nothing more: its folder was
+removed, or the newest attempt is another supervisor's.
+
 An engine that starts a preempted or lost job again runs the same command: an attempt that has
 already begun ends PREEMPTED, and the next one starts from the newest checkpoint.
 """
@@ -33,7 +36,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_skill.errors import MaeError, StorageError
+from mae_skill.errors import MaeError, NotFoundError, StorageError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
@@ -72,17 +75,28 @@ _SIGNAL_SECONDS = 1.0
 """Between the signals of an engine to the processes of one job."""
 _KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
+_LOOK_SECONDS = 0.2
+"""Between two looks for a record, without which a job is taken for removed."""
 
 
 class _StillRunsError(Exception):
     """The supervisor of an earlier start of the job is alive."""
 
 
+class _NoLongerOursError(Exception):
+    """The job is removed, or another supervisor's."""
+
+    def __init__(self, why: str, exit_code: int) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code
+
+
 def main(argv: list[str] | None = None) -> int:
     """Supervise the job folder named on the command line.
 
-    The exit code says how the job ended: 0, 6 (canceled), 75 (preempted), or that of the runner
-    which failed; 5 where it has none, or one of these.
+    The exit code says how the job ended: 0, 6 (canceled, or its folder was removed), 75
+    (preempted), or that of the runner which failed; 5 where it has none, or one of these. 0 too
+    where another supervisor runs the job: an engine must not start it once more.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -102,15 +116,31 @@ def supervise(job_dir: Path) -> int:
         _end(job_dir, reason)
         return 5
 
+    try:
+        return _to_the_last(job_dir, record)
+    except _NoLongerOursError as error:
+        print(f"supervisor of {job_dir.name}: {error}; it ends", file=sys.stderr)
+        return error.exit_code
+
+
+def _to_the_last(job_dir: Path, record: JobRecord) -> int:
+    """Run an attempt, and those that follow from preemption; returns the exit code.
+
+    Raises:
+        _NoLongerOursError: the job was removed, or another supervisor has opened an attempt.
+    """
     while True:
         number = records.last_attempt(record)["number"]
         state = _attempt(job_dir, record)
+        if state == records.COMPLETE:  # whoever removes it now has a job that ended well
+            return 0
+        _check_ours(job_dir, number)
         if state != records.PREEMPTED:
             return _exit_of_error(job_dir) if state == records.ERROR else _EXITS.get(state, 5)
 
         read = records.read_record(job_dir)
         last = records.last_attempt(read)
-        if last["number"] != number or last.get("told_to_stop"):
+        if last.get("told_to_stop"):
             return PREEMPTED_EXIT
         if last["state"] != records.PREEMPTED:
             return _EXITS.get(last["state"], 5)
@@ -120,8 +150,41 @@ def supervise(job_dir: Path) -> int:
             return 5
         following = _next_attempt(job_dir)
         if following is None:
+            _check_ours(job_dir, number)
             return PREEMPTED_EXIT
         record = following
+
+
+def _check_ours(job_dir: Path, number: int) -> None:
+    """Find out whether an attempt of ours is still the newest of a job that is there.
+
+    A folder that cannot be read for another reason, as while a network is away, is there.
+
+    Raises:
+        _NoLongerOursError: it is not.
+    """
+    try:
+        newest = records.last_attempt(records.read_record(job_dir))["number"]
+    except NotFoundError:
+        time.sleep(_LOOK_SECONDS)
+        if _is_there(job_dir / records.RECORD_NAME):  # of a newer version, for one
+            return
+        raise _NoLongerOursError("its folder was removed", 6) from None
+    except MaeError:
+        return
+    if newest != number:
+        raise _NoLongerOursError(f"attempt {newest} runs elsewhere", 0)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or its file system does not say."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _exit_of_error(job_dir: Path) -> int:
@@ -287,7 +350,7 @@ def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) 
         try:
             # First: who waits for a device shows itself to other machines too.
             sync = _start_sync(job_dir, record["launch"])
-            is_unwanted = _Unwanted(job_dir, sync)
+            is_unwanted = _Unwanted(job_dir, number, sync)
             _share_machine(job_dir, record, environment, shared, is_unwanted)
             if is_unwanted():
                 outcome = Outcome(0, stopped=True)
@@ -295,6 +358,10 @@ def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) 
                 noting.enter_context(note_signals(stops))
                 outcome = _run(job_dir, record, environment, secrets, is_unwanted, stops)
                 outcome = _told_at_once(outcome, record, stops)
+            is_unwanted()  # a run whose folder was removed fails of that
+        except _NoLongerOursError:
+            _leave(job_dir, record, sync)
+            raise
         except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             if _is_full(error):
@@ -309,6 +376,15 @@ def _to_its_end(job_dir: Path, record: JobRecord, noting: contextlib.ExitStack) 
         else:
             problem = _explained(job_dir, record, outcome, log_start, said)
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start, stops)
+
+
+def _leave(job_dir: Path, record: JobRecord, sync: FolderSync | None) -> None:
+    """Have nothing of a job that is no longer ours written: by its copying, or by what has left the
+    process group, which has ended. On this machine another supervisor's runner may be alive."""
+    if sync is not None:
+        sync.displaced.set()
+    if not _is_there(job_dir / records.RECORD_NAME) and record.get("kind") != "automl":
+        kill_leftovers(job_dir)
 
 
 def _told_at_once(outcome: Outcome, record: JobRecord, stops: list[int]) -> Outcome:
@@ -500,13 +576,30 @@ def _beat(job_dir: Path) -> None:
 
 
 class _Unwanted:
-    """Whether to stop: somebody asked for it, or the job is another machine's by now."""
+    """Whether to stop: somebody asked for it, or the job is another machine's by now.
 
-    def __init__(self, job_dir: Path, sync: FolderSync | None) -> None:
-        self.request, self.sync = job_dir / records.CANCEL_NAME, sync
+    It raises `_NoLongerOursError` where the job was removed, here or behind its URL, or a later
+    attempt of it was opened. The record is read again only when it has changed.
+    """
+
+    def __init__(self, job_dir: Path, number: int, sync: FolderSync | None) -> None:
+        self.job_dir, self.number, self.sync = job_dir, number, sync
+        self.seen: tuple[int, int] | None = None
 
     def __call__(self) -> bool:
-        return self.request.exists() or _is_displaced(self.sync)
+        self._look()
+        return (self.job_dir / records.CANCEL_NAME).exists() or _is_displaced(self.sync)
+
+    def _look(self) -> None:
+        if self.sync is not None and self.sync.removed.is_set():
+            raise _NoLongerOursError("its folder was removed from its results root", 6)
+        seen = None
+        with contextlib.suppress(OSError):
+            found = (self.job_dir / records.RECORD_NAME).stat()
+            seen = (found.st_ino, found.st_mtime_ns)
+        if seen is None or seen != self.seen:
+            _check_ours(self.job_dir, self.number)
+            self.seen = seen
 
 
 def _is_displaced(sync: FolderSync | None) -> bool:

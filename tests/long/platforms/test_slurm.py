@@ -58,7 +58,9 @@ def test_a_plan_asks_the_partition_and_refuses_more_nodes_than_it_has(
     ("settings", "field"),
     [
         ({"partition": "nope"}, "platform_options.partition"),
-        ({"arguments": ["--mem=1T"]}, "platform_options"),
+        ({"constraint": "nope"}, "platform_options.constraint"),
+        ({"arguments": ["--nodelist=nope"]}, "platform_options.arguments"),
+        ({"arguments": ["--mem=1T"]}, "platform_options.arguments"),
         ({"arguments": ["--no-such-thing"]}, "platform_options.arguments"),
         ({"time": "soon", "grace": 60}, "platform_options.time"),
     ],
@@ -71,6 +73,9 @@ def test_what_slurm_refuses_is_one_error_and_is_in_no_queue(
     with pytest.raises(UsageError, match="SLURM did not take the job") as refused:
         submit(folder)
     assert refused.value.field == field and not refused.value.retryable
+    assert refused.value.expected and refused.value.hint
+    (value,) = [one for name, one in settings.items() if name != "grace"]
+    assert refused.value.got in (value, *(value if isinstance(value, list) else []))
     assert Job(folder).state == "ERROR"
     name = platforms.attempt_name(folder, records.read_record(folder))
     assert not cluster.call("squeue", "--noheader", f"--name={name}")
@@ -263,6 +268,9 @@ def test_what_the_batch_script_printed_is_shown_when_the_supervisor_never_starte
     records.update_record(folder, lambda record: record.update(platform_options=settings))
     assert submit(folder)
     job = Job(folder)
-    with pytest.raises(MaeError, match="SLURM says FAILED"):
+    with pytest.raises(MaeError, match="python=/no/python/on/this/node") as error:
         job.wait(60)
+    assert "line" in str(error.value) and "No such file" in str(error.value)
+    problem = job.record["error"]
+    assert problem is not None and (problem["error"] or {})["field"] == "platform_options.python"
     assert "prepared" in job.logs() and "/no/python/on/this/node" in job.logs()
