@@ -1102,12 +1102,12 @@ def platforms(name: str | None = None) -> Document:
     Raises:
         UsageError: there is no platform of that name.
     """
-    from mae_sdk.run import platform as found
+    from mae_sdk.run import registry
     from mae_sdk.run.options import settings_file
 
     if name is not None:
-        found.find(name)
-    rows = [_platform(one) for one in ([name] if name is not None else found.names())]
+        registry.find(name)
+    rows = [_platform(one) for one in ([name] if name is not None else registry.names())]
     return {"platforms": rows, "settings_file": str(settings_file())}
 
 

@@ -11,8 +11,7 @@ import pytest
 from mae_sdk import Skill, answers
 from mae_sdk.cli.main import main
 from mae_sdk.jobs import records
-from mae_sdk.run import nodes, ray, slurm
-from mae_sdk.run import platform as platforms
+from mae_sdk.run import nodes, ray, registry, slurm
 from mae_sdk.run.options import Option, settle
 from mae_sdk.run.platform import EngineState, Polled, attempt_name, platform
 from mae_skill.errors import MaeError, UsageError
@@ -231,7 +230,7 @@ def test_every_platform_says_what_is_missing_and_how_to_get_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     rows = {row["name"]: row for row in answers.platforms()["platforms"]}
     assert rows["local"]["ready"] and rows["local"]["resources"]["cores"]
-    assert set(platforms._BUILT_IN) <= set(rows)
+    assert set(registry.BUILT_IN) <= set(rows)
     assert "sbatch" in rows["slurm"]["missing"][0]["what"] and not rows["slurm"]["ready"]
     for row in rows.values():
         assert row["about"] and all(one["what"] and one["how"] for one in row["missing"])

@@ -17,6 +17,7 @@ from mae_sdk.job import Job, observe_jobs
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.run import platform as platforms
+from mae_sdk.run import registry
 from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify, is_alive
 from mae_skill.errors import (
@@ -290,8 +291,8 @@ def test_the_built_in_platforms_are_those_that_the_package_declares() -> None:
     import re
 
     text = (ROOT / "pyproject.toml").read_text()
-    section = text.split(f'[project.entry-points."{platforms.GROUP}"]\n')[1].split("\n[")[0]
-    assert dict(re.findall(r'^(\w+) = "(.+)"$', section, re.MULTILINE)) == platforms._BUILT_IN
+    section = text.split(f'[project.entry-points."{registry.GROUP}"]\n')[1].split("\n[")[0]
+    assert dict(re.findall(r'^(\w+) = "(.+)"$', section, re.MULTILINE)) == registry.BUILT_IN
 
 
 def test_a_platform_of_an_installed_package_is_found_by_its_entry_point(

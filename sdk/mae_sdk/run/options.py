@@ -23,6 +23,8 @@ from typing import Any
 
 from mae_skill.errors import MaeError, UsageError
 
+from mae_sdk.run.registry import BUILT_IN, names
+
 FILE_VARIABLE = "MAE_PLATFORMS"
 _EXPECTED = "a YAML file of platform: {setting: value}, such as slurm: {partition: gpu}"
 IMAGE = (r"[\w][\w./:@-]*", "the name of an image, such as registry/mae-skill:1")
@@ -121,9 +123,7 @@ def _check_names(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         UsageError: a name is like that of a platform, and is none.
     """
-    from mae_sdk.run.platform import names, names_built_in
-
-    unknown = [str(name) for name in content if name not in names_built_in()]
+    unknown = [str(name) for name in content if name not in BUILT_IN]
     known = names() if unknown else []
     for name in unknown:
         near = difflib.get_close_matches(name.lower(), known, n=1)

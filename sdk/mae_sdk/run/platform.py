@@ -65,7 +65,6 @@ has left there.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import os
 import sys
@@ -77,7 +76,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypedDict, cast
 
-from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
+from mae_skill.errors import DependencyError, MaeError, StorageError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
@@ -85,18 +84,9 @@ from mae_sdk.jobs.failure import category_of, failure
 from mae_sdk.jobs.records import Attempt, JobRecord, ProcessIdentity
 from mae_sdk.jobs.secrets import redact, redact_tree, secret_values
 from mae_sdk.run.options import Option, settle
+from mae_sdk.run.registry import find
 
-GROUP = "mae_sdk.platforms"
 DEFAULT = "local"
-
-_BUILT_IN = {
-    "local": "mae_sdk.run.local:LocalPlatform",
-    "slurm": "mae_sdk.run.slurm:SlurmPlatform",
-    "ray": "mae_sdk.run.ray:RayPlatform",
-    "docker": "mae_sdk.run.docker:DockerPlatform",
-    "kubernetes": "mae_sdk.run.kubernetes:KubernetesPlatform",
-}
-"""Found without an installation's metadata: they cost no search and work from a checkout."""
 
 _loaded: dict[str, Platform] = {}
 
@@ -280,44 +270,6 @@ def platform(name: str) -> Platform:
         made.name = name
         _loaded[name] = made
     return _loaded[name]
-
-
-def find(name: str) -> str:
-    """Where the platform of that name is: ``module:class``.
-
-    Raises:
-        UsageError: there is none.
-    """
-    places = _BUILT_IN if name in _BUILT_IN else _places()
-    if name not in places:
-        expected = " or ".join(sorted(places))
-        near = difflib.get_close_matches(name, sorted(places), n=1)
-        raise UsageError(
-            "no such platform",
-            field="platform",
-            got=name,
-            expected=expected,
-            hint=f"did you mean {near[0]}?" if near else "local is this machine",
-        )
-    return places[name]
-
-
-def names() -> list[str]:
-    """The platforms that are installed, the default one first."""
-    return list(dict.fromkeys([*_BUILT_IN, *_places()]))
-
-
-def names_built_in() -> list[str]:
-    """The platforms that come with this package: found without a search."""
-    return list(_BUILT_IN)
-
-
-def _places() -> dict[str, str]:
-    """Platform name → ``module:class``, of all that are installed."""
-    from importlib.metadata import entry_points
-
-    added = {point.name: point.value for point in entry_points(group=GROUP)}
-    return {**added, **_BUILT_IN}
 
 
 def platform_of(record: JobRecord) -> Platform:
