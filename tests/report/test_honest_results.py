@@ -453,6 +453,10 @@ def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
     text = page_of(folder).text
     assert "by chance has a mAP of about 20.0 %" in text
     assert "not more have: cat." in text
+    assert "Multi-label evaluation" in text
+    assert "all labels for every image would have a macro F1 of 33.0 %" in text
+    assert "base rate" in text and "25.0 %" in text, "10 of 40 images are cats"
+    assert "80 pairs of image and class" in page_of(folder).html, "of a bar's hint too"
     assert "pairs of image and class" in text and "mean probability" in text
 
     # Of one class each the same bins count images.

@@ -206,6 +206,15 @@ class Facts:
         return bool((model.get("task") or self.setting("model.task")) == "segmentation")
 
     @cached_property
+    def several(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        if self.setting("model.multi_label") is True and self.action == "train":
+            return True
+        if any("AP" in mapping(one) for one in mapping(self.judged.get("per_class")).values()):
+            return True  # of an evaluation
+        return self.result.get("multi_label") is True  # of an inference
+
+    @cached_property
     def doubts(self) -> list[str]:
         """Why the result says that nothing was learned, as the run found; of a study why that of
         its best trial does."""

@@ -59,6 +59,8 @@ def heading(facts: Facts) -> str:
     name = word(facts.action, stage)
     if facts.segments and stage in ("", "finetune"):
         name = f"Segmentation {name.lower()}"
+    elif facts.several and stage in ("", "finetune"):
+        name = f"Multi-label {name.lower()}"
     name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
@@ -197,11 +199,27 @@ def measured(facts: Facts) -> Card:
     lines = [*facts.doubts, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
+        lines += of_labels(facts)
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def of_labels(facts: Facts) -> list[str]:
+    """What stands beside macro F1 of several labels: what a constant answer has, and that the
+    thresholds are of the same images."""
+    found = []
+    images = facts.judged.get("images")
+    counts = [mapping(one).get("images") for one in mapping(facts.judged.get("per_class")).values()]
+    known = [count for count in counts if is_number(count) and count]
+    if known and is_number(images) and images:
+        every = sum(2 * count / (images + count) for count in known) / len(known)
+        found.append(f"all labels for every image would have a macro F1 of {percent(every)}")
+    if facts.action == "train":
+        found.append("F1 is at thresholds that were chosen on these same images, which flatters it")
+    return found
 
 
 def _prevalence(facts: Facts) -> float | None:
@@ -532,8 +550,8 @@ def next_step(facts: Facts) -> Card:
     }
     if facts.doubts and steps[0].action == "train":
         words["train"] = (
-            "it tells nothing yet: train longer, on more images or from a pretrained model, before "
-            "it is exported"
+            "its result is in doubt: train longer, on more images or from a pretrained model, "
+            "before it is exported"
         )
     lines = [words.get(steps[0].action, steps[0].action)]
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
