@@ -492,7 +492,7 @@ def test_pictures_of_a_pretraining_say_whose_images_they_are(
     tmp_path: Path, held_out: bool
 ) -> None:
     data = digits_folder(tmp_path / "data", per_class=4)
-    job = write_job(tmp_path, "train-1", "train")
+    job = write_job(tmp_path, "train-1", "train", result={"kpis": {}})
     options: dict[str, Any] = {"train__num_epochs": 1}
     if held_out:
         other = digits_folder(tmp_path / "other", per_class=2)
@@ -502,6 +502,9 @@ def test_pictures_of_a_pretraining_say_whose_images_they_are(
     gallery = read(job, "train/pictures/gallery.json")
     notes = [one["note"] for one in [*gallery["sheets"], *gallery["maps"]]]
     assert notes and all(whose in note for note in notes), notes
+    if held_out:  # of the 20 validation images, fewer than the features are wide
+        images = sum(1 for _ in other.rglob("*.png"))
+        assert f"of at most {images}, on {images} validation images" in page_of(job).text
 
 
 def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Path) -> None:

@@ -432,6 +432,8 @@ def evaluate_features(
         "source": f"dataset.{name}",
         "features": runtime.meta.output,
         "rankme": rankme(found.features.cpu()),
+        "rankme_max": min(found.features.shape),
+        "rankme_images": len(found.features),
         "unreadable": found.unreadable,
     }
     if found.loss is not None:

@@ -200,6 +200,8 @@ def measured(facts: Facts) -> Card:
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
         lines += of_labels(facts)
+    if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
+        lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
@@ -264,6 +266,9 @@ def chose(facts: Facts) -> list[str]:
 def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     """The interval of a share in words; else why there is none."""
     given = mapping(mapping(facts.judged.get("intervals")).get(name))
+    kept = mapping(facts.figures.get("best_checkpoint"))
+    if facts.action == "train" and kept.get("epoch") != facts.judged.get("epoch"):
+        given = {}  # of another epoch than the figure
     if is_number(given.get("low")) and is_number(given.get("high")):
         how = given.get("method") or "interval"
         return f"95 %: {percent(given['low'])} to {percent(given['high'])} ({how})"
@@ -271,6 +276,9 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
         low, high = wilson(value, images)
         return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
     if name == "mIoU" and facts.action == "train":
+        judged = facts.judged.get("images")
+        if is_number(judged) and judged < 10:
+            return f"no interval: of {number(judged)} images a bootstrap says nothing"
         return "no interval in training: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
@@ -342,8 +350,18 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
         value = kpis.get(name)
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
-            found.append(f"{named(name)} {number(value) if plain else percent(value)}")
+            of = _of_rank(facts) if name == "rankme" else ""
+            found.append(f"{named(name)} {number(value) if plain else percent(value)}{of}")
     return found[:6]
+
+
+def _of_rank(facts: Facts) -> str:
+    """Of RankMe: what it could be at most, and on which images it was measured."""
+    most, images = facts.judged.get("rankme_max"), facts.judged.get("rankme_images")
+    if not is_number(most):
+        return ""
+    which = "validation images" if facts.action == "train" else "images of the evaluation"
+    return f" of at most {number(most)}, on {number(images)} {which}"
 
 
 def _exported(facts: Facts) -> Card:
