@@ -523,7 +523,7 @@ def probe(
             context.warn(
                 f"{field}: {twins['count']} of the {twins['compared']} images that were compared "
                 "are in dataset.probe_train_data_sources too, each its own nearest neighbor; the "
-                f"scores flatter: {' = '.join(twins['pairs'][0])}"
+                f"scores flatter: {' = '.join(dict.fromkeys(twins['pairs'][0]))}"
             )
         both = None
         if bank.patches is not None and found.patches is not None:

@@ -526,10 +526,15 @@ def left_out(facts: Facts) -> Card | None:
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
 
 
+def warned_of(facts: Facts) -> list[str]:
+    """The warnings that do not stand with the result."""
+    with_result = tuple(facts.doubts)
+    return [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+
+
 def warnings(facts: Facts) -> Card | None:
     """What the plan and the run warned of."""
-    with_result = tuple(facts.doubts)
-    said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+    said = warned_of(facts)
     if not said:
         return None
     lines = said[:MAX_LINES]

@@ -114,8 +114,14 @@ def classes(facts: Facts) -> Section | None:
         )
         numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
-        lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
+        lead += f" {_more(len(names))} in metrics.json."
     return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+
+
+def _more(count: int) -> str:
+    """How many classes are left out, with their verb."""
+    rest = count - MAX_CLASSES
+    return f"{rest} more classes are" if rest > 1 else "1 more class is"
 
 
 def answered(facts: Facts) -> Section | None:
@@ -137,7 +143,7 @@ def answered(facts: Facts) -> Section | None:
     table = Table(["class", "share", unit], rows, f"Of {number(images)} images", (2,))
     lead = f"Every answer is in {facts.action}/results.csv, in the job's folder."
     if len(known) > MAX_CLASSES:
-        lead += f" {len(known) - MAX_CLASSES} more classes are there."
+        lead += f" {_more(len(known))} there."
     return Section("Answers by class", [table], lead)
 
 
@@ -171,7 +177,7 @@ def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section
         named_ones = ", ".join(guessed[:8]) + (" …" if len(guessed) > 8 else "")
         lead += f" An AUROC of 0.5 is that of a coin, and not more have: {named_ones}."
     if len(rows) > MAX_CLASSES:
-        lead += f" {len(rows) - MAX_CLASSES} more classes are in metrics.json."
+        lead += f" {_more(len(rows))} in metrics.json."
     return Section(
         "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)))], lead
     )
