@@ -632,7 +632,10 @@ def _judged_by(
         best = {str(study["metric"]): study["best"].get("value"), **best}
         directions[str(study["metric"])] = study.get("direction")
     elif kept:
-        best = {str(kept["metric"]): best.get(kept["metric"], kept["value"]), **best}
+        # As its page: of the checkpoint that a next job takes, not of an epoch without one.
+        first = str(kept["metric"])
+        value = kept["value"] if is_number(kept["value"]) else best.get(first)
+        best = {first: value, **{name: one for name, one in best.items() if name != first}}
     stated = job.record["launch"].get("best") or {}
     name = stated.get("metric")
     if metric is None and is_number(value := {**newest, **best}.get(name)):

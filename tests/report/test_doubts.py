@@ -38,6 +38,9 @@ def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
     poor = {name: {"images": 20, "auroc": area} for name, area in areas.items()}
     assert doubts.of_labels(good, 60) == []
     assert "0.507" in doubts.of_labels(poor, 60)[0]
+    (said,) = doubts.of_labels({**good, "owl": {"images": 20, "auroc": 0.52}}, 60)
+    assert "1 of 3 classes not told from chance by 60 images" in said
+    assert said.endswith("owl (0.520)"), "the others are not named"
     assert doubts.of_labels({"cat": {"images": 0, "auroc": None}}, 60) == []
 
 

@@ -76,6 +76,19 @@ def test_the_headline_is_the_checkpoint_that_is_kept_and_names_a_better_epoch(
     assert "95.0 %" in text and "not kept" not in text
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_list_of_jobs_has_the_figure_of_the_checkpoint_that_the_page_is_headed_by(
+    tmp_path: Path, stated: bool
+) -> None:
+    best = {"best": {"metric": "ACC_all", "direction": "maximize"}} if stated else {}
+    launch = {"command": ["x"], "result": "train/result.json", **best}
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}}, launch=launch)
+    epochs_of(folder, [0.5, 0.95, 0.9])
+    keep(folder, 2, 0.9)
+    (row,) = answers.jobs([Job(folder)], limit=5)["jobs"]
+    assert (row["metric"], row["best"]) == ("ACC_all", 0.9)
+
+
 def test_every_block_of_a_training_names_the_epoch_that_it_is_of(tmp_path: Path) -> None:
     folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
     keep(folder, 1, 0.75)
@@ -143,7 +156,12 @@ def test_a_search_whose_best_trial_tells_nothing_says_so_and_that_it_was_chosen(
     page = page_of(folder)
     assert page.text.count(DOUBT) == 1 and card_tones(page)[0].startswith("card warning")
     assert Job(folder).figures()["warnings"] == [f"the best trial: {DOUBT}"]
-    assert "its best checkpoint that is kept, which a next job takes: 0.6, epoch 0" in page.text
+    assert "its best checkpoint that is kept, which a next job takes: 60.0 %, epoch 0" in page.text
+    assert "70.0 %" in page.text, "of every trial too"
+    (table,) = [a["href"] for a in page.all("a") if a["href"].endswith(".csv")]
+    assert (folder / table).is_file() and "lr" in (folder / table).read_text()
+    elsewhere = read_page(Job(folder).report(tmp_path / "mailed.html").path)
+    assert '.csv"' not in elsewhere.html and "automl/trials.csv" in elsewhere.text
 
 
 def test_a_segmentation_and_a_chain_say_that_the_images_chose_the_model(tmp_path: Path) -> None:
@@ -453,6 +471,10 @@ def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
     text = page_of(folder).text
     assert "by chance has a mAP of about 20.0 %" in text
     assert "not more have: cat." in text
+    assert "Multi-label evaluation" in text
+    assert "all labels for every image would have a macro F1 of 33.0 %" in text
+    assert "base rate" in text and "25.0 %" in text, "10 of 40 images are cats"
+    assert "80 pairs of image and class" in page_of(folder).html, "of a bar's hint too"
     assert "pairs of image and class" in text and "mean probability" in text
 
     # Of one class each the same bins count images.
@@ -488,7 +510,7 @@ def test_pictures_of_a_pretraining_say_whose_images_they_are(
     tmp_path: Path, held_out: bool
 ) -> None:
     data = digits_folder(tmp_path / "data", per_class=4)
-    job = write_job(tmp_path, "train-1", "train")
+    job = write_job(tmp_path, "train-1", "train", result={"kpis": {}})
     options: dict[str, Any] = {"train__num_epochs": 1}
     if held_out:
         other = digits_folder(tmp_path / "other", per_class=2)
@@ -498,6 +520,9 @@ def test_pictures_of_a_pretraining_say_whose_images_they_are(
     gallery = read(job, "train/pictures/gallery.json")
     notes = [one["note"] for one in [*gallery["sheets"], *gallery["maps"]]]
     assert notes and all(whose in note for note in notes), notes
+    if held_out:  # of the 20 validation images, fewer than the features are wide
+        images = sum(1 for _ in other.rglob("*.png"))
+        assert f"of at most {images}, on {images} validation images" in page_of(job).text
 
 
 def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Path) -> None:

@@ -26,6 +26,47 @@ SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune", "optim": 
 SHARES = {"kpis": {"ACC_all": 0.9, "val_loss": 0.4}, "shares": {"ACC_all": 200}}
 
 
+def test_what_the_plan_says_of_settings_that_nobody_chose_is_a_folded_note(tmp_path: Path) -> None:
+    late = "train.optim.milestones: milestones [15] are beyond the run of 2 epochs"
+    drawn = "train.mask_ratio: mask_ratio is 0.3; the paper uses 0.75"
+    empty = "dataset.val_data_sources: there is none, so nothing is judged"
+    both = "train.optim.lr: is high beside train.mask_ratio"
+    train = {"mask_ratio": 0.3, "optim": {"milestones": [15], "lr": 1.0}}
+    of_run = "step 3: the loss is not finite"
+    folder = write_job(
+        tmp_path,
+        "train-1",
+        spec={"train": train, "dataset": {"val_data_sources": None}},
+        result={"kpis": {}, "warnings": [of_run]},
+        warnings=[late, drawn, empty, both],
+        changed={"train.mask_ratio": {"origin": "override (of a string)", "default": 0.75}},
+    )
+    text = read_page(Job(folder).report().path).text
+    cards, rest = text[: text.index("Changed fields")], text[text.index("Changed fields") :]
+    assert late not in cards and "1 note on settings that nobody has set" in rest
+    assert late.partition(": ")[2] in rest
+    for warning in (drawn, empty, both, of_run):
+        assert warning in cards and warning not in rest, warning
+    assert "4 warnings" in cards
+
+    # Chosen by hand, or of a job that does not say who chose: a warning.
+    for name, changed in (
+        ("train-2", {"train.optim.milestones[0]": {"origin": "spec file", "default": 200}}),
+        ("train-3", None),
+    ):
+        more = {} if changed is None else {"changed": changed}
+        again = write_job(tmp_path, name, spec={"train": train}, result={}, warnings=[late], **more)
+        assert late in read_page(Job(again).report().path).text
+
+
+def test_many_warnings_are_each_on_the_page_once(tmp_path: Path) -> None:
+    warnings = [f"dataset.train_data_sources: thing {n:02d}" for n in range(12)]
+    folder = write_job(tmp_path, "train-1", result={}, warnings=warnings)
+    text = read_page(Job(folder).report().path).text
+    assert [text.count(one) for one in warnings] == [1] * 12
+    assert "and 4 more below" in text
+
+
 def page_of(folder: Path, **options: Any) -> Page:
     return read_page(Job(folder).report(**options).path)
 

@@ -13,7 +13,7 @@ from tests.support.training import read, train
 
 
 def test_classes_pixels_and_overlays_are_of_the_best_checkpoint(tmp_path: Path) -> None:
-    data = scenes(tmp_path / "scenes", training=6, validation=4)
+    data = scenes(tmp_path / "scenes", training=6, validation=12)
     job = write_job(tmp_path, "train-1", "train")
     options = {"train__num_epochs": 4, "train__checkpoint_interval": 2}
     made = seg_spec(data, job, **PLAIN, dataset__val_data_sources=str(data), **options)
@@ -34,6 +34,10 @@ def test_classes_pixels_and_overlays_are_of_the_best_checkpoint(tmp_path: Path) 
         assert sheets[kind]["epoch"] == kept["epoch"]
         assert sheets[kind]["columns"][-1] == "answer over the image"
     scores = [int(row["note"].split()[1]) for row in sheets["worst"]["rows"]]
-    assert scores == sorted(scores) and len(scores) == 4
+    assert scores == sorted(scores) and len(scores) == 6
     page = read_page(Job(job).report().path)
+    interval = judged["intervals"]["mIoU"]
+    assert 0 <= interval["low"] <= judged["mIoU"] <= interval["high"] <= 1
+    assert "(bootstrap over 12 images)" in page.text
+    assert f"{100 * judged['labeled_share']:.1f} % of the pixels are labeled" in page.text
     assert f"Masks of epoch {kept['epoch']}" in page.text and "Counts of pixels" in page.text

@@ -16,6 +16,7 @@ from mae_runners.actions import evaluate, export, inference
 from mae_runners.data import Mixup
 from mae_runners.deploy import parity
 from mae_runners.metrics.multi_label import MultiLabelMetrics, best_thresholds
+from mae_runners.metrics.notable_labels import LabelMistakes, lines_of
 from mae_runners.models import checkpoint
 from mae_runners.tasks.losses import label_loss
 from mae_sdk import Skill
@@ -181,6 +182,29 @@ def test_every_figure_of_several_labels_is_that_of_scikit_learn() -> None:
     assert sum(one["images"] for one in metrics.reliability) == truth.numel()
 
 
+def test_the_surest_wrong_pairs_are_those_of_all_images_however_they_are_batched() -> None:
+    logits, truth = scored()
+    logits += torch.linspace(0, 0.01, len(logits))[:, None]  # no two are equally sure
+    cuts, shares = [0.3, 0.5, 0.7, 0.9], logits.sigmoid()
+    said = shares >= torch.tensor(cuts)
+    off = torch.where(truth == 1, 1 - shares, shares)
+    wrong = [
+        (-float(off[place, label]), place, label)
+        for place, label in (said != (truth == 1)).nonzero().tolist()
+    ]
+    for size in (7, 50, len(truth)):
+        found = LabelMistakes()
+        for part in torch.arange(len(truth)).split(size):
+            found.add(logits[part], truth[part], part)
+        pairs = found.found(cuts)
+        assert [one[1:3] for one in pairs] == [one[1:] for one in sorted(wrong)[:12]], size
+    off_by, place, label, has, _ = pairs[0]
+    assert has == bool(truth[place, label])
+    lines = lines_of(pairs[0], truth[place], cuts, "abcd")
+    share = 1 - off_by if has else off_by
+    assert lines[0].startswith(f"{'abcd'[label]} ({100 * share:.0f} %): ")
+
+
 def test_the_chosen_thresholds_have_the_best_f1_of_all() -> None:
     logits, truth = scored()
     scores = logits.sigmoid()
@@ -263,7 +287,8 @@ def test_a_model_of_several_labels_goes_from_training_to_an_export(tmp_path: Pat
         return dict(action.run(made, make_context(name, folder)))
 
     kpis = ran(evaluate, "evaluate", tmp_path / "torch", path)["kpis"]
-    ran(inference, "inference", tmp_path / "torch", path)
+    answered = ran(inference, "inference", tmp_path / "torch", path)
+    assert answered["multi_label"] is True, "its page says so"
     answers = rows_of(tmp_path / "torch" / "inference" / "results.csv")
     y = np.array([[name in of for name in NAMES] for _, of in rows])
     taken = np.array([[name in row["labels"].split("|") for name in NAMES] for row in answers])
@@ -280,6 +305,17 @@ def test_a_model_of_several_labels_goes_from_training_to_an_export(tmp_path: Pat
     shown = {row[0]: row[1].share for row in bars.blocks[0].rows}
     assert shown == {name: one["AP"] for name, one in figures["per_class"].items()}
     assert [one.title for one in others] == ["Confidence", "Speed"], "no confusion matrix"
+
+    for folder, action in ((job, "train"), (tmp_path / "torch", "evaluate")):
+        sheets = read(folder, f"{action}/pictures/gallery.json")["sheets"]
+        (wrong,) = [one for one in sheets if one["kind"] == "mistakes"]
+        for row in wrong["rows"]:
+            of = dict(rows)[Path(row["name"]).name]
+            pair, predicted, true = row["lines"]
+            name = pair.partition(" (")[0]
+            assert true == "true: " + (", ".join(n for n in NAMES if n in of) or "no label")
+            assert (name in of) is pair.endswith("has it, not given"), pair
+            assert (name in predicted) is pair.endswith("given, lacks it"), pair
 
     made = make_spec(export__checkpoint=str(path), dataset__test_data_sources=str(images))
     exported = export.run(made, make_context("export", tmp_path))["artefacts"][0]

@@ -45,6 +45,7 @@ from mae_runners.metrics.gallery import Gallery, tile_of, tile_of_item
 from mae_runners.metrics.multi_label import DEFINITIONS as LABEL_DEFINITIONS
 from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_runners.metrics.notable import Answer, Notable
+from mae_runners.metrics.notable_labels import LabelMistakes, lines_of, show_pairs, surest
 from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
     HEAT,
@@ -285,9 +286,24 @@ def evaluate_labels(
     meta, images = runtime.meta, judged_images(spec, runtime)
     classes = artifact.class_names(meta, images.dataset.classes)
     sums = MultiLabelMetrics(len(classes), meta.thresholds or [0.5] * len(classes))
-    walked = walk(spec, context, runtime, ranks, images, sums, lambda logits, batch: logits)
+    wrong = LabelMistakes()
+
+    def kept(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        wrong.add(logits, batch["label"], batch["index"])
+        return logits
+
+    walked = walk(spec, context, runtime, ranks, images, sums, kept)
+    parts = ranks.gather_on_first(wrong.found(sums.chosen))
     if not context.is_main:
         return {}, []
+    truth: Any = images.dataset.targets
+    pairs = [
+        (one[1], lines_of(one, truth[one[1]], sums.chosen, classes))
+        for one in surest(one for part in parts for one in part)
+    ]
+    gallery = Gallery(context.action_dir)
+    show_pairs(gallery, images.dataset, pairs)
+    gallery.save()
     if spec.evaluate.gradient_maps:
         context.warn("evaluate.gradient_maps: not drawn of a model of several labels")
     assert meta.cuts is not None
@@ -416,6 +432,8 @@ def evaluate_features(
         "source": f"dataset.{name}",
         "features": runtime.meta.output,
         "rankme": rankme(found.features.cpu()),
+        "rankme_max": min(found.features.shape),
+        "rankme_images": len(found.features),
         "unreadable": found.unreadable,
     }
     if found.loss is not None:
@@ -505,7 +523,7 @@ def probe(
             context.warn(
                 f"{field}: {twins['count']} of the {twins['compared']} images that were compared "
                 "are in dataset.probe_train_data_sources too, each its own nearest neighbor; the "
-                f"scores flatter: {' = '.join(twins['pairs'][0])}"
+                f"scores flatter: {' = '.join(dict.fromkeys(twins['pairs'][0]))}"
             )
         both = None
         if bank.patches is not None and found.patches is not None:

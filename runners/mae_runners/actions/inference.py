@@ -51,7 +51,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Runs the model over the test images and writes its answers.
 
     Returns:
-        ``{"kpis", "artefacts", "device"}``, and of a classifier ``answered``: class → images.
+        ``{"kpis", "artefacts", "device"}``, and of a classifier ``answered``: class → images; of
+        one of several labels ``multi_label``.
     """
     runtime = open_artifact(spec, context, "inference")
     if runtime.meta.segments:
@@ -124,6 +125,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "artefacts": [str(file) for file in files],
         "device": str(runtime.device),
         **({"answered": answered} if answered else {}),
+        **({"multi_label": True} if several else {}),
         **({"left_out": left} if unreadable else {}),
     }
 

@@ -11,6 +11,9 @@ import numpy as np
 from mae_sdk.jobs.intervals import Z, wilson
 from mae_skill.spelling import one_line
 
+NAMED = 8
+"""Classes that a doubt names; the others are counted."""
+
 
 def of_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Of a classifier, from its confusion matrix ``[C, C]`` (rows = true class): it takes every
@@ -68,22 +71,32 @@ def _at_chance(
 
 
 def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[str]:
-    """Of a model of several labels: the mean AUROC of its classes is that of a coin.
+    """Of a model of several labels: the mean AUROC of its classes is that of a coin; else which
+    classes' own is.
 
     By chance the area of a class varies as the statistic of Mann and Whitney (1947) does.
     """
     areas, variance = [], 0.0
-    for one in per_class.values():
+    guessed: list[str] = []
+    for name, one in per_class.items():
         of_class = int(one["images"])
         others = images - of_class
         if one.get("auroc") is not None and of_class and others:
             areas.append(float(one["auroc"]))
-            variance += (images + 1) / (12 * of_class * others)
+            own = (images + 1) / (12 * of_class * others)
+            variance += own
+            if areas[-1] - Z * math.sqrt(own) <= 0.5:
+                guessed.append(f"{one_line(name)} ({areas[-1]:.3f})")
     if not areas:
         return []
     mean, error = sum(areas) / len(areas), math.sqrt(variance) / len(areas)
     if mean - Z * error > 0.5:
-        return []
+        if not guessed:
+            return []
+        named = ", ".join(guessed[:NAMED])
+        named += f" and {len(guessed) - NAMED} more" if len(guessed) > NAMED else ""
+        share = f"{len(guessed)} of {len(areas)} classes not told from chance"
+        return [f"{share} by {images} images: an AUROC of 0.5 is that of a coin; {named}"]
     verdict = "no better than chance" if mean <= 0.5 else f"not told from chance by {images} images"
     text = f"{verdict}: the mean AUROC of the classes is {mean:.3f}, and by chance it "
     return [f"{text}is 0.5 ± {Z * error:.2g}"]

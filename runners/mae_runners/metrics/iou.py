@@ -20,14 +20,14 @@ class SegmentationMetrics:
     """IoU, accuracies and loss of a segmenter; used by training, evaluate and inference.
 
     Attributes:
-        sums: float64 ``[C² + 3]``: the confusion matrix of pixels, then loss, labeled pixels and
-            images. Add those of other ranks before reading metrics.
+        sums: float64 ``[C² + 4]``: the confusion matrix of pixels, then loss, labeled pixels,
+            images and all pixels. Add those of other ranks before reading metrics.
         newest: the confusion matrix of the last image that was added, ``[C, C]``.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.sums = torch.zeros(num_classes**2 + 3, dtype=torch.float64)
+        self.sums = torch.zeros(num_classes**2 + 4, dtype=torch.float64)
 
     def add(self, logits: Tensor, mask: Tensor) -> np.ndarray:
         """Counts an image: ``logits [C, h, w]`` of any size, ``mask [H, W]``.
@@ -41,27 +41,29 @@ class SegmentationMetrics:
         counts = count_pairs(mask, labels, self.num_classes, self.ignore_index)
         counts = counts.cpu()
         self.newest: np.ndarray = counts.numpy()
-        self.sums[:-3] += counts.flatten()
-        self.sums[-3:] += torch.tensor([loss, pixels, 1.0], dtype=torch.float64)
+        self.sums[:-4] += counts.flatten()
+        new = [loss, pixels, 1.0, float(mask.numel())]
+        self.sums[-4:] += torch.tensor(new, dtype=torch.float64)
         found: np.ndarray = labels.cpu().numpy()
         return found
 
     @property
     def confusion(self) -> np.ndarray:
         """float64 ``[C, C]``, rows = true class, columns = predicted."""
-        return self.sums[:-3].reshape(self.num_classes, self.num_classes).numpy()
+        return self.sums[:-4].reshape(self.num_classes, self.num_classes).numpy()
 
     @property
     def labeled_pixels(self) -> int:
-        return int(self.sums[-2])
+        return int(self.sums[-3])
 
     def summary(self, source: object) -> dict[str, Any]:
-        """``val_loss``, ``images`` and all of `iou_metrics`.
+        """``val_loss``, ``images``, ``labeled_share`` (of all pixels, those that count) and all of
+        `iou_metrics`.
 
         Raises:
             DataError: no pixel has a label; ``source`` is the data set that the error names.
         """
-        loss, pixels, images = self.sums[-3:].tolist()
+        loss, pixels, images, every = self.sums[-4:].tolist()
         if not pixels:
             raise DataError(
                 "no validation pixel has a label",
@@ -69,7 +71,12 @@ class SegmentationMetrics:
                 got=source,
                 expected="masks with classes other than dataset.segmentation.ignore_index",
             )
-        return {"val_loss": loss / pixels, "images": int(images), **iou_metrics(self.confusion)}
+        return {
+            "val_loss": loss / pixels,
+            "images": int(images),
+            "labeled_share": pixels / every,
+            **iou_metrics(self.confusion),
+        }
 
 
 def iou_metrics(confusion: np.ndarray | Tensor) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from mae_sdk.files import write_json
 from torch import Tensor
 
 from mae_runners.data import ImageDataset, collate
@@ -15,7 +16,7 @@ from mae_runners.metrics.feature_map import show_features
 from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.probe import probe_accuracy, rankme
 from mae_runners.metrics.splits import split_bank
-from mae_runners.tasks.base import Task
+from mae_runners.tasks.base import VALIDATION, Task
 
 MIN_LOOKED, MAX_LOOKED = 64, 400  # images of a map of features
 MIN_TRAINED_FOR_UMAP = 1_000_000  # images: UMAP takes some ten seconds to begin
@@ -83,9 +84,13 @@ def look_at_features(
 
 
 def rank(task: Task, ranks: Ranks, dataset: ImageDataset) -> dict[str, float]:
-    """``rankme`` of the frozen, unmasked, pooled features. Every rank must call it."""
+    """``rankme`` of the frozen, unmasked, pooled features; what it could be at most goes into
+    ``validation.json``. Every rank must call it."""
     known, _ = features(task, ranks, dataset)
     found = {"rankme": rankme(known)} if task.context.is_main else {}
+    if found:
+        about = {"rankme_max": min(known.shape), "rankme_images": len(known)}
+        write_json(task.context.action_dir / VALIDATION, about)
     return ranks.gather(found)[0]
 
 

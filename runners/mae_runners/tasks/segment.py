@@ -26,6 +26,8 @@ from mae_runners.tasks.base import VALIDATION, Batch, Images, Task
 from mae_runners.tasks.losses import PixelLoss
 
 EXAMPLES = 6
+MAX_RESAMPLED = 2000
+"""Validation images up to which the mIoU gets an interval at every best epoch, in half a second."""
 
 
 class SegmentationTask(Task):
@@ -137,11 +139,14 @@ class SegmentationTask(Task):
         if not (best and self.context.is_main):
             return
         folder, classes = self.context.action_dir, list(self.train.classes)
-        about = {
+        about: dict[str, Any] = {
             "epoch": epoch,
             **by_class(self.found, classes),
             "doubts": doubts.of_masks(self.confusion, classes),
         }
+        if self.found["images"] <= MAX_RESAMPLED:
+            interval = looks.scores.interval(self.found["images"], self.seed)
+            about |= {"intervals": {"mIoU": interval}} if interval is not None else {}
         write_json(folder / VALIDATION, finite(about))
         write_table(self.found, classes, folder / "per_class_iou.csv")
         write_pixels(self.confusion.astype(np.int64), classes, folder)

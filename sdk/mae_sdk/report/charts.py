@@ -394,12 +394,13 @@ def _dot(frame: Frame, dot: Dot) -> Markup:
 
 
 def reliability(
-    bins: Sequence[Mapping[str, Any]], width: int = 380, height: int = 300
+    bins: Sequence[Mapping[str, Any]], width: int = 380, height: int = 300, *, unit: str = "images"
 ) -> Markup | None:
     """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal.
 
     Args:
         bins: ``confidence, accuracy, images`` each, in 0…1.
+        unit: what a bin counts.
     """
     held = [one for one in bins if one.get("images")]
     if not held:
@@ -415,7 +416,7 @@ def reliability(
         weight = 0.25 + 0.75 * math.sqrt(one["images"] / most)
         said = (
             f"confidence {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % right, "
-            f"{one['images']} images"
+            f"{one['images']} {unit}"
         )
         parts.append(
             element(

@@ -17,7 +17,7 @@ LOG_LINES = 30
 
 def sections(facts: Facts) -> list[Section]:
     """Everything that is there."""
-    found = [changed(facts), warnings(facts), data(facts), environment(facts)]
+    found = [changed(facts), warnings(facts), notes(facts), data(facts), environment(facts)]
     return [one for one in found if one is not None]
 
 
@@ -37,13 +37,21 @@ def changed(facts: Facts) -> Section | None:
 
 
 def warnings(facts: Facts) -> Section | None:
-    """All warnings, where the first screen had no room for them."""
-    from mae_sdk.report.first_screen import MAX_LINES
+    """The warnings that the first screen had no room for."""
+    from mae_sdk.report.first_screen import MAX_LINES, warned_of
 
-    said = facts.warnings
-    if len(said) <= MAX_LINES:
+    said = warned_of(facts)[MAX_LINES:]
+    return Section("More warnings", [Text(one, "warning") for one in said[:100]]) if said else None
+
+
+def notes(facts: Facts) -> Section | None:
+    """What the plan said of settings that nobody chose, folded."""
+    if not facts.notes:
         return None
-    return Section("Warnings", [Text(one, "warning") for one in said[:100]])
+    count = len(facts.notes)
+    caption = f"{count} note{'s' if count != 1 else ''} on settings that nobody has set"
+    rows = [list(one.partition(": ")[::2]) for one in facts.notes]
+    return Section("Notes", [Table(["field", "note"], rows, caption, collapsed=True)])
 
 
 def data(facts: Facts) -> Section | None:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
+from mae_skill.origin import OriginKind
 
 from mae_sdk.files import parse_json
 from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by, spec_of
@@ -39,6 +41,11 @@ MAX_EVALUATIONS = 200
 MAX_CSV_BYTES = 24 << 20
 """Of a long run's ``metrics.csv``, read at most so much, in pieces spread over it."""
 _PIECES = 256
+
+_KEY = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
+"""A dotted key inside a sentence."""
+_CHOSEN = tuple(str(kind) for kind in {*OriginKind.written(), OriginKind.DATA})
+"""How the origin of a field begins that the person has set."""
 
 Curve = list[tuple[float, float]]
 
@@ -206,6 +213,15 @@ class Facts:
         return bool((model.get("task") or self.setting("model.task")) == "segmentation")
 
     @cached_property
+    def several(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        if self.setting("model.multi_label") is True and self.action == "train":
+            return True
+        if any("AP" in mapping(one) for one in mapping(self.judged.get("per_class")).values()):
+            return True  # of an evaluation
+        return self.result.get("multi_label") is True  # of an inference
+
+    @cached_property
     def doubts(self) -> list[str]:
         """Why the result says that nothing was learned, as the run found; of a study why that of
         its best trial does."""
@@ -281,15 +297,41 @@ class Facts:
         ]
 
     @cached_property
+    def notes(self) -> list[str]:
+        """What the plan said of settings that nobody chose: no warnings, for nothing that the
+        person has set is called in question."""
+        planned = [str(one) for one in as_list(self.record.get("warnings"))]
+        return [one for one in dict.fromkeys(planned) if self._is_of_defaults(one)]
+
+    def _is_of_defaults(self, warning: str) -> bool:
+        """Whether a warning is of a field, and no field that it names was set by the person.
+
+        A field without a value is a lack, of which a warning stays one.
+        """
+        changed = self.record.get("changed")
+        field = warning.partition(": ")[0]
+        if not isinstance(changed, dict) or self.setting(field) is None:
+            return False
+        if warning in as_list(self.record.get("data_warnings")) or field in self.sources:
+            return False
+        named = [field, *(key for key in _KEY.findall(warning) if self.setting(key) is not None)]
+        return not any(
+            str(mapping(about).get("origin")).startswith(_CHOSEN)
+            for key, about in changed.items()
+            for name in named
+            if key == name or key.startswith((f"{name}.", f"{name}["))
+        )
+
+    @cached_property
     def warnings(self) -> list[str]:
-        """What the plan, the data and the run warned of, each once."""
+        """What the plan, the data and the run warned of, each once, without `notes`."""
         said: list[str] = []
         of_run = self.figures.get("warnings")
         planned = self.record.get("warnings")
         for part in (planned, of_run, self._data_warnings()):
             if isinstance(part, list):
                 said += [str(one) for one in part]
-        return list(dict.fromkeys(said))
+        return [one for one in dict.fromkeys(said) if one not in self.notes]
 
     def _data_warnings(self) -> list[str]:
         try:

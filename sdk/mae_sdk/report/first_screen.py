@@ -59,6 +59,8 @@ def heading(facts: Facts) -> str:
     name = word(facts.action, stage)
     if facts.segments and stage in ("", "finetune"):
         name = f"Segmentation {name.lower()}"
+    elif facts.several and stage in ("", "finetune"):
+        name = f"Multi-label {name.lower()}"
     name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
@@ -197,11 +199,29 @@ def measured(facts: Facts) -> Card:
     lines = [*facts.doubts, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
+        lines += of_labels(facts)
+    if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
+        lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def of_labels(facts: Facts) -> list[str]:
+    """What stands beside macro F1 of several labels: what a constant answer has, and that the
+    thresholds are of the same images."""
+    found = []
+    images = facts.judged.get("images")
+    counts = [mapping(one).get("images") for one in mapping(facts.judged.get("per_class")).values()]
+    known = [count for count in counts if is_number(count) and count]
+    if known and is_number(images) and images:
+        every = sum(2 * count / (images + count) for count in known) / len(known)
+        found.append(f"all labels for every image would have a macro F1 of {percent(every)}")
+    if facts.action == "train":
+        found.append("F1 is at thresholds that were chosen on these same images, which flatters it")
+    return found
 
 
 def _prevalence(facts: Facts) -> float | None:
@@ -246,6 +266,9 @@ def chose(facts: Facts) -> list[str]:
 def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     """The interval of a share in words; else why there is none."""
     given = mapping(mapping(facts.judged.get("intervals")).get(name))
+    kept = mapping(facts.figures.get("best_checkpoint"))
+    if facts.action == "train" and kept.get("epoch") != facts.judged.get("epoch"):
+        given = {}  # of another epoch than the figure
     if is_number(given.get("low")) and is_number(given.get("high")):
         how = given.get("method") or "interval"
         return f"95 %: {percent(given['low'])} to {percent(given['high'])} ({how})"
@@ -253,6 +276,9 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
         low, high = wilson(value, images)
         return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
     if name == "mIoU" and facts.action == "train":
+        judged = facts.judged.get("images")
+        if is_number(judged) and judged < 10:
+            return f"no interval: of {number(judged)} images a bootstrap says nothing"
         return "no interval in training: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
@@ -324,8 +350,18 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
         value = kpis.get(name)
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
-            found.append(f"{named(name)} {number(value) if plain else percent(value)}")
+            of = _of_rank(facts) if name == "rankme" else ""
+            found.append(f"{named(name)} {number(value) if plain else percent(value)}{of}")
     return found[:6]
+
+
+def _of_rank(facts: Facts) -> str:
+    """Of RankMe: what it could be at most, and on which images it was measured."""
+    most, images = facts.judged.get("rankme_max"), facts.judged.get("rankme_images")
+    if not is_number(most):
+        return ""
+    which = "validation images" if facts.action == "train" else "images of the evaluation"
+    return f" of at most {number(most)}, on {number(images)} {which}"
 
 
 def _exported(facts: Facts) -> Card:
@@ -490,10 +526,15 @@ def left_out(facts: Facts) -> Card | None:
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
 
 
+def warned_of(facts: Facts) -> list[str]:
+    """The warnings that do not stand with the result."""
+    with_result = tuple(facts.doubts)
+    return [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+
+
 def warnings(facts: Facts) -> Card | None:
     """What the plan and the run warned of."""
-    with_result = tuple(facts.doubts)
-    said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+    said = warned_of(facts)
     if not said:
         return None
     lines = said[:MAX_LINES]
@@ -532,8 +573,8 @@ def next_step(facts: Facts) -> Card:
     }
     if facts.doubts and steps[0].action == "train":
         words["train"] = (
-            "it tells nothing yet: train longer, on more images or from a pretrained model, before "
-            "it is exported"
+            "its result is in doubt: train longer, on more images or from a pretrained model, "
+            "before it is exported"
         )
     lines = [words.get(steps[0].action, steps[0].action)]
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))

@@ -74,7 +74,7 @@ def classes(facts: Facts) -> Section | None:
     if not per_class:
         return _classes_of_training(facts)
     if any("AP" in one for one in per_class.values()):
-        return _labels(per_class)
+        return _labels(facts, per_class)
     segments = any("IoU" in one for one in per_class.values())
     figure = "IoU" if segments else "recall"
     names = sorted(per_class, key=lambda name: _rank(per_class[name], figure))
@@ -114,8 +114,14 @@ def classes(facts: Facts) -> Section | None:
         )
         numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
-        lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
+        lead += f" {_more(len(names))} in metrics.json."
     return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+
+
+def _more(count: int) -> str:
+    """How many classes are left out, with their verb."""
+    rest = count - MAX_CLASSES
+    return f"{rest} more classes are" if rest > 1 else "1 more class is"
 
 
 def answered(facts: Facts) -> Section | None:
@@ -137,23 +143,30 @@ def answered(facts: Facts) -> Section | None:
     table = Table(["class", "share", unit], rows, f"Of {number(images)} images", (2,))
     lead = f"Every answer is in {facts.action}/results.csv, in the job's folder."
     if len(known) > MAX_CLASSES:
-        lead += f" {len(known) - MAX_CLASSES} more classes are there."
+        lead += f" {_more(len(known))} there."
     return Section("Answers by class", [table], lead)
 
 
-def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
+def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section:
     """A bar for every class of a model whose images may be of several: average precision."""
     rows: list[list[Any]] = []
     for name in sorted(per_class, key=lambda name: _rank(per_class[name], "AP")):
         one = per_class[name]
         shares = [percent(one.get(key)) for key in ("precision", "recall", "f1")]
         figures = [number(one.get(key), 3) for key in ("auroc", "threshold")]
-        rows.append([name, _bar(one.get("AP")), *shares, *figures, number(one.get("images"))])
-    head = ["class", "AP", "precision", "recall", "F1", "AUROC", "threshold", "images"]
+        has, images = one.get("images"), facts.judged.get("images")
+        rate = percent(has / images) if is_number(has) and is_number(images) and images else "–"
+        rows.append([name, _bar(one.get("AP")), rate, *shares, *figures, number(has)])
+    head = ["class", "AP", "base rate", "precision", "recall", "F1", "AUROC", "threshold", "images"]
+    chosen = (
+        "on these same images, which flatters them."
+        if facts.action == "train"
+        else "on the validation images of its training: where these are the same, they flatter."
+    )
     lead = (
-        "Worst first. AP: average precision, over all thresholds; precision, recall and F1 are at "
-        "the class's own threshold, which was chosen on validation images: where these are the "
-        "same images, they flatter."
+        "Worst first. AP: average precision, over all thresholds; by chance it is the base rate, "
+        "the share of the images that have the label. Precision, recall and F1 are at the class's "
+        f"own threshold, which was chosen {chosen}"
     )
     guessed = [
         name
@@ -164,9 +177,9 @@ def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
         named_ones = ", ".join(guessed[:8]) + (" …" if len(guessed) > 8 else "")
         lead += f" An AUROC of 0.5 is that of a coin, and not more have: {named_ones}."
     if len(rows) > MAX_CLASSES:
-        lead += f" {len(rows) - MAX_CLASSES} more classes are in metrics.json."
+        lead += f" {_more(len(rows))} in metrics.json."
     return Section(
-        "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 8)))], lead
+        "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)))], lead
     )
 
 
@@ -244,7 +257,10 @@ def confusions(facts: Facts) -> Section | None:
 def calibration(facts: Facts) -> Section | None:
     """Whether the model is as sure as it is right."""
     bins = [mapping(one) for one in as_list(facts.judged.get("reliability"))]
-    drawing = charts.reliability(bins)
+    # Of several labels each image is asked of every class: a bin counts such pairs.
+    several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
+    unit = "pairs of image and class" if several else "images"
+    drawing = charts.reliability(bins, unit=unit)
     if drawing is None:
         return None
     rows = [
@@ -252,9 +268,6 @@ def calibration(facts: Facts) -> Section | None:
         for one in bins
         if one.get("images")
     ]
-    several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
-    # Of several labels each image is asked of every class: a bin counts such pairs.
-    unit = "pairs of image and class" if several else "images"
     right = "share that has the label" if several else "accuracy"
     head = ["mean probability" if several else "mean confidence", right, unit]
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)

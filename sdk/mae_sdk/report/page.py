@@ -80,7 +80,10 @@ def _asked(facts: Facts) -> str:
 
 
 def _target(job: Job, links: Mapping[str, str] | None, at_home: bool, name: str) -> str:
-    """Where the page of another job is; empty where it is not known to be anywhere."""
+    """Where the page of another job is, or a table of the job's own folder; empty where it is not
+    known to be anywhere."""
+    if name == search.TABLE:
+        return name if links is None and at_home and (job.folder / name).is_file() else ""
     if links is not None:
         return links.get(name, "")
     other = beside(job, name) if at_home else None

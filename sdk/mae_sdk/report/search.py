@@ -45,7 +45,7 @@ def headline(facts: Facts) -> Card:
     if "on others expect less" not in lines[-1] + verdict(study):
         lines.append(f"{best_of(trials)}{CHOSEN}")
     lines.append(f"trial {best.get('trial')}: {best.get('child')}")
-    lines += _kept(facts, best, metric)
+    lines += _kept(facts, best, metric, isinstance(images, int))
     objectives = as_list(facts.document("automl/study.json").get("objectives"))
     names = [str(mapping(one).get("metric")) for one in objectives]
     front = as_list(facts.document("automl/best.json").get("pareto"))
@@ -76,15 +76,18 @@ def best_of(trials: Mapping[str, Any]) -> str:
 
 
 Target = Callable[[str], str]
-"""Job id → where its page is; empty where it is not known to be anywhere."""
+"""Job id, or `TABLE` → where its page is; empty where it is not known to be anywhere."""
+
+TABLE = "automl/trials.csv"
+"""Every trial, in the job's folder."""
 
 
 def trials(facts: Facts) -> list[str]:
     """The ids of the trials."""
-    return [row["child"] for row in rows_of(facts.text("automl/trials.csv")) if row.get("child")]
+    return [row["child"] for row in rows_of(facts.text(TABLE)) if row.get("child")]
 
 
-def _kept(facts: Facts, best: Mapping[str, Any], metric: str) -> list[str]:
+def _kept(facts: Facts, best: Mapping[str, Any], metric: str, share: bool) -> list[str]:
     """The figure of the checkpoint that a next job takes, where the best epoch of the best trial
     left none."""
     child = beside(facts.job, str(best.get("child") or ""))
@@ -92,19 +95,15 @@ def _kept(facts: Facts, best: Mapping[str, Any], metric: str) -> list[str]:
     same = kept.get("metric") == metric and is_number(kept.get("value"))
     if not same or kept["value"] == best.get("value"):
         return []
+    value = percent(kept["value"]) if share else number(kept["value"])
     at = f"epoch {kept['epoch']}" if kept.get("epoch") is not None else f"step {kept.get('step')}"
-    return [
-        f"its best checkpoint that is kept, which a next job takes: {number(kept['value'])}, {at}"
-    ]
+    return [f"its best checkpoint that is kept, which a next job takes: {value}, {at}"]
 
 
 def sections(facts: Facts, target: Target = lambda name: "") -> list[Section]:
     """Everything below the first screen of a study, with links to the pages of its trials."""
     study = mapping(facts.figures.get("study"))
-    rows = [
-        {name: cell(text) for name, text in row.items()}
-        for row in rows_of(facts.text("automl/trials.csv"))
-    ]
+    rows = [{name: cell(text) for name, text in row.items()} for row in rows_of(facts.text(TABLE))]
     record = facts.document("automl/study.json")
     objectives = [mapping(one) for one in as_list(record.get("objectives"))]
     parameters = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
@@ -379,9 +378,13 @@ def table(
     best = mapping(study.get("best")).get("trial")
     listed: list[list[Any]] = []
     marked = []
+    is_share = isinstance(study.get("images"), int)
     for row in rows[:200]:
         marked += [len(listed)] if row.get("trial") == best else []
-        values = [number(row.get(name)) for name in metrics]
+        values = [
+            (percent if is_share and name == study.get("metric") else number)(row.get(name))
+            for name in metrics
+        ]
         chosen = [number(row.get(name)) for name in names]
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
@@ -392,5 +395,12 @@ def table(
     short = [name.rsplit(".", 1)[-1] for name in names]
     head = ["trial", "state", *map(named, metrics), "best epoch", "time", *short]
     numeric = tuple(range(2, len(head)))
-    lead = f"{len(rows) - 200} more are in automl/trials.csv" if len(rows) > 200 else ""
-    return Section("Trials", [Table(head, listed, "All trials", numeric, marked)], lead)
+    lead = f"{len(rows) - 200} more are in {TABLE}" if len(rows) > 200 else ""
+    there = target(TABLE)
+    what = "state, metrics, every searched parameter, job and seconds of every trial"
+    whole = [Link(TABLE, there) if there else f"{TABLE}, in the job's folder", what]
+    tables: list[Block] = [
+        Table(head, listed, "All trials", numeric, marked),
+        Table(["file", "holds"], [whole], "As a table"),
+    ]
+    return Section("Trials", tables, lead)

@@ -1234,13 +1234,18 @@ def idle_bank(case: Case) -> None:
         )
 
 
+def _alike(pair: Sequence[str]) -> str:
+    """Two places of one image: ``a = b``; the same place but once."""
+    return " = ".join(dict.fromkeys(pair))
+
+
 def _in_the_bank(case: Case, bank: Seen, key: str, queries: Seen) -> None:
     """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
     twins = queries.get("shared") or {}
     if twins.get("count"):
         text = (
             f"{twins['count']} of the {twins['compared']} images that were compared are in {BANK} "
-            f"too, each its own nearest neighbor: {' = '.join(twins['pairs'][0])}"
+            f"too, each its own nearest neighbor: {_alike(twins['pairs'][0])}"
         )
         if twins["count"] < twins["compared"]:
             case.warn(key, f"{text}; the scores flatter")
@@ -1254,7 +1259,7 @@ def _in_the_bank(case: Case, bank: Seen, key: str, queries: Seen) -> None:
             )
     copies = bank.get("repeated")
     if copies and copies["count"] and not queries:
-        pair = " = ".join(copies["pair"])
+        pair = _alike(copies["pair"])
         text = f"{copies['count']} images are copies of others; the scores flatter: {pair}"
         case.warn(BANK, text)
 
@@ -1270,11 +1275,11 @@ def shared(case: Case) -> None:
         )
         case.warnings.append(Notice(VAL, note, note=True))
     if twins and twins["count"]:
-        pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
+        pairs = ", ".join(_alike(pair) for pair in twins["pairs"][:2])
         same = f"{twins['count']} of the {twins['compared']} images that were compared are training"
         apart = twins.get("apart") or {}
         if apart and _classifies(case, found):
-            pair = " = ".join(apart["pair"])
+            pair = _alike(apart["pair"])
             text = f"{same} images too, {apart['count']} of them with another class there: {pair}"
             case.warn(VAL, f"{text}; one of the two is wrong, and no score can be trusted")
         else:
@@ -1286,7 +1291,7 @@ def taught(case: Case) -> None:
     twins = (case.facts.data.get(VAL) or {}).get("taught")
     if not twins:
         return
-    pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
+    pairs = ", ".join(_alike(pair) for pair in twins["pairs"][:2])
     pretrained = case("train.stage") == "pretrain"  # its probes have seen no label
     what = "the reconstruction loss flatters" if pretrained else "the scores flatter"
     held = ""
@@ -1308,7 +1313,7 @@ def chose(case: Case) -> None:
     which = "these are the images"
     if twins.get("count"):
         which = f"{twins['count']} of the {twins['compared']} images that were compared are those"
-    pairs = ", ".join(" = ".join(pair) for pair in twins.get("pairs", ())[:2])
+    pairs = ", ".join(_alike(pair) for pair in twins.get("pairs", ())[:2])
     case.warn(
         VAL,
         f"{which} by which {twins['job']} chose the model's checkpoint: the scores are optimistic; "
@@ -1332,7 +1337,7 @@ def repeated(case: Case) -> None:
         case.warn(
             TRAIN,
             f"{copies['count']} images are copies of others; where one of them is held out and "
-            f"another trained on, the scores flatter: {' = '.join(copies['pair'])}",
+            f"another trained on, the scores flatter: {_alike(copies['pair'])}",
         )
 
 
@@ -1344,7 +1349,7 @@ def _torn(case: Case, key: str) -> None:
     same = found.get("constant", {}).get("count", 0) + found.get("bad", 0)
     if same >= found.get("read", 1):  # all are alike, or cannot be read: said of each
         return
-    pair = " = ".join(torn["pair"])
+    pair = _alike(torn["pair"])
     if torn["images"] < found["images"]:
         case.warn(key, f"{torn['count']} images are in several classes at once: {pair}")
     else:
