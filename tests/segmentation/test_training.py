@@ -220,8 +220,9 @@ def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_
         assert passes == ([2, 1] if world == 2 else [2, 2, 1])
         sums.append(found[0].numpy())
     assert np.allclose(sums[0], sums[1] + sums[2])
-    assert sums[0][-2] == sums[0][:121].sum() > 0, "pixels"
-    assert sums[0][-1] == 5, "images"
+    assert sums[0][-3] == sums[0][:121].sum() > 0, "labeled pixels"
+    assert sums[0][-2] == 5, "images"
+    assert sums[0][-1] > sums[0][-3], "all pixels"
 
 
 def test_weights_by_name_are_those_of_the_segmenters_classes(tmp_path: Path) -> None:
