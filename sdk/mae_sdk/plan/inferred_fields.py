@@ -454,6 +454,33 @@ def normalization(
     ]
 
 
+def preparation(
+    key: str, path: Any, given: Collection[str], fields: Collection[str], channels: int | None
+) -> list[InferredField]:
+    """How the pictures of somebody else's model are prepared, where its folder says so.
+
+    Args:
+        key: the field that names the model.
+        path: its value.
+        given: dotted keys that are settled already.
+        fields: dotted keys that the schema has.
+        channels: of the run's pictures; None: RGB.
+    """
+    if not isinstance(path, str) or "://" in path or not (file := Path(path).expanduser()).exists():
+        return []
+    found = []
+    for word, (value, source) in config.preparation(file).items():
+        field = f"dataset.augmentation.{word}"
+        if field not in fields or field in given:
+            continue
+        if word in ("mean", "std") and len(value) not in (3, channels):
+            continue
+        if word == "input_size" and value[0] == value[1]:
+            value = value[0]
+        found.append(InferredField(field, "ptm", value, f"of the weights' {source} ({key})"))
+    return found
+
+
 def _apart(made: InferredField, taken: set[str]) -> InferredField:
     """A file of its own for each field: two of one kind are named after their fields."""
     path = PurePosixPath(str(made.value))

@@ -32,6 +32,7 @@ from mae_skill.resolve import (
     resolve,
 )
 from mae_skill.rules import Facts, Notice
+from mae_skill.rules.files import TAKES_WEIGHTS
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
@@ -642,12 +643,17 @@ def infer_fields(draft: Draft) -> None:
     data = set(draft.bundle.data_rows(draft.action)) - optional_fields(draft.bundle, draft.action)
     filled = {item.field for item in draft.inferred} | (data - draft.owned)
     draft.inferred += inferred_fields.results_fields(draft.action, outputs, context, filled)
+    settled = draft.layers.given | set(flatten(draft.layers.parent))
+    fields, channels = field_nodes(draft.layers.schema), draft.value_of("dataset.channels")
     if request.ptm:
-        settled = draft.layers.given | set(flatten(draft.layers.parent))
-        fields = field_nodes(draft.layers.schema)
-        draft.inferred += inferred_fields.normalization(
-            draft.inferred, settled, fields, draft.value_of("dataset.channels")
-        )
+        draft.inferred += inferred_fields.normalization(draft.inferred, settled, fields, channels)
+    key = TAKES_WEIGHTS.get(draft.action, "")
+    if key in fields and not (request.ptm and draft.action == "train"):
+        filled_by = next((item.value for item in draft.inferred if item.field == key), None)
+        named = draft.value_of(key) if filled_by is None else filled_by
+        if draft.action == "train":  # trained on, they may see pictures of another size
+            fields = {name: fields[name] for name in fields if name.endswith((".mean", ".std"))}
+        draft.inferred += inferred_fields.preparation(key, named, settled, fields, channels)
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.
