@@ -281,3 +281,38 @@ def test_size_and_crop_of_an_image_processor_of_transformers_are_told(
     assert ("squeezes" in found) == squeezes
     (tmp_path / "config.json").write_text(json.dumps({"mae": {}, "image_size": 96}))
     assert preparation(tmp_path) == {}  # our own says it itself
+
+
+def test_a_foreign_classifier_is_told_where_the_stage_is_left_open(
+    digits: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model")
+    given = {"evaluate.checkpoint": str(folder), "model.arch": "vit_tiny_patch16", "model.depth": 2}
+    way = "train.stage=finetune model.num_classes=4"
+    try:
+        plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=given)
+        said = " ".join(map(str, plan.warnings))
+    except MaeError as error:
+        said = str(error.hint)
+    assert way in said
+    whole = {**given, "train.stage": "finetune", "model.num_classes": 4}
+    plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=whole)
+    assert not any(way in str(warning) for warning in plan.warnings)
+
+
+def test_a_foreign_folder_that_is_opened_alone_names_the_fields_that_take_it(
+    tmp_path: Path,
+) -> None:
+    from mae_runners import load_model
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model(_folder_of_timm(tmp_path / "model"))
+    assert "evaluate.checkpoint and inference.checkpoint" in str(caught.value.hint)
+
+
+def test_an_index_of_weights_leads_to_its_folder(digits: Path, tmp_path: Path) -> None:
+    index = _folder_of_timm(tmp_path / "model") / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    with pytest.raises(MaeError, match="holds no weights") as caught:
+        Skill().plan("train", train_datasets=str(digits), ptm=str(index), spec_overrides=OPEN)
+    assert f"name the folder: {tmp_path / 'model'}" in str(caught.value.hint)

@@ -16,7 +16,7 @@ from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.model import holds
 from mae_skill.weights import header
-from mae_skill.weights.config import own_description, own_settings, preparation
+from mae_skill.weights.config import classes_said, own_description, own_settings, preparation
 from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
@@ -252,6 +252,8 @@ def weights(case: Case) -> None:
         contents = _look(case, file)
         if contents is None or (case.action != "train" and own_description(contents)):
             return
+        left_open = case.action != "train" and case.origin("train.stage") in OriginKind.unset()
+        answers = classes_said(contents) if left_open else None
         target = target_of(case.spec, by_name=case.action == "train")
         target = replace(target, classes=_class_names(case, target))
         found = fit(contents, target, file.name, key)
@@ -263,11 +265,20 @@ def weights(case: Case) -> None:
         return
     model = f"{case('train.stage')} {case('model.arch')}"
     lack = lack_of(found, file.name, key, model) if case.action != "train" else None
+    classifier = f"train.stage=finetune model.num_classes={answers}" if answers else ""
     if wrong := found.refusal or lack:
+        if classifier and case("train.stage") == "pretrain":
+            wrong.hint = f"its config.json says a classifier of {answers} classes: set {classifier}"
         wrong.hint = _own_shape(case, contents) or wrong.hint
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    if classifier and case("train.stage") == "pretrain":
+        case.warn(
+            key,
+            f"{file.name} says a classifier of {answers} classes, which is set aside: "
+            f"train.stage is pretrain, which nobody set; {classifier} takes it whole",
+        )
     frozen_head(case, target, found)
     judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:

@@ -266,6 +266,24 @@ def describe(contents: Mapping[str, Any], where: str, width: int | None = None) 
     return Source(activation=activation, heads=(12,) if moco else ())
 
 
+def classes_said(contents: Mapping[str, Any]) -> int | None:
+    """How many classes the ``config.json`` of somebody else's classifier says; None where it says
+    no classifier."""
+    config = contents.get(CONFIG)
+    if not isinstance(config, Mapping) or DESCRIPTION in config:
+        return None
+    if "architecture" in config:  # timm's
+        arguments = config.get("model_args")
+        inner = arguments if isinstance(arguments, Mapping) else {}
+        count = inner.get("num_classes", config.get("num_classes"))
+        return count if isinstance(count, int) and count > 0 else None
+    names = config.get("architectures")
+    if not isinstance(names, list) or not any("ForImageClass" in str(name) for name in names):
+        return None
+    labels = config.get("id2label")
+    return len(labels) if isinstance(labels, Mapping) and labels else 2  # transformers' default
+
+
 def _of_config(config: Mapping[str, Any]) -> Source:
     """A ``config.json`` of transformers or timm."""
     if isinstance(name := config.get("architecture"), str):
