@@ -29,7 +29,7 @@ from mae_sdk.data.labels import (
     wrapper_of,
     wrappers_of,
 )
-from mae_sdk.data.left_out import LeftOut, Some
+from mae_sdk.data.left_out import HEAD, LeftOut, Some
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image, name_archives
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
@@ -408,7 +408,7 @@ class _Packed:
             left.twins.add(f"{self.names[order[place]]} = {self.names[order[first]]}")
 
     def _head(self, row: int) -> bytes:
-        head: bytes = self._pack.head(row, 16)
+        head: bytes = self._pack.head(row, HEAD)
         return head
 
     def read(self, index: int) -> bytes:
