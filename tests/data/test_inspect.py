@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mae_sdk import Skill
 from mae_sdk.data import inspect_source
+from mae_skill.errors import DataError
 from PIL import Image
 
 from tests.support.images import make_tarball, write_imagefolder
@@ -268,3 +269,21 @@ def test_labels_of_a_detector_are_said_not_to_be_read(
     )
     words = f"labels of a detector (COCO, YOLO or VOC) is not read: {name}"
     assert any(words in str(warning) for warning in plan.warnings) == told
+
+
+def test_a_folder_without_an_image_says_what_lies_there(tmp_path: Path) -> None:
+    for name in ("scan.heic", "a.zip", "b.zip", "notes.txt"):
+        (tmp_path / name).write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(DataError, match="holds no images") as caught:
+        inspect_source(tmp_path)
+    got = str(caught.value.got)
+    assert "1 pictures that are not read: scan.heic" in got
+    assert "2 archives: " in got and "a.zip" in got and "b.zip" in got
+    assert "1 other files: notes.txt" in got
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.J2K"])
+def test_jpeg_2000_is_an_image_by_its_suffix(tmp_path: Path, name: str) -> None:
+    Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / name, "JPEG2000")
+    report = inspect_source(tmp_path)
+    assert report["images"] == 1 and report["formats"] == {"JPEG2000": 1}

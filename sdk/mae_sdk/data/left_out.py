@@ -126,6 +126,21 @@ class LeftOut:
             folder = name.rpartition("/")[0]
             self.folders[folder] = self.folders.get(folder, 0) + 1
 
+    def there(self) -> str:
+        """The files that are no images, by kind, with their number and the first names; empty where
+        there is none."""
+        kinds = {
+            "pictures that are not read": self.pictures,
+            "archives": self.archives,
+            "other files": self.other,
+            "hidden": self.hidden,
+        }
+        return "; ".join(
+            f"{some.count} {kind}: {', '.join(some.files)}" + (" …" if some.count > FEW else "")
+            for kind, some in kinds.items()
+            if some.count
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Reason → ``{"count", "files"}``, of the reasons that there are; ``suffixes`` beside."""
         reasons = (

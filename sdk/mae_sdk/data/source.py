@@ -507,9 +507,12 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         except NoImages as error:
             if tables := tables_of(uri, error.names):
                 return [part for one in tables for part in _open_one(one, cache_dir, limits)]
+            left = LeftOut()
+            for name in error.names:
+                left.add_file(name)
             raise DataError(
                 error.message,
-                got=error.got,
+                got=left.there() or error.got,
                 expected=error.expected,
                 hint=error.hint or "name the folder or archive that holds the images",
             ) from None
@@ -530,7 +533,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         if not inside and (lost := part.left_out.dangling).count:
             hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
-        raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
+        got = part.left_out.there() or where
+        raise DataError(f"{where} holds no images", got=got, expected=expected, hint=hint)
 
     return [part]
 
