@@ -76,6 +76,7 @@ class LeftOut:
         dangling: links to nothing.  loops: linked folders that hold themselves.
         locked: system folders that may not be read.
         detection_labels: of ``other``, files that look like a detector's labels, among the first.
+        columns: of a table of pictures without one of classes, those that are not read.
         twins: images that are the same file as another of the source; they are read, each time.
         folders: folder → pictures in it that are not read, of folders without an image in them.
     """
@@ -89,6 +90,7 @@ class LeftOut:
     loops: Some = field(default_factory=Some)
     locked: Some = field(default_factory=Some)
     detection_labels: Some = field(default_factory=Some)
+    columns: Some = field(default_factory=Some)
     twins: Some = field(default_factory=Some)
     folders: dict[str, int] = field(default_factory=dict)
     _sniffed: int = 0
@@ -152,6 +154,7 @@ class LeftOut:
             "loops",
             "locked",
             "detection_labels",
+            "columns",
             "twins",
         )
         found: dict[str, Any] = {

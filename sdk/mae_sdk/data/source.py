@@ -385,6 +385,8 @@ class _Packed:
             left.add_dangling(name)
         for name in self._pack.index.get("loops", ()):
             left.loops.add(name)
+        for column in self._pack.index.get("unread", ()):
+            left.columns.add(str(column))
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)

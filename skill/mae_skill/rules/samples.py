@@ -504,6 +504,12 @@ def left_out(case: Case) -> None:
         ]
         if parts:
             case.warn(key, "left out: " + "; ".join(parts))
+        if columns := left.get("columns"):
+            case.warn(
+                key,
+                f"of the table of pictures no column of classes is known, and {files_of(columns)} "
+                "are not read: call the one that is the class label",
+            )
         if boxes := left.get("detection_labels"):
             case.warn(
                 key,
