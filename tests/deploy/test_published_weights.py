@@ -316,3 +316,25 @@ def test_an_index_of_weights_leads_to_its_folder(digits: Path, tmp_path: Path) -
     with pytest.raises(MaeError, match="holds no weights") as caught:
         Skill().plan("train", train_datasets=str(digits), ptm=str(index), spec_overrides=OPEN)
     assert f"name the folder: {tmp_path / 'model'}" in str(caught.value.hint)
+
+
+def test_a_run_without_a_job_takes_the_preparation_of_the_folder_too(
+    digits: Path, tmp_path: Path
+) -> None:
+    from mae_sdk.plan.layers import resolve_spec
+
+    folder = _folder_of_timm(tmp_path / "model", **HALF)
+    given = {
+        **OPEN,
+        "inference.checkpoint": str(folder),
+        "dataset.test_data_sources": str(digits),
+    }
+    found, _ = resolve_spec(Skill().bundle, "inference", None, given)
+    pictures = found.spec["dataset"]["augmentation"]
+    assert (pictures["input_size"], pictures["center_crop"]) == (64, 0.95)
+    assert pictures["mean"] == HALF["mean"]
+    size = {"dataset.augmentation.input_size": 96}
+    found, _ = resolve_spec(Skill().bundle, "inference", None, {**given, **size})
+    assert found.spec["dataset"]["augmentation"]["input_size"] == 96
+    found, _ = resolve_spec(Skill().bundle, "inference", None, given, looks=False)
+    assert found.spec["dataset"]["augmentation"]["input_size"] == 224  # a job's spec says all

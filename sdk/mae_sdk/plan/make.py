@@ -32,7 +32,6 @@ from mae_skill.resolve import (
     resolve,
 )
 from mae_skill.rules import Facts, Notice
-from mae_skill.rules.files import TAKES_WEIGHTS
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
@@ -54,7 +53,7 @@ from mae_sdk.plan.automl_policy import (
 )
 from mae_sdk.plan.command import braces_left, fields_named, fields_told
 from mae_sdk.plan.data import HIDDEN, STATED, VAL_FRACTION, Survey, said_of_model
-from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
+from mae_sdk.plan.inferred_fields import InferenceContext, InferredField, value_of
 from mae_sdk.plan.launch_record import (
     launch_record,
     machine_notes,
@@ -150,17 +149,7 @@ class Draft:
 
     def value_of(self, key: str) -> Any:
         """The value that the layers have for a field, by its dotted or shorthand key, so far."""
-        full = self.bundle.shorthand.get(key, key)
-        layers = self.layers
-        stacked = (
-            layers.overrides,
-            layers.shorthand,
-            layers.data,
-            layers.spec_file,
-            layers.template or layers.schema.get("default") or {},
-        )
-        found = (get_dotted(layer, full) for layer in stacked)
-        return next((value for value in found if value is not None), None)
+        return value_of(self.layers, self.bundle.shorthand.get(key, key))
 
     def takes_list(self, key: str) -> bool:
         """Whether a field may hold a list, by its schema, else by the value that it has so far."""
@@ -647,13 +636,9 @@ def infer_fields(draft: Draft) -> None:
     fields, channels = field_nodes(draft.layers.schema), draft.value_of("dataset.channels")
     if request.ptm:
         draft.inferred += inferred_fields.normalization(draft.inferred, settled, fields, channels)
-    key = TAKES_WEIGHTS.get(draft.action, "")
-    if key in fields and not (request.ptm and draft.action == "train"):
-        filled_by = next((item.value for item in draft.inferred if item.field == key), None)
-        named = draft.value_of(key) if filled_by is None else filled_by
-        if draft.action == "train":  # trained on, they may see pictures of another size
-            fields = {name: fields[name] for name in fields if name.endswith((".mean", ".std"))}
-        draft.inferred += inferred_fields.preparation(key, named, settled, fields, channels)
+    if not (request.ptm and draft.action == "train"):
+        filled_in = {item.field: item.value for item in draft.inferred}
+        draft.inferred += inferred_fields.preparation(draft.action, draft.layers, filled_in)
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.
