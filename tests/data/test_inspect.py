@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mae_sdk import Skill
 from mae_sdk.data import inspect_source
+from mae_skill.errors import DataError
 from PIL import Image
 
 from tests.support.images import make_tarball, write_imagefolder
@@ -229,3 +232,58 @@ def test_inspect_takes_the_classes_and_the_tables_that_a_run_with_these_settings
     _, found, _ = inspected("--train", data, "--eval", data, *tables, capsys=capsys)
     for role in ("train", "eval"):
         assert found["splits"][role]["classes"] == {"c0": 3, "c1": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("instances.json", '{"info": {}, "images": [{"file_name": "a.png", "id": 1}]}', True),
+        ("labels/a.txt", "0 0.5 0.5 0.25 0.125\n3 0.1 .2 1 0\n", True),
+        ("a.xml", "<annotation><size/><object><bndbox/></object></annotation>", True),
+        ("notes.txt", "0 pictures of cats\n", False),
+        ("classes.txt", "0\n1\n", False),
+        ("settings.json", '{"images": 3}', False),
+        ("meta.xml", "<note><object/></note>", False),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_of_a_detector_are_said_not_to_be_read(
+    tmp_path: Path, name: str, text: str, told: bool, packed: bool
+) -> None:
+    folder = tmp_path / "data"
+    (folder / name).parent.mkdir(parents=True)
+    for i in range(3):
+        Image.effect_noise((16, 16), 80 + i).save(folder / f"{i}.png")
+    (folder / name).write_text(text)
+    source = folder
+    if packed:
+        source = tmp_path / "data.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(folder))
+    found = inspect_source(str(source))
+    assert ("detection_labels" in found["left_out"]) == told
+    plan = Skill().plan(
+        "train", train_datasets=str(source), spec_overrides={"train.stage": "pretrain"}
+    )
+    words = f"labels of a detector (COCO, YOLO or VOC) is not read: {name}"
+    assert any(words in str(warning) for warning in plan.warnings) == told
+
+
+def test_a_folder_without_an_image_says_what_lies_there(tmp_path: Path) -> None:
+    for name in ("scan.heic", "a.zip", "b.zip", "notes.txt"):
+        (tmp_path / name).write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(DataError, match="holds no images") as caught:
+        inspect_source(tmp_path)
+    got = str(caught.value.got)
+    assert "1 pictures that are not read: scan.heic" in got
+    assert "2 archives: " in got and "a.zip" in got and "b.zip" in got
+    assert "1 other files: notes.txt" in got
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.J2K"])
+def test_jpeg_2000_is_an_image_by_its_suffix(tmp_path: Path, name: str) -> None:
+    Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / name, "JPEG2000")
+    report = inspect_source(tmp_path)
+    assert report["images"] == 1 and report["formats"] == {"JPEG2000": 1}

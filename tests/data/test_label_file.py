@@ -117,7 +117,7 @@ def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
     ("header", "lines", "says"),
     [
         ("path,color", ["0_0000.png,red"], "no column label"),
-        ("id,label", ["0_0000.png,red"], "no column path"),
+        ("where,label", ["0_0000.png,red"], "no column path"),
         ("path,label", [], "no rows"),
         ("path,label", ["0_0000.png,a", "./0_0000.png,b"], "two labels"),
         ("path,label", ["gone.png,a"], "no row of"),
@@ -234,3 +234,43 @@ def test_a_picture_whose_row_has_no_label_is_counted_once(tmp_path: Path) -> Non
     assert found["without_label"]["count"] == 3 and "without_row" not in found
     found = labeled(images, table(tmp_path / "t.csv", "path,label", *lines[1:])).table
     assert (found["without_label"]["count"], found["without_row"]["count"]) == (2, 1)
+
+
+def test_columns_of_which_one_is_1_in_each_row_are_classes(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    names = sorted({label for _, label in rows})
+    lines = [
+        f"{path[:-4]},{','.join(str(float(name == label)) for name in names)},{len(path)}"
+        for path, label in rows
+    ]
+    header = f"image,{','.join(names)},age"
+    found = labeled(images, table(tmp_path / "one.csv", header, *lines))
+    labels = [found.classes[i] for i in found.labels]
+    assert labels == [label for _, label in sorted(rows)]
+    assert found.table["one_hot"] == names
+
+    two = [*lines[:-1], lines[-1].replace("0.0", "1.0")]
+    with pytest.raises(DataError, match="has no column label") as caught:
+        labeled(images, table(tmp_path / "two.csv", header, *two))
+    assert "model.multi_label=true" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("key", ["image_id", "id", "ID", "img", "image_name", "filename"])
+@pytest.mark.parametrize("suffix", [True, False])
+def test_a_key_of_pictures_is_the_path_where_no_column_is_called_so(
+    tmp_path: Path, key: str, suffix: bool
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path if suffix else path[:-4]},{label}" for path, label in rows]
+    found = labeled(images, table(tmp_path / "a.csv", f"{key},label", *lines))
+    assert len(found) == len(rows)
+
+
+def test_a_key_that_names_no_picture_leads_to_the_column_path(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{number},{path},{label}" for number, (path, label) in enumerate(rows)]
+    with pytest.raises(DataError, match="names a picture") as caught:
+        labeled(images, table(tmp_path / "a.csv", "id,where,label", *lines))
+    assert "column id: call the one that names the pictures path" in str(caught.value.hint)
+    both = labeled(images, table(tmp_path / "b.csv", "id,path,label", *lines))
+    assert len(both) == len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,156 @@ def test_deep_pictures_go_the_way_of_their_8_bit_twins() -> None:
         assert np.abs(one.astype(float) - two).mean() < 3
     one, two = (EvalTransform(spec)(data, "x") for data in (twin, deep))
     assert np.abs(one.astype(float) - two).max() <= 1.5
+
+
+def lut(bits: int, table: np.ndarray[Any, Any] | None, first: int = 0) -> list[Any]:
+    """A DICOM sequence of one table; None: of an empty item."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    if table is not None:
+        item.LUTDescriptor = [len(table) % 65536, first, bits]
+        item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
+    return [item]
+
+
+def test_the_range_of_a_modality_table_is_that_of_its_bits_for_every_picture() -> None:
+    table = np.arange(256) * 100  # up to 25500 of 65535
+    dark, bright = odd.ramp(np.uint8, 0, 10), odd.ramp(np.uint8, 200, 255)
+    for values in (dark, bright):
+        data = odd.dicom(values, ModalityLUTSequence=lut(16, table))
+        want = scaled(table[values], 0, 65535)
+        np.testing.assert_allclose(decode(data, "a.dcm")[..., 0], want, atol=1e-3)
+    low = odd.dicom(dark, ModalityLUTSequence=lut(16, table, first=5))
+    np.testing.assert_array_equal(
+        load(low, "a.dcm").values[..., 0], table[np.clip(dark.astype(int) - 5, 0, 255)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("tags", "slope", "intercept"),
+    [({"RescaleSlope": 2}, 2, 0), ({"RescaleIntercept": -100}, 1, -100)],
+)
+def test_a_slope_or_an_intercept_alone_is_applied(
+    tags: dict[str, Any], slope: float, intercept: float
+) -> None:
+    values = odd.ramp(np.uint16, 0, 4095)
+    found = load(odd.dicom(values, **tags), "a.dcm")
+    np.testing.assert_array_equal(found.values[..., 0], values.astype(float) * slope + intercept)
+    assert found.range == (intercept, 65535 * slope + intercept)
+
+
+def test_a_view_of_a_dicom_is_applied_as_the_standard_says() -> None:
+    values = odd.ramp(np.uint16, 0, 4095)
+    x = values.astype(np.float64)
+
+    def pixels(**tags: Any) -> np.ndarray[Any, Any]:
+        return decode(odd.dicom(values, **tags), "a.dcm")[..., 0]
+
+    window: dict[str, Any] = {"WindowCenter": 1000, "WindowWidth": 400}
+    exact = np.clip((x - 1000) / 400 + 0.5, 0, 1) * 255
+    np.testing.assert_allclose(pixels(**window, VOILUTFunction="LINEAR_EXACT"), exact, atol=1e-2)
+    linear = np.clip((x - 999.5) / 399 + 0.5, 0, 1) * 255
+    np.testing.assert_allclose(pixels(**window, VOILUTFunction="LINEAR"), linear, atol=1e-2)
+    sigmoid = 255 / (1 + np.exp(-4 * (x - 1000) / 400))
+    np.testing.assert_allclose(pixels(**window, VOILUTFunction="SIGMOID"), sigmoid, atol=1e-2)
+    step = np.where(x > 999.5, 255, 0)
+    np.testing.assert_array_equal(pixels(WindowCenter=1000, WindowWidth=1), step)
+
+    table = (np.arange(4096) / 4095) ** 2 * 1023
+    voi = lut(10, np.rint(table))
+    np.testing.assert_allclose(
+        pixels(VOILUTSequence=voi), np.rint(table)[values] * 255 / 1023, atol=1e-2
+    )
+    np.testing.assert_allclose(pixels(**window, VOILUTSequence=voi), linear, atol=1e-2)
+
+    own = Reading(value_range=(0, 4095))  # a stated range takes the place of any view
+    for tags in ({"VOILUTSequence": voi}, {**window, "VOILUTFunction": "SIGMOID"}):
+        found = decode(odd.dicom(values, **tags), "a.dcm", own)[..., 0]
+        np.testing.assert_allclose(found, x * 255 / 4095, atol=1e-2)
+
+
+def test_what_a_dicom_says_of_its_frames_counts() -> None:
+    from pydicom.dataset import Dataset
+
+    change, group = Dataset(), Dataset()
+    change.RescaleSlope, change.RescaleIntercept = 1, -1024
+    group.PixelValueTransformationSequence = [change]
+    values = odd.ramp(np.uint16, 0, 4095)
+    data = odd.dicom(values, SharedFunctionalGroupsSequence=[group])
+    assert load(data, "a.dcm").values.min() == -1024
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"PixelRepresentation": None}, r"without PixelRepresentation \(0028,0103\)"),
+        ({"BitsStored": None}, r"without BitsStored \(0028,0101\)"),
+        ({"PhotometricInterpretation": ""}, r"PhotometricInterpretation \(0028,0004\)"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, r"0 for RescaleSlope \(0028,1053\)"),
+        ({"WindowCenter": 4, "WindowWidth": 0}, r"no width, WindowWidth \(0028,1051\)"),
+        ({"WindowCenter": 4}, r"WindowCenter \(0028,1050\) without WindowWidth \(0028,1051\)"),
+        ({"ModalityLUTSequence": lut(16, None)}, r"ModalityLUTSequence \(0028,3000\)"),
+        ({"VOILUTSequence": lut(8, np.arange(4096))}, r"VOILUTSequence \(0028,3010\)"),
+    ],
+)
+def test_an_element_of_a_dicom_that_cannot_be_used_is_named(
+    tags: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        decode(odd.dicom(odd.ramp(np.uint16, 0, 4095), **tags), "a.dcm")
+    assert caught.value.message.startswith("a.dcm")
+
+
+def test_a_compression_without_a_decoder_names_the_package(monkeypatch: Any) -> None:
+    import pydicom
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import JPEGLSLossless
+
+    file = pydicom.dcmread(io.BytesIO(odd.dicom(odd.ramp(np.uint16, 0, 4095))))
+    file.file_meta.TransferSyntaxUID = JPEGLSLossless
+    file.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    out = io.BytesIO()
+    file.save_as(out)
+    monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
+    with pytest.raises(DataError, match=r"JPEG-LS Lossless.* no package here decodes") as caught:
+        decode(out.getvalue(), "a.dcm")
+    assert "pip install pylibjpeg pylibjpeg-libjpeg" in str(caught.value.hint)
+    assert "decompress" in str(caught.value.hint)
+
+
+def test_deep_color_of_jpeg_2000_keeps_its_bright_values_and_its_low_bits() -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    values = odd.ramp(np.uint16, 0, 65535, 3)
+    values[:2] = 65535 - np.arange(40)[None, :, None]
+    data = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="jp2")
+    found = load(data, "a.jp2")
+    np.testing.assert_array_equal(found.values, values)
+    assert (found.bits, found.range) == (16, (0.0, 65535.0))
+    small = imagecodecs.jpeg2k_encode(values >> 4, level=0, bitspersample=12, codecformat="jp2")
+    assert load(small, "a.jp2").range == (0.0, 4095.0)
+    gray = values[..., 0].copy()
+    data = imagecodecs.jpeg2k_encode(gray, level=0, reversible=True, codecformat="jp2")
+    np.testing.assert_array_equal(load(data, "a.jp2").values[..., 0], gray)
+
+
+def test_deep_color_of_jpeg_2000_without_the_package_is_refused_by_name(monkeypatch: Any) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    data = imagecodecs.jpeg2k_encode(odd.ramp(np.uint16, 0, 65535, 3), codecformat="jp2")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(DataError, match=r"a\.jp2 is JPEG 2000 with 16 bits of color"):
+        load(data, "a.jp2")
+
+
+@pytest.mark.parametrize("top", [65535, 4095])
+def test_deep_ppm_keeps_all_its_bits(top: int) -> None:
+    values = odd.ramp(np.uint16, 0, top, 3)
+    header = b"P6\n# by a scanner\n40 24\n%d\n" % top
+    found = load(header + values.astype(">u2").tobytes(), "a.ppm")
+    assert found.bits == 16 and len(np.unique(found.values)) == len(np.unique(values))
+    np.testing.assert_array_equal(found.values, np.rint(values * (65535 / top)))
+    text = b"P3 40 24 %d\n" % top + b" ".join(b"%d" % value for value in values.ravel())
+    np.testing.assert_array_equal(load(text, "a.ppm").values, found.values)
+    with pytest.raises(DataError, match=r"a\.ppm cannot be read"):
+        load(header + values.astype(">u2").tobytes()[:-2], "a.ppm")

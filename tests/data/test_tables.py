@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow
 import pytest
+from mae_sdk import Skill
 from mae_sdk.data import open_source
 from mae_skill.errors import DataError, DependencyError
 from pyarrow import parquet
@@ -124,3 +125,23 @@ def test_without_pyarrow_the_error_says_what_to_install(
     with pytest.raises(DependencyError) as caught:
         open_source(tmp_path / "t.parquet", tmp_path / "cache")
     assert caught.value.hint == "pip install 'mae-skill[parquet]'"
+
+
+def test_columns_that_are_not_read_are_named_where_none_is_known_for_the_classes(
+    tmp_path: Path,
+) -> None:
+    rows: dict[str, Any] = {"image": [png(i) for i in range(4)], "diagnosis": list("abab")}
+    rows["width"], rows["score"] = [8] * 4, [0.5] * 4
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    (left,) = open_source(str(tmp_path / "a.parquet")).left_out
+    assert left.to_dict()["columns"] == {"count": 2, "files": ["diagnosis", "width"]}
+    plan = Skill().plan(
+        "train",
+        train_datasets=str(tmp_path / "a.parquet"),
+        spec_overrides={"train.stage": "pretrain"},
+    )
+    assert any("diagnosis, width are not read" in str(warning) for warning in plan.warnings)
+
+    parquet.write_table(pyarrow.table({**rows, "label": list("abab")}), tmp_path / "b.parquet")
+    source = open_source(str(tmp_path / "b.parquet"))
+    assert source.classes == ["a", "b"] and "columns" not in source.left_out[0].to_dict()

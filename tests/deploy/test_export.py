@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,15 @@ from mae_runners.deploy import triton
 from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import EvalImages, _spread
 from mae_runners.models.checkpoint import load_model
-from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
+from mae_sdk import Skill
+from mae_skill.errors import (
+    CheckpointError,
+    DependencyError,
+    JobFailedError,
+    MaeError,
+    SpecError,
+    UsageError,
+)
 from mae_skill.origin import Origin, OriginKind
 
 from tests.support.deploy import (
@@ -26,6 +35,7 @@ from tests.support.deploy import (
     scale_weight,
     write_digits,
 )
+from tests.support.folders import add_checkpoints, job_folder
 
 
 @pytest.fixture(scope="module")
@@ -390,3 +400,31 @@ def test_calibration_images_are_spread_over_all_classes(digits):
     assert labels[0] == 0
     assert labels[-1] == len(CLASSES) - 1
     assert len(set(labels)) >= 3
+
+
+@pytest.mark.parametrize("global_pool", [False, True])
+def test_a_format_is_judged_by_what_the_parent_pools(tmp_path: Path, global_pool: bool) -> None:
+    model = {"arch": "vit_tiny_patch16", "num_classes": 3, "global_pool": global_pool}
+    spec = {
+        "train": {"stage": "finetune"},
+        "model": model,
+        "dataset": {"augmentation": {"input_size": 64}},
+    }
+    known = {"arch": "vit_tiny_patch16", "input_size": [64, 64], "num_classes": 3}
+    folder = job_folder(tmp_path, "t1", "train", spec=spec)
+    add_checkpoints(folder, [0.5], whole=True, said={**known, "model": model}, **known)
+
+    def plan(format: str) -> Any:
+        return Skill().plan(
+            "export",
+            parent_job_id="t1",
+            results_root=str(tmp_path),
+            spec_overrides={"export.format": format},
+        )
+
+    assert plan("timm").spec["model"]["global_pool"] is global_pool
+    if global_pool:
+        with pytest.raises(MaeError, match="reads the class token"):
+            plan("transformers")
+    else:
+        assert plan("transformers").spec["model"]["global_pool"] is False

@@ -174,3 +174,167 @@ def test_an_encoder_alone_gives_features_and_no_reconstruction_loss(
     inference.run(spec, make_context("inference", tmp_path))
     assert not (tmp_path / "inference" / "reconstructions.png").exists()
     assert np.load(tmp_path / "inference" / "embeddings.npy").shape == (24, 192)
+
+
+def _folder_of_timm(path: Path, **pretrained: Any) -> Path:
+    import timm
+    from safetensors.torch import save_file
+
+    shape = {"num_classes": 4, "img_size": 64, "depth": 2, "global_pool": "avg"}
+    model = timm.create_model("vit_tiny_patch16_224", **shape)
+    path.mkdir()
+    save_file(model.state_dict(), path / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 4,
+        "model_args": shape,
+        "pretrained_cfg": {"input_size": [3, 64, 64], **pretrained},
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+OPEN = {
+    name.replace("__", "."): value
+    for name, value in DESCRIBED.items()
+    if name != "dataset__augmentation__input_size"
+}
+HALF = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "crop_pct": 0.95}
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference", "export"])
+def test_the_preparation_that_a_foreign_folder_says_is_taken(
+    action: str, digits: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model", **HALF)
+    data = {"evaluate": "eval_dataset", "inference": "inference_dataset"}
+    given: dict[str, Any] = {data[action]: str(digits)} if action in data else {}
+
+    def plan(**more: Any) -> Any:
+        overrides = {**OPEN, f"{action}.checkpoint": str(folder), **more}
+        return Skill().plan(action, spec_overrides=overrides, **given)
+
+    taken = plan()
+    pictures = taken.spec["dataset"]["augmentation"]
+    assert (pictures["input_size"], pictures["center_crop"]) == (64, 0.95)
+    assert (pictures["mean"], pictures["std"]) == (HALF["mean"], HALF["std"])
+    notes = {item.field: item.note for item in taken.inferred}
+    assert "of the weights' config.json" in notes["dataset.augmentation.input_size"]
+
+    own = {"input_size": 96, "center_crop": 0.5, "mean": [0.1] * 3}
+    other = plan(**{f"dataset.augmentation.{word}": value for word, value in own.items()})
+    assert other.spec["dataset"]["augmentation"]["input_size"] == 96
+    said = " ".join(map(str, other.warnings))
+    for text in ("pictures with [64, 64]", "pictures with 0.95", "trained with [0.5, 0.4, 0.3]"):
+        assert text in said
+
+
+def test_a_foreign_folder_is_evaluated_as_its_own_transform_prepares_pictures(
+    digits: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model", **HALF)
+    job = Skill().plan(
+        "inference",
+        inference_dataset=str(digits),
+        spec_overrides={**OPEN, "inference.checkpoint": str(folder)},
+    )
+    from mae_runners.models.pretrained import load_described
+    from mae_skill.spec import ExperimentSpec
+
+    spec = ExperimentSpec.model_validate(job.spec)
+    _, meta, _ = load_described(folder, None, spec, "inference.checkpoint")
+    assert (list(meta.input_size), meta.center_crop) == ([64, 64], 0.95)
+    assert list(meta.mean) == HALF["mean"]
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "crop", "squeezes"),
+    [
+        (
+            {
+                "size": {"shortest_edge": 80},
+                "do_center_crop": True,
+                "crop_size": {"height": 64, "width": 64},
+            },
+            [64, 64],
+            0.8,
+            False,
+        ),
+        ({"size": {"height": 64, "width": 64}}, [64, 64], 1.0, True),
+        ({"size": {"shortest_edge": 64}, "crop_pct": 0.875}, [64, 64], 0.875, False),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, [384, 384], 1.0, True),
+        ({"size": 64}, [64, 64], 1.0, True),
+        ({}, [96, 96], None, False),
+    ],
+)
+def test_size_and_crop_of_an_image_processor_of_transformers_are_told(
+    tmp_path: Path, processor: dict[str, Any], size: list[int], crop: float | None, squeezes: bool
+) -> None:
+    from mae_skill.weights.config import preparation
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "hiera", "image_size": 96}))
+    if processor:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    found = preparation(tmp_path)
+    assert found["input_size"][0] == size
+    assert found.get("center_crop", (None,))[0] == crop
+    assert ("squeezes" in found) == squeezes
+    (tmp_path / "config.json").write_text(json.dumps({"mae": {}, "image_size": 96}))
+    assert preparation(tmp_path) == {}  # our own says it itself
+
+
+def test_a_foreign_classifier_is_told_where_the_stage_is_left_open(
+    digits: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model")
+    given = {"evaluate.checkpoint": str(folder), "model.arch": "vit_tiny_patch16", "model.depth": 2}
+    way = "train.stage=finetune model.num_classes=4"
+    try:
+        plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=given)
+        said = " ".join(map(str, plan.warnings))
+    except MaeError as error:
+        said = str(error.hint)
+    assert way in said
+    whole = {**given, "train.stage": "finetune", "model.num_classes": 4}
+    plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=whole)
+    assert not any(way in str(warning) for warning in plan.warnings)
+
+
+def test_a_foreign_folder_that_is_opened_alone_names_the_fields_that_take_it(
+    tmp_path: Path,
+) -> None:
+    from mae_runners import load_model
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model(_folder_of_timm(tmp_path / "model"))
+    assert "evaluate.checkpoint and inference.checkpoint" in str(caught.value.hint)
+
+
+def test_an_index_of_weights_leads_to_its_folder(digits: Path, tmp_path: Path) -> None:
+    index = _folder_of_timm(tmp_path / "model") / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    with pytest.raises(MaeError, match="holds no weights") as caught:
+        Skill().plan("train", train_datasets=str(digits), ptm=str(index), spec_overrides=OPEN)
+    assert f"name the folder: {tmp_path / 'model'}" in str(caught.value.hint)
+
+
+def test_a_run_without_a_job_takes_the_preparation_of_the_folder_too(
+    digits: Path, tmp_path: Path
+) -> None:
+    from mae_sdk.plan.layers import resolve_spec
+
+    folder = _folder_of_timm(tmp_path / "model", **HALF)
+    given = {
+        **OPEN,
+        "inference.checkpoint": str(folder),
+        "dataset.test_data_sources": str(digits),
+    }
+    found, _ = resolve_spec(Skill().bundle, "inference", None, given)
+    pictures = found.spec["dataset"]["augmentation"]
+    assert (pictures["input_size"], pictures["center_crop"]) == (64, 0.95)
+    assert pictures["mean"] == HALF["mean"]
+    size = {"dataset.augmentation.input_size": 96}
+    found, _ = resolve_spec(Skill().bundle, "inference", None, {**given, **size})
+    assert found.spec["dataset"]["augmentation"]["input_size"] == 96
+    found, _ = resolve_spec(Skill().bundle, "inference", None, given, looks=False)
+    assert found.spec["dataset"]["augmentation"]["input_size"] == 224  # a job's spec says all

@@ -260,7 +260,9 @@ def read_meta(data: Mapping[str, Any], name: str = "the checkpoint") -> Checkpoi
         raise CheckpointError(
             f"{name} was not written by this project's training",
             expected="a checkpoint of the train action",
-            hint="foreign weights go into train.pretrained_model_path",
+            hint="weights of others go into train.pretrained_model_path to be trained on, or into "
+            "evaluate.checkpoint and inference.checkpoint as they are: a file, or the folder of "
+            "timm or transformers, with train.stage, model.arch and model.num_classes beside it",
         )
     return CheckpointMeta.from_dict(data["mae"], name)
 

@@ -190,6 +190,7 @@ def load_described(
             classes=list(result.classes) if result.classes else None,
             mean=per_channel(augmentation.mean, channels),
             std=per_channel(augmentation.std, channels),
+            center_crop=augmentation.center_crop,
             value_range=ends if isinstance(ends, list) else None,
             exif_orientation=spec.dataset.exif_orientation,
         )

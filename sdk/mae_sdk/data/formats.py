@@ -1,7 +1,8 @@
 """Pictures as their files store them: values of any depth, with what the format says of them.
 
 Pillow reads what has 8 bits, and 16 bits of gray; `tifffile` the TIFFs beyond that (bands, signed,
-32 bits, floating point); OpenCV PNGs of 16 bits of color; numpy ``.npy``; `pydicom` DICOM.
+32 bits, floating point); OpenCV PNGs of 16 bits of color; imagecodecs JPEG 2000 of such; numpy
+PPMs of such, and ``.npy``; `pydicom` DICOM.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError, DependencyError
 
+from mae_sdk.data.deep_color import deep_color
+from mae_sdk.data.dicom import cannot_decode, check_elements, shades
 from mae_sdk.data.pictures import bits, check_size, open_picture, to_rgb, turned
 from mae_sdk.data.reading import Reading
 
@@ -140,10 +143,14 @@ def _pillow(picture: Picture, data: bytes, name: str, reading: Reading) -> Store
     if picture.format == "PNG" and depth > 8 and mode in ("RGB", "RGBA", "LA"):
         picture.load()  # a cut file is an error here, half a picture in OpenCV
         values = _deep_png(data, name, mode)
+    elif deep := deep_color(data, picture.format, name):
+        values, depth = deep
     else:
         picture.load()
         values = _bands(picture, reading.channels)
-    if values.dtype.kind == "i" and depth <= 16:  # Pillow's mode I of 16-bit PGM and PNG
+    if (
+        values.dtype.kind == "i" and mode.startswith("I") and depth <= 16
+    ):  # Pillow's mode I of 16-bit PGM and PNG
         values = values.astype(np.uint16)
     if values.dtype == np.uint8:
         depth = 8
@@ -362,11 +369,8 @@ def _npy(data: bytes, name: str, reading: Reading) -> Stored:
 
 
 def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
-    """The first frame, in the units of the modality (Hounsfield units of a CT).
-
-    What a display would show as black and white is the first window of the file, else the range of
-    its bits.
-    """
+    """The first frame, in the units of the modality (Hounsfield units of a CT), with the range that
+    a display would show; see `mae_sdk.data.dicom`."""
     import numpy as np
 
     try:
@@ -384,16 +388,14 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
         file: Any = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
         if "Rows" not in file or "PixelData" not in file:
             raise DataError(f"{name} is a DICOM file without a picture", got=name)
+        check_elements(file, name)
         check_size(int(file.Columns), int(file.Rows), name, reading.max_pixels)
         photometric = str(file.PhotometricInterpretation)
         frames = int(file.get("NumberOfFrames") or 1)
         try:
             values = pixels.pixel_array(file, index=0)
         except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
-            syntax = getattr(file.file_meta.get("TransferSyntaxUID"), "name", "")
-            raise DataError(
-                f"{name} ({syntax or 'DICOM'}) cannot be decoded: {str(error)[:200]}", got=name
-            ) from error
+            raise cannot_decode(file, name, error) from error
         depth = int(file.BitsStored)
         if photometric == "PALETTE COLOR":
             values = pixels.apply_color_lut(values, file)
@@ -401,7 +403,9 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
             depth = 8
         limits = type_range(values, depth)
         if values.ndim == 2:
-            values, limits = _modality(values, file, depth, pixels.apply_modality_lut)
+            # A range that the person states, or that is measured, takes the place of the file's.
+            view = reading.value_range == "dtype"
+            values, limits = shades(values, file, depth, name, view=view)
     values = values if values.ndim == 3 else values[..., None]
     return Stored(
         np.ascontiguousarray(values),
@@ -415,42 +419,3 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
         is_color=values.shape[2] == 3,
         is_inverted=photometric == "MONOCHROME1",
     )
-
-
-def _modality(
-    values: Values, file: Any, depth: int, apply: Any
-) -> tuple[Values, tuple[float, float] | None]:
-    """Values after the rescale slope and intercept, and the range of a display."""
-    import numpy as np
-
-    signed = int(file.get("PixelRepresentation") or 0)
-    ends = [-(2 ** (depth - 1)), 2 ** (depth - 1) - 1] if signed else [0, 2**depth - 1]
-    values = apply(values, file)
-    slope, intercept = (
-        float(file.get(key) if file.get(key) is not None else default)
-        for key, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-    )
-    if "ModalityLUTSequence" in file:
-        limits = (float(values.min()), float(max(values.max(), values.min() + 1)))
-    else:
-        low, high = sorted(end * slope + intercept for end in ends)
-        limits = (low, high)
-    if values.dtype.kind == "f":
-        values = values.astype(np.float32)
-    center, width = (_first(file.get(key)) for key in ("WindowCenter", "WindowWidth"))
-    if center is not None and width is not None and width > 1:
-        # PS3.3 C.11.2.1.2: the linear window
-        half = (width - 1) / 2
-        limits = (center - 0.5 - half, center - 0.5 + half)
-    return values, limits
-
-
-def _first(value: Any) -> float | None:
-    """The first of one or several numbers."""
-    if value is None or value == "":
-        return None
-    with contextlib.suppress(TypeError, ValueError):
-        return float(value)
-    with contextlib.suppress(TypeError, ValueError, IndexError):
-        return float(value[0])
-    return None

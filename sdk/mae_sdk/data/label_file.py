@@ -20,7 +20,7 @@ from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.names import Names, class_name, is_image, same
 from mae_sdk.data.parts import split_of
 from mae_sdk.data.source import Source
-from mae_sdk.data.table_file import PATH, read_rows
+from mae_sdk.data.table_file import KEYS, PATH, read_rows
 from mae_sdk.data.tables import SPLIT
 from mae_sdk.storage import urls
 
@@ -87,7 +87,7 @@ class LabeledSource(Source):
             whose split is none that is known. ``by_name``: `_Elsewhere.by_name`. ``beside``:
             `Table.beside`. ``against_folders``: `_against_folders`. With ``several``,
             ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
-            ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`.
+            ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`; without it ``one_hot``.
         row_paths: the paths of the rows whose picture is there.
         several: a picture may be of several classes.
 
@@ -133,7 +133,13 @@ class LabeledSource(Source):
                 got=matched.lost.files[:3],
                 expected=f"paths such as {source.members[0]}, with a label",
                 hint="write the paths as they are below the folder of pictures, or name the "
-                "folder that they begin in as the source",
+                "folder that they begin in as the source"
+                + (
+                    f"; they are those of the column {read.path}: call the one that names the "
+                    f"pictures {PATH[0]}"
+                    if read.path.strip().lower() in KEYS
+                    else ""
+                ),
             )
 
         found = matched.labels
@@ -374,6 +380,7 @@ def _told(read: Table, matched: _Matched, unnamed: Some, split: str) -> dict[str
         "beside": read.beside,
         "no_flags": read.no_flags,
         "unread": read.unread,
+        "one_hot": read.one_hot,
         "odd_parts": read.odd_parts,
     }
     return {
@@ -459,6 +466,7 @@ class Table:
 
     Attributes:
         rows: those of the split.
+        path: the column that names the pictures.
         label: the column of labels; empty where columns of 0 and 1 are the classes.
         others: the paths of all other rows.
         classes: those that columns name.
@@ -468,11 +476,13 @@ class Table:
         empty: cells without a value in columns of 0 and 1.
         no_flags: column that is no class → the numbers that it holds beside 0 and 1.
         unread: columns of 0 and 1 that might be classes, beside the column of labels that is read.
+        one_hot: columns of 0 and 1, one of them 1 in each row, that are read as the classes.
         odd_parts: column that is named like a part of a data set → whether it is a class; one that
             is neither a class nor needed is left out.
     """
 
     rows: list[Row] = field(default_factory=list)
+    path: str = ""
     label: str = ""
     others: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
@@ -481,6 +491,7 @@ class Table:
     empty: Some = field(default_factory=Some)
     no_flags: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    one_hot: list[str] = field(default_factory=list)
     odd_parts: dict[str, bool] = field(default_factory=dict)
 
 
@@ -501,7 +512,8 @@ def read_table(
             expected="a name of its own for each column",
             hint="rename or delete one of the columns",
         )
-    path = _column(names, PATH, where)
+    there = {name.strip().lower() for name in names}
+    path = _column(names, PATH if there.intersection(PATH) else (*PATH, *KEYS), where)
     part = next((name for name in names if name.strip().lower() in SPLIT), None)
     if not rows:
         raise DataError(
@@ -510,7 +522,7 @@ def read_table(
             expected="a row for each picture",
             hint=f"write a line such as cat/1.png,cat below {','.join(names[:5])}",
         )
-    found = Table()
+    found = Table(path=path)
     _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
     of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
     for name in names:
@@ -573,6 +585,15 @@ def _labels_of(
         return _flags_of(names, rows, where, columns, taken, found)
     if label is None:
         flags = [name for name in names if name not in taken and _is_flag(rows, name)]
+        if one_of := _one_hot(rows, [name for name in flags if name.lower() not in PART]):
+            found.one_hot = list(one_of)
+
+            def marked(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
+                return tuple(
+                    class_name(name) for name in one_of if _FLAGS[_text(row.get(name)).lower()]
+                )
+
+            return marked
         raise DataError(
             f"{where} has no column {LABEL[0]}",
             got=list(names)[:20],
@@ -753,6 +774,14 @@ def _is_flag(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     """Whether a column holds only yes and no, and not nothing alone."""
     values = {_text(row.get(column)).lower() for row in rows}
     return values <= _FLAGS.keys() and values != {""}
+
+
+def _one_hot(rows: Sequence[Mapping[str, Any]], flags: Sequence[str]) -> Sequence[str]:
+    """Columns of 0 and 1 of which exactly one is 1 in each row: they are classes. Else none."""
+    if len(flags) < 2:
+        return ()
+    ones = (sum(_FLAGS[_text(row.get(name)).lower()] for name in flags) for row in rows)
+    return flags if all(count == 1 for count in ones) else ()
 
 
 def _column(columns: Sequence[str], names: Sequence[str], where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,33 @@ FEW = 5
 
 MAX_SNIFFED = 200
 """Files without a telling name whose first bytes are looked at."""
+
+MAX_LABELS = 20
+"""Files that may hold a detector's labels whose first bytes are looked at."""
+
+HEAD = 4096
+"""First bytes that are read of a file."""
+
+_YOLO = re.compile(rb"\d+(?:[ \t]+(?:0|1|[01]?\.\d+(?:e-?\d+)?)){4,}[ \t]*")
+
+
+def is_detection(name: str, head: bytes) -> bool:
+    """Whether a file looks like a detector's labels: COCO's JSON, YOLO's lines of a class and a
+    box, VOC's XML.
+
+    Args:
+        head: its first bytes.
+    """
+    suffix = suffix_of(name)
+    if suffix == ".json":
+        return b'"bbox"' in head or (b'"images"' in head and b'"file_name"' in head)
+    if suffix == ".xml":
+        return b"<annotation" in head and (b"<object" in head or b"<bndbox" in head)
+    if suffix != ".txt":
+        return False
+    lines = head.splitlines()
+    lines = [line for line in (lines if len(head) < HEAD else lines[:-1]) if line.strip()]
+    return bool(lines) and all(_YOLO.fullmatch(line.strip()) for line in lines)
 
 
 @dataclass
@@ -47,6 +75,8 @@ class LeftOut:
         suffixes: suffix → count, of ``other``, ``archives`` and ``pictures``.
         dangling: links to nothing.  loops: linked folders that hold themselves.
         locked: system folders that may not be read.
+        detection_labels: of ``other``, files that look like a detector's labels, among the first.
+        columns: of a table of pictures without one of classes, those that are not read.
         twins: images that are the same file as another of the source; they are read, each time.
         folders: folder → pictures in it that are not read, of folders without an image in them.
     """
@@ -59,9 +89,12 @@ class LeftOut:
     dangling: Some = field(default_factory=Some)
     loops: Some = field(default_factory=Some)
     locked: Some = field(default_factory=Some)
+    detection_labels: Some = field(default_factory=Some)
+    columns: Some = field(default_factory=Some)
     twins: Some = field(default_factory=Some)
     folders: dict[str, int] = field(default_factory=dict)
     _sniffed: int = 0
+    _looked: int = 0
 
     def add_file(self, name: str, head: Any = None) -> None:
         """Count a file that is not read as an image.
@@ -76,6 +109,11 @@ class LeftOut:
         if is_picture is None and head is not None and self._sniffed < MAX_SNIFFED:
             self._sniffed += 1
             is_picture = looks_like_picture(head())
+        may_label = not is_picture and suffix_of(name) in (".json", ".txt", ".xml")
+        if may_label and head is not None and self._looked < MAX_LABELS:
+            self._looked += 1
+            if is_detection(name, head()):
+                self.detection_labels.add(name)
         packed = self.archives if urls.is_archive(name) else self.other
         (self.pictures if is_picture else packed).add(name)
         self.suffixes[suffix_of(name) or "no suffix"] += 1
@@ -90,6 +128,21 @@ class LeftOut:
             folder = name.rpartition("/")[0]
             self.folders[folder] = self.folders.get(folder, 0) + 1
 
+    def there(self) -> str:
+        """The files that are no images, by kind, with their number and the first names; empty where
+        there is none."""
+        kinds = {
+            "pictures that are not read": self.pictures,
+            "archives": self.archives,
+            "other files": self.other,
+            "hidden": self.hidden,
+        }
+        return "; ".join(
+            f"{some.count} {kind}: {', '.join(some.files)}" + (" …" if some.count > FEW else "")
+            for kind, some in kinds.items()
+            if some.count
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Reason → ``{"count", "files"}``, of the reasons that there are; ``suffixes`` beside."""
         reasons = (
@@ -100,6 +153,8 @@ class LeftOut:
             "dangling",
             "loops",
             "locked",
+            "detection_labels",
+            "columns",
             "twins",
         )
         found: dict[str, Any] = {

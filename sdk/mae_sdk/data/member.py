@@ -44,6 +44,8 @@ class Member:
         link: the path of the member whose content it is another name of; empty: it leads out of
             the archive, to nothing that is here; else None.
         is_folder: a folder, without content.
+        unread: of the first picture of a table without a column of classes, the columns that are
+            not read.
     """
 
     name: str
@@ -52,3 +54,4 @@ class Member:
     offset: int | None = None
     link: str | None = None
     is_folder: bool = False
+    unread: tuple[str, ...] = ()

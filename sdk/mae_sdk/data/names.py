@@ -21,11 +21,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 ALIASES = (
     *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".dib", ".pnm", ".pbm"),
     *(".gif", ".apng", ".npy", ".dcm", ".dicom"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
 )
 """Other names of the same formats, and formats that are met less often; read as well."""
 
 OTHER_FORMATS = (
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".tga"),
+    *(".avif", ".heic", ".heif", ".jxl", ".ico", ".tga"),
     *(".psd", ".svg", ".exr", ".hdr", ".pfm", ".pam", ".pcx", ".nii", ".mha"),
     *(".fits", ".npz", ".mat", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"),
     *(".raf", ".rw2", ".mpo", ".jps"),

@@ -75,6 +75,7 @@ def write_pack(
     hashes, folders = array("q"), _Folders()
     listed = _Listed()
     position = 0
+    unread: tuple[str, ...] = ()
     with _room(folder, source):
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
@@ -86,6 +87,7 @@ def write_pack(
                     if len(links) > MAX_LINKS:
                         raise refused(member.name, f"is one of more than {MAX_LINKS} links", source)
                     continue
+                unread = unread or member.unread
                 crc = _copy(member, None if in_place else out)
                 offset = position if in_place is None else member.offset
                 assert offset is not None, "only members of an uncompressed archive have an offset"
@@ -126,6 +128,8 @@ def write_pack(
     _refuse_collisions(folder, hashes, folders.hashes, source)
     if empty := listed.without(folders.hashes):
         meta = {**meta, "empty": empty}
+    if unread:
+        meta = {**meta, "unread": list(unread)}
     _write_index(folder, meta, len(hashes), position, in_place)
 
 

@@ -29,7 +29,7 @@ from mae_sdk.data.labels import (
     wrapper_of,
     wrappers_of,
 )
-from mae_sdk.data.left_out import LeftOut, Some
+from mae_sdk.data.left_out import HEAD, LeftOut, Some
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image, name_archives
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
@@ -385,6 +385,8 @@ class _Packed:
             left.add_dangling(name)
         for name in self._pack.index.get("loops", ()):
             left.loops.add(name)
+        for column in self._pack.index.get("unread", ()):
+            left.columns.add(str(column))
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)
@@ -408,7 +410,7 @@ class _Packed:
             left.twins.add(f"{self.names[order[place]]} = {self.names[order[first]]}")
 
     def _head(self, row: int) -> bytes:
-        head: bytes = self._pack.head(row, 16)
+        head: bytes = self._pack.head(row, HEAD)
         return head
 
     def read(self, index: int) -> bytes:
@@ -507,9 +509,12 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         except NoImages as error:
             if tables := tables_of(uri, error.names):
                 return [part for one in tables for part in _open_one(one, cache_dir, limits)]
+            left = LeftOut()
+            for name in error.names:
+                left.add_file(name)
             raise DataError(
                 error.message,
-                got=error.got,
+                got=left.there() or error.got,
                 expected=error.expected,
                 hint=error.hint or "name the folder or archive that holds the images",
             ) from None
@@ -530,7 +535,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         if not inside and (lost := part.left_out.dangling).count:
             hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
-        raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
+        got = part.left_out.there() or where
+        raise DataError(f"{where} holds no images", got=got, expected=expected, hint=hint)
 
     return [part]
 

@@ -15,6 +15,8 @@ from mae_sdk.data.tables import arrow
 from mae_sdk.storage import urls
 
 PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+KEYS = ("image_id", "img_id", "image_name", "img_name", "img", "picture", "photo", "id", "name")
+"""Names of a column that tells a picture where no column of `PATH` is there."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 Rows = tuple[list[str], list[Mapping[str, Any]]]
@@ -152,7 +154,7 @@ def _delimiter(text: str, usual: str) -> str:
     signs: list[str] = [usual, *",\t;|"]
     for sign in signs:
         names = next(csv.reader([header], delimiter=sign), [])
-        if len(names) > 1 and any(name.strip().lower() in PATH for name in names):
+        if len(names) > 1 and any(name.strip().lower() in (*PATH, *KEYS) for name in names):
             return sign
     return max(signs, key=header.count)
 

@@ -84,6 +84,7 @@ def members(raw: Any, where: str) -> Iterator[Member]:
         part = next((name for name in schema.names if name.strip().lower() in SPLIT), None)
         parts: dict[str, str] = {}
         wanted = dict.fromkeys(name for name in (pictures, classes, part) if name)
+        unread = () if classes else _unread(lib, schema, wanted)
         for batch in batches(list(wanted)):
             rows = batch.column(pictures).to_pylist()
             if part is not None:
@@ -92,7 +93,8 @@ def members(raw: Any, where: str) -> Iterator[Member]:
             for row, label in zip(rows, labels, strict=True):
                 data, path = _picture(row, number, pictures, where)
                 key = f"{number:08d}"
-                yield Member(key + _suffix(data, path), len(data), iter((data,)))
+                name = key + _suffix(data, path)
+                yield Member(name, len(data), iter((data,)), unread=() if number else unread)
                 text = _class(label, names).encode()
                 if text:
                     yield Member(f"{key}.cls", len(text), iter((text,)))
@@ -210,6 +212,18 @@ def _class_column(schema: Any, features: Mapping[str, Any], where: str) -> str |
             expected=f"one of them called {CLASSES[0]}",
         )
     return said[0] if said else None
+
+
+def _unread(lib: Any, schema: Any, wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of texts and whole numbers that are not read: one of them may be the class."""
+    types = lib.types
+    kinds = ("string", "large_string", "integer", "boolean", "dictionary")
+    return tuple(
+        field.name
+        for field in schema
+        if field.name not in wanted
+        and any(getattr(types, f"is_{kind}")(field.type) for kind in kinds)
+    )
 
 
 def _picture(row: Any, number: int, column: str, where: str) -> tuple[bytes, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mae_skill.errors import StorageError
 from mae_skill.spelling import shown, spelled
 
-from mae_sdk.data.left_out import LeftOut
+from mae_sdk.data.left_out import HEAD, LeftOut
 from mae_sdk.data.names import encoded, is_image, is_system_folder, refused, text_of
 
 MAX_VISITS = 8
@@ -123,7 +123,7 @@ def _head_of(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             with path.open("rb") as stream:
-                return stream.read(16)
+                return stream.read(HEAD)
         except OSError:
             return b""
 

@@ -48,11 +48,12 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dialect import is_slip, slips
-from mae_skill.dotted import get_dotted
+from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import accepted_types
 from mae_skill.placeholders import NOT_GIVEN, has_reference
-from mae_skill.resolve import optional_fields
+from mae_skill.resolve import Layers, optional_fields
+from mae_skill.rules.files import TAKES_WEIGHTS
 from mae_skill.weights import config
 
 from mae_sdk import files
@@ -452,6 +453,52 @@ def normalization(
         for key, word in _PICTURES.items()
         if len(values.get(word, ())) in (3, channels) and key in fields and key not in given
     ]
+
+
+def preparation(
+    action: str, layers: Layers, filled: Mapping[str, Any] | None = None
+) -> list[InferredField]:
+    """How the pictures of somebody else's model are prepared, where its folder says so and nobody
+    says otherwise.
+
+    Args:
+        filled: dotted keys that other functions filled → values.
+    """
+    key, fields = TAKES_WEIGHTS.get(action, ""), field_nodes(layers.schema)
+    path = (filled or {}).get(key) or value_of(layers, key)
+    if key not in fields or not isinstance(path, str) or "://" in path:
+        return []
+    if not (file := Path(path).expanduser()).exists():
+        return []
+    settled = layers.given | set(flatten(layers.parent))
+    channels = value_of(layers, "dataset.channels")
+    found = []
+    for word, (value, source) in config.preparation(file).items():
+        field = f"dataset.augmentation.{word}"
+        if field not in fields or field in settled:
+            continue
+        if word in ("mean", "std"):
+            if len(value) not in (3, channels):
+                continue
+        elif action == "train":  # trained on, they may see pictures of another size
+            continue
+        if word == "input_size" and value[0] == value[1]:
+            value = value[0]
+        found.append(InferredField(field, "ptm", value, f"of the weights' {source} ({key})"))
+    return found
+
+
+def value_of(layers: Layers, key: str) -> Any:
+    """The value that the layers have for a field, by its dotted key, so far."""
+    stacked = (
+        layers.overrides,
+        layers.shorthand,
+        layers.data,
+        layers.spec_file,
+        layers.template or layers.schema.get("default") or {},
+    )
+    found = (get_dotted(layer, key) for layer in stacked)
+    return next((value for value in found if value is not None), None)
 
 
 def _apart(made: InferredField, taken: set[str]) -> InferredField:

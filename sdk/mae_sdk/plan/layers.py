@@ -17,6 +17,7 @@ from mae_sdk.data.label_file import LabelTable
 from mae_sdk.data.reading import CHANNELS, EXIF, PIXELS, VALUE_RANGE, Reading
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE, note_fields
 from mae_sdk.plan.data import Survey
+from mae_sdk.plan.inferred_fields import preparation
 from mae_sdk.run.platform import DEFAULT, platform
 from mae_sdk.storage import urls
 
@@ -161,6 +162,8 @@ def resolve_spec(
         SpecError, UsageError, NotFoundError: the spec cannot be read or merged.
     """
     layers, secrets = read_layers(bundle, action, spec, overrides)
+    if looks:  # a job's spec has it, and a value that equals a default may be the person's
+        layers.inferred = nested({one.field: one.value for one in preparation(action, layers)})
     resources = platform(DEFAULT).resources({})
     found = resolve(
         bundle,

@@ -55,7 +55,7 @@ from mae_sdk.plan.automl_policy import (
 )
 from mae_sdk.plan.command import braces_left, fields_named, fields_told
 from mae_sdk.plan.data import HIDDEN, STATED, VAL_FRACTION, Survey, said_of_model
-from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
+from mae_sdk.plan.inferred_fields import InferenceContext, InferredField, value_of
 from mae_sdk.plan.launch_record import (
     launch_record,
     machine_notes,
@@ -152,17 +152,7 @@ class Draft:
 
     def value_of(self, key: str) -> Any:
         """The value that the layers have for a field, by its dotted or shorthand key, so far."""
-        full = self.bundle.shorthand.get(key, key)
-        layers = self.layers
-        stacked = (
-            layers.overrides,
-            layers.shorthand,
-            layers.data,
-            layers.spec_file,
-            layers.template or layers.schema.get("default") or {},
-        )
-        found = (get_dotted(layer, full) for layer in stacked)
-        return next((value for value in found if value is not None), None)
+        return value_of(self.layers, self.bundle.shorthand.get(key, key))
 
     def takes_list(self, key: str) -> bool:
         """Whether a field may hold a list, by its schema, else by the value that it has so far."""
@@ -713,12 +703,13 @@ def infer_fields(draft: Draft) -> None:
     data = set(draft.bundle.data_rows(draft.action)) - optional_fields(draft.bundle, draft.action)
     filled = {item.field for item in draft.inferred} | (data - draft.owned)
     draft.inferred += inferred_fields.results_fields(draft.action, outputs, context, filled)
+    settled = draft.layers.given | set(flatten(draft.layers.parent))
+    fields, channels = field_nodes(draft.layers.schema), draft.value_of("dataset.channels")
     if request.ptm:
-        settled = draft.layers.given | set(flatten(draft.layers.parent))
-        fields = field_nodes(draft.layers.schema)
-        draft.inferred += inferred_fields.normalization(
-            draft.inferred, settled, fields, draft.value_of("dataset.channels")
-        )
+        draft.inferred += inferred_fields.normalization(draft.inferred, settled, fields, channels)
+    if not (request.ptm and draft.action == "train"):
+        filled_in = {item.field: item.value for item in draft.inferred}
+        draft.inferred += inferred_fields.preparation(draft.action, draft.layers, filled_in)
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.

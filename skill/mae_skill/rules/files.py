@@ -16,7 +16,7 @@ from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.model import holds
 from mae_skill.weights import header
-from mae_skill.weights.config import normalization, own_description, own_settings
+from mae_skill.weights.config import classes_said, own_description, own_settings, preparation
 from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
@@ -32,6 +32,12 @@ MODEL = {
 """The field of an action's model."""
 
 PRETRAINED = "train.pretrained_model_path"
+TAKES_WEIGHTS = {
+    "train": PRETRAINED,
+    **{action: MODEL[action] for action in ("evaluate", "inference", "export")},
+}
+"""The field of an action that takes weights of others."""
+
 FROM_URLS = (PRETRAINED, TEACHER)
 """The fields whose file may be at a URL, or on the model hub."""
 
@@ -273,6 +279,8 @@ def weights(case: Case) -> None:
         contents = _look(case, file)
         if contents is None or (case.action != "train" and own_description(contents)):
             return
+        left_open = case.action != "train" and case.origin("train.stage") in OriginKind.unset()
+        answers = classes_said(contents) if left_open else None
         target = target_of(case.spec, by_name=case.action == "train")
         target = replace(target, classes=_class_names(case, target))
         found = fit(contents, target, file.name, key)
@@ -284,11 +292,20 @@ def weights(case: Case) -> None:
         return
     model = f"{case('train.stage')} {case('model.arch')}"
     lack = lack_of(found, file.name, key, model) if case.action != "train" else None
+    classifier = f"train.stage=finetune model.num_classes={answers}" if answers else ""
     if wrong := found.refusal or lack:
+        if classifier and case("train.stage") == "pretrain":
+            wrong.hint = f"its config.json says a classifier of {answers} classes: set {classifier}"
         wrong.hint = _own_shape(case, contents) or wrong.hint
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    if classifier and case("train.stage") == "pretrain":
+        case.warn(
+            key,
+            f"{file.name} says a classifier of {answers} classes, which is set aside: "
+            f"train.stage is pretrain, which nobody set; {classifier} takes it whole",
+        )
     frozen_head(case, target, found)
     frozen_parts(case, target, found)
     judged = case.facts.data.get("dataset.val_data_sources") or {}
@@ -310,20 +327,49 @@ def weights(case: Case) -> None:
     if own is not None:
         _without_masks(case, own, file)
         _other_pictures(case, own, file)
-    pictures = normalization(file) if own is None else {}
+    if own is None:
+        _other_preparation(case, file)
+    if found.warning:
+        case.warn(key, found.warning)
+
+
+def _other_preparation(case: Case, file: Path) -> None:
+    """Pictures that are prepared otherwise than the folder of somebody else's weights says."""
+    said = preparation(file)
     channels = case("dataset.channels") or 3
     for word in ("mean", "std"):
         field = f"dataset.augmentation.{word}"
-        if len(theirs := pictures.get(word, ())) not in (3, channels):
+        theirs, source = said.get(word, ((), ""))
+        if len(theirs) not in (3, channels):
             continue  # of a stem that is adapted to other channels
         if per_channel(case(field) or [0.0], channels) != per_channel(theirs, channels):
             case.warn(
                 field,
-                f"{case(field)} here; the weights were trained with {pictures[word]} "
-                f"({pictures['file']} of {file.name})",
+                f"{case(field)} here; the weights were trained with {theirs} "
+                f"({source} of {file.name})",
             )
-    if found.warning:
-        case.warn(key, found.warning)
+    if case.action == "train":  # trained on, they may see pictures of another size
+        return
+    for word in ("input_size", "center_crop"):
+        field = f"dataset.augmentation.{word}"
+        theirs, source = said.get(word, (None, ""))
+        ours = case(field)
+        if theirs is None or ours is None or case("model.task") == "segmentation":
+            continue
+        same = list(hw(ours)) == theirs if word == "input_size" else abs(ours - theirs) < 1e-3
+        if not same:
+            case.warn(
+                field,
+                f"{ours} here; {source} of {file.name} prepares pictures with {theirs}: the "
+                "answers are others; leave the field out for theirs",
+            )
+    if "squeezes" in said:
+        case.warn(
+            MODEL[case.action],
+            f"{said['squeezes'][1]} of {file.name} squeezes whole pictures into their size, which "
+            "is not offered: of pictures that are not square the center is seen here; save them "
+            "square for the same answers",
+        )
 
 
 def _without_masks(case: Case, own: Mapping[str, Any], file: Path) -> None:

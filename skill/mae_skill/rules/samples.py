@@ -512,6 +512,18 @@ def left_out(case: Case) -> None:
         ]
         if parts:
             case.warn(key, "left out: " + "; ".join(parts))
+        if columns := left.get("columns"):
+            case.warn(
+                key,
+                f"of the table of pictures no column of classes is known, and {files_of(columns)} "
+                "are not read: call the one that is the class label",
+            )
+        if boxes := left.get("detection_labels"):
+            case.warn(
+                key,
+                "what looks like the labels of a detector (COCO, YOLO or VOC) is not read: "
+                f"{files_of(boxes)}; classes come from folders or from dataset.labels",
+            )
         if (lost := left.get("dangling")) and lost["count"] > found["images"]:
             case.error(
                 key,
@@ -581,6 +593,12 @@ def label_file(case: Case) -> None:
                 f"source their label, by the same name: {files_of(rows)}; where these are two "
                 "pictures, write their folders into the paths, or a table for each",
             )
+        if marked := table.get("one_hot"):
+            text = (
+                f"{table['file']}: the columns {first_of(marked)} are read as the classes: each "
+                "row has a 1 in one of them"
+            )
+            case.warnings.append(Notice(key, text, note=True))
         if unread := table.get("unread"):
             case.warn(
                 key,

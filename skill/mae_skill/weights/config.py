@@ -16,6 +16,8 @@ from mae_skill.archs import ARCHS
 CONFIG = "config.json"
 """The key under which the description in a model's folder travels with its contents."""
 
+PREPROCESSOR = "preprocessor_config.json"
+
 DESCRIPTION = "mae"
 """The key of this project's own description: in a checkpoint, and in the ``config.json`` of a
 folder that ``export`` wrote."""
@@ -77,7 +79,7 @@ def normalization(path: Path) -> dict[str, Any]:
         path: the folder, or the file of weights in it.
     """
     folder = path if path.is_dir() else path.parent
-    for file in ("preprocessor_config.json", CONFIG):
+    for file in (PREPROCESSOR, CONFIG):
         try:
             found = json.loads((folder / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -95,6 +97,88 @@ def normalization(path: Path) -> dict[str, Any]:
         if _per_channel(values["mean"], values["std"]):
             return {**_rescaled(found, values), "file": file}
     return {}
+
+
+def preparation(path: Path) -> dict[str, Any]:
+    """How the folder of somebody else's model says that its pictures are prepared; nothing of this
+    project's own, whose checkpoints say it themselves.
+
+    Args:
+        path: the folder, or the file of weights in it.
+
+    Returns:
+        What it says of ``mean`` and ``std``, ``input_size`` ([height, width]), ``center_crop``
+        (the share of the short side that is seen) and ``squeezes`` (whole pictures are squeezed
+        into the size), each as ``(value, file)``.
+    """
+    if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
+        return {}  # a checkpoint may lie beside another model's description
+    folder = path if path.is_dir() else path.parent
+    config, processor = (_read(folder / file) for file in (CONFIG, PREPROCESSOR))
+    if DESCRIPTION in config or not (config or processor):
+        return {}
+    known = normalization(path)
+    found: dict[str, Any] = {word: known[word] for word in ("mean", "std") if known.get(word)}
+    said = {word: (value, known["file"]) for word, value in found.items()}
+
+    inner = config.get("pretrained_cfg")
+    inner = inner if isinstance(inner, Mapping) else config
+    if "architecture" in config or "crop_pct" in inner:
+        found = {"center_crop": inner.get("crop_pct")}
+        found["squeezes"] = inner.get("crop_mode") == "squash"
+    elif processor:
+        found = _of_processor(processor)
+    else:
+        found = {}
+    file = PREPROCESSOR if processor and "input_size" in found else CONFIG
+    size = found.get("input_size") or _of_config(config).input_size
+    crop = found.get("center_crop")
+    if size and min(size) > 0:
+        said["input_size"] = (list(size), file)
+    if isinstance(crop, (int, float)) and not isinstance(crop, bool) and 0 < crop <= 1:
+        said["center_crop"] = (float(crop), file)
+    if found.get("squeezes"):
+        said["squeezes"] = (True, file)
+    return said
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file; an empty one where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _of_processor(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and crop of an image processor of transformers: a whole picture squeezed into a size,
+    or its short side resized and the center cut out."""
+    size = found.get("size", found.get("crop_size"))
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    whole = _sides(size)
+    if found.get("do_center_crop") and (cut := _sides(found.get("crop_size"))):
+        side = edge or (min(whole) if whole else None)
+        if found.get("do_resize") is False or not isinstance(side, (int, float)) or side <= 0:
+            return {"input_size": cut}
+        return {"input_size": cut, "center_crop": min(1.0, min(cut) / side)}
+    if isinstance(edge, int):  # ConvNeXt's: from 384 on it squeezes
+        share = found.get("crop_pct")
+        squeezes = share is not None and edge >= 384
+        return {
+            "input_size": (edge, edge),
+            "center_crop": 1.0 if squeezes else share or 1.0,
+            "squeezes": squeezes,
+        }
+    return {"input_size": whole, "center_crop": 1.0, "squeezes": True} if whole else {}
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Height and width of a processor's size: a number, or an object with both."""
+    if isinstance(value, Mapping):
+        value = [value.get("height"), value.get("width")]
+        return _size(value) if all(isinstance(side, int) for side in value) else None
+    return _size(value)
 
 
 def _rescaled(found: Mapping[str, Any], values: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -180,6 +264,24 @@ def describe(contents: Mapping[str, Any], where: str, width: int | None = None) 
     # The paper's ViT-S has 12 heads where everybody's has 6 (Chen et al., arXiv 2104.02057).
     moco = re.search(r"(^|\.)(base|momentum)_encoder$", where) and width == 384
     return Source(activation=activation, heads=(12,) if moco else ())
+
+
+def classes_said(contents: Mapping[str, Any]) -> int | None:
+    """How many classes the ``config.json`` of somebody else's classifier says; None where it says
+    no classifier."""
+    config = contents.get(CONFIG)
+    if not isinstance(config, Mapping) or DESCRIPTION in config:
+        return None
+    if "architecture" in config:  # timm's
+        arguments = config.get("model_args")
+        inner = arguments if isinstance(arguments, Mapping) else {}
+        count = inner.get("num_classes", config.get("num_classes"))
+        return count if isinstance(count, int) and count > 0 else None
+    names = config.get("architectures")
+    if not isinstance(names, list) or not any("ForImageClass" in str(name) for name in names):
+        return None
+    labels = config.get("id2label")
+    return len(labels) if isinstance(labels, Mapping) and labels else 2  # transformers' default
 
 
 def _of_config(config: Mapping[str, Any]) -> Source:

@@ -51,6 +51,13 @@ def weight_files(path: Path) -> list[Path]:
         NotFoundError: there is nothing.
         CheckpointError: the folder holds no weights by a known name.
     """
+    if path.is_file() and path.name.endswith(".index.json"):
+        raise CheckpointError(
+            f"{path.name} lists the files of a model; it holds no weights",
+            got=str(path),
+            expected="the folder that the files lie in",
+            hint=f"name the folder: {path.parent}",
+        )
     if path.is_file():
         return [path]
     if not path.is_dir():
