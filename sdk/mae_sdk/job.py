@@ -1314,13 +1314,7 @@ class RemoteJob(Job):
         return bool(attempt.get("told_to_stop"))
 
     def _read(self) -> JobRecord:
-        """The record. While a store replaces it, it may show none, or half of one."""
-        for pause in (0.1, 0.4):
-            try:
-                return self.root.record(self.id)
-            except (NotFoundError, DataError):
-                time.sleep(pause)
-        return self.root.record(self.id)
+        return records.once_whole(lambda: self.root.record(self.id))
 
     def _silent_seconds(self) -> float:
         from mae_sdk.storage import transfer

@@ -17,6 +17,7 @@ from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.inferred_fields import InferenceContext, apply
 from mae_sdk.run.platform import submit
+from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer
 from mae_sdk.storage.faults import fault
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
@@ -265,3 +266,32 @@ def test_a_record_that_is_being_replaced_is_read_again(
 
     monkeypatch.setattr(Root, "read", read)
     assert RemoteJob(Root(bucket), "t1").record["id"] == "t1"
+
+
+def test_further_nodes_and_who_takes_a_job_over_read_a_record_that_is_being_replaced_again(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job_folder(tmp_path, "t1", "train")
+    url = f"{bucket}/t1"
+    transfer.write_bytes(f"{url}/job.json", (folder / "job.json").read_bytes())
+    seen = files.read_json(folder / "job.json")
+    asked: dict[str, int] = {}
+
+    def gone_once(name: str) -> None:
+        real = getattr(transfer, name)
+
+        def call(place: str, *more: Any) -> Any:
+            if place.endswith("/job.json"):
+                asked[name] = asked.get(name, 0) + 1
+                if asked[name] == 1:
+                    raise NotFoundError("gone for a moment")
+            return real(place, *more)
+
+        monkeypatch.setattr(transfer, name, call)
+
+    gone_once("read_bytes")
+    assert sync.read_record(url, "t1")["id"] == "t1" and asked["read_bytes"] == 2
+    asked.clear()
+    gone_once("info")
+    assert sync.take_over(url, seen, identify(), lambda process: True, None)
+    assert asked["info"] == 2 and asked["read_bytes"] >= 2

@@ -16,11 +16,22 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk import files
+
+_T = TypeVar("_T")
 
 SCHEMA_VERSION = 1
 """Of the records in a job folder. It rises when an older reader would misread a record; a new
@@ -443,6 +454,21 @@ def _plain(hint: Any) -> frozenset[Any]:
 def _shortly(value: Any) -> str:
     text = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
     return text if len(text) <= 40 else text[:40] + "…"
+
+
+def once_whole(read: Callable[[], _T]) -> _T:
+    """What a store has of a record. While a store replaces it, it may show none, or half of one.
+
+    Args:
+        read: reads the record; called again, up to two times within half a second, where it is not
+            there or is damaged.
+    """
+    for pause in (0.1, 0.4):
+        try:
+            return read()
+        except (NotFoundError, DataError, ValueError):
+            time.sleep(pause)
+    return read()
 
 
 def write_record(job_dir: Path, record: JobRecord) -> None:

@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,21 +54,9 @@ def claim(url: str, record: records.JobRecord) -> records.JobRecord | None:
         is_there = getattr(error, "cause", "") == "exists"
         if not is_there and (error.retryable or not transfer.exists(target)):
             raise
-        first = _first(target)
+        first: records.JobRecord = records.once_whole(lambda: _read(target))
         return None if first.get("claim") == record["claim"] else first
     return None
-
-
-def _first(url: str) -> records.JobRecord:
-    """The record that is there. While a store replaces it, it may show none, or half of one."""
-    for pause in (0.1, 0.4):
-        try:
-            found: records.JobRecord = _read(url)
-            return found
-        except (NotFoundError, ValueError):
-            time.sleep(pause)
-    last: records.JobRecord = _read(url)
-    return last
 
 
 def new_claim() -> str:
@@ -114,8 +101,9 @@ def take_over(
         if transfer.read_bytes(mine) != content:
             return False
 
-    now, changed = transfer.info(mine)["mtime"], transfer.info(record_url)["mtime"]
-    free = _read(record_url) == seen
+    now = transfer.info(mine)["mtime"]
+    changed = records.once_whole(lambda: transfer.info(record_url))["mtime"]
+    free = records.once_whole(lambda: _read(record_url)) == seen
     if silent_seconds is not None:
         free &= None not in (now, changed) and now - changed >= silent_seconds
     if numbers:
@@ -136,6 +124,25 @@ def replace_record(url: str, record: records.JobRecord) -> None:
 
 def _as_bytes(content: Any) -> bytes:
     return json.dumps(content, indent=1, allow_nan=False).encode()
+
+
+def read_record(url: str, job_id: str) -> records.JobRecord:
+    """The record of the job behind a URL.
+
+    Raises:
+        NotFoundError: there is no such job.  DataError: its record is damaged.
+        StorageError: the store failed.
+    """
+    return records.parse_record(_record_text(url, job_id), job_id, urls.redact(url))
+
+
+def _record_text(url: str, job_id: str) -> str:
+    def read() -> str:
+        text = transfer.read_bytes(urls.join(url, records.RECORD_NAME)).decode(errors="replace")
+        records.parse_record(text, job_id, urls.redact(url))
+        return text
+
+    return records.once_whole(read)
 
 
 def _read(url: str) -> Any:
@@ -243,7 +250,8 @@ class FolderSync:
         if self._claim is None:
             return
         with contextlib.suppress(NotFoundError):
-            there = _read(urls.join(self.url, records.RECORD_NAME)).get("claim")
+            place = urls.join(self.url, records.RECORD_NAME)
+            there = records.once_whole(lambda: _read(place)).get("claim")
             if there not in (None, self._claim):
                 self.displaced.set()
         self._claim = None
@@ -338,8 +346,7 @@ def is_whole(job_dir: Path, url: str) -> bool:
     Raises:
         StorageError, NotFoundError, DataError: the store does not say.
     """
-    text = transfer.read_bytes(urls.join(url, records.RECORD_NAME)).decode(errors="replace")
-    there = records.parse_record(text, job_dir.name, urls.redact(url))
+    there = read_record(url, job_dir.name)
     if records.last_attempt(there)["state"] != records.COMPLETE:
         return False
     listed = transfer.list_details(url)
@@ -372,7 +379,7 @@ def pull(url: str, job_dir: Path, claim: str | None = None) -> None:
     if (job_dir / records.RECORD_NAME).exists():
         return
 
-    text = transfer.read_bytes(urls.join(url, records.RECORD_NAME)).decode(errors="replace")
+    text = _record_text(url, job_dir.name)
     first = records.parse_record(text, job_dir.name, urls.redact(url)).get("claimed")
     there = transfer.list_details(url)
     note = _note(url) if SYNC_NAME in there else {}

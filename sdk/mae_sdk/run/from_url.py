@@ -15,11 +15,9 @@ import time
 from pathlib import Path
 
 from mae_sdk.jobs import records, sync
-from mae_sdk.jobs.records import JobRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.run.process_group import PREEMPTED_EXIT, run_ranks
 from mae_sdk.run.supervisor import supervise
-from mae_sdk.storage import transfer, urls
 
 _PAUSE = 2.0
 
@@ -40,7 +38,7 @@ def _join(url: str, job_dir: Path) -> int:
     """Be a further node of every attempt, until the job has ended."""
     done = 0
     while True:
-        record = _record(url, job_dir.name)
+        record = sync.read_record(url, job_dir.name)
         attempt = records.last_attempt(record)
         if attempt["state"] in records.TERMINAL:
             return 0
@@ -58,11 +56,6 @@ def _join(url: str, job_dir: Path) -> int:
         code = run_ranks(launch["command"], int(launch.get("processes") or 1), environment)
         if code not in (0, PREEMPTED_EXIT):
             return code
-
-
-def _record(url: str, job_id: str) -> JobRecord:
-    where = urls.join(url, records.RECORD_NAME)
-    return records.parse_record(transfer.read_bytes(where).decode(), job_id, where)
 
 
 if __name__ == "__main__":
