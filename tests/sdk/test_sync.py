@@ -290,8 +290,8 @@ def test_further_nodes_and_who_takes_a_job_over_read_a_record_that_is_being_repl
         monkeypatch.setattr(transfer, name, call)
 
     gone_once("read_bytes")
-    assert sync.read_record(url, "t1")["id"] == "t1" and asked["read_bytes"] == 2
+    assert sync.read_record(url, "t1")["id"] == "t1" and asked["read_bytes"] >= 2
     asked.clear()
     gone_once("info")
     assert sync.take_over(url, seen, identify(), lambda process: True, None)
-    assert asked["info"] == 2 and asked["read_bytes"] >= 2
+    assert asked["info"] >= 2 and asked["read_bytes"] >= 2
