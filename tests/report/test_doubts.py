@@ -41,6 +41,9 @@ def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
     (said,) = doubts.of_labels({**good, "owl": {"images": 20, "auroc": 0.52}}, 60)
     assert "1 of 3 classes not told from chance by 60 images" in said
     assert said.endswith("owl (0.520)"), "the others are not named"
+    (said,) = doubts.of_labels({**good, "owl": {"images": 20, "auroc": 0.2}}, 60)
+    assert said.startswith("1 of 3 classes ranked the wrong way round")
+    assert said.endswith("owl (0.200)")
     assert doubts.of_labels({"cat": {"images": 0, "auroc": None}}, 60) == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from mae_sdk.jobs.intervals import Z, wilson
-from mae_skill.spelling import one_line
+from mae_skill.spelling import and_more, one_line
 
 NAMED = 8
 """Classes that a doubt names; the others are counted."""
@@ -72,12 +72,13 @@ def _at_chance(
 
 def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[str]:
     """Of a model of several labels: the mean AUROC of its classes is that of a coin; else which
-    classes' own is.
+    classes' own is, or is below it.
 
     By chance the area of a class varies as the statistic of Mann and Whitney (1947) does.
     """
     areas, variance = [], 0.0
     guessed: list[str] = []
+    reversed_: list[str] = []
     for name, one in per_class.items():
         of_class = int(one["images"])
         others = images - of_class
@@ -85,18 +86,27 @@ def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
             areas.append(float(one["auroc"]))
             own = (images + 1) / (12 * of_class * others)
             variance += own
-            if areas[-1] - Z * math.sqrt(own) <= 0.5:
+            if areas[-1] + Z * math.sqrt(own) < 0.5:
+                reversed_.append(f"{one_line(name)} ({areas[-1]:.3f})")
+            elif areas[-1] - Z * math.sqrt(own) <= 0.5:
                 guessed.append(f"{one_line(name)} ({areas[-1]:.3f})")
     if not areas:
         return []
     mean, error = sum(areas) / len(areas), math.sqrt(variance) / len(areas)
     if mean - Z * error > 0.5:
-        if not guessed:
-            return []
-        named = ", ".join(guessed[:NAMED])
-        named += f" and {len(guessed) - NAMED} more" if len(guessed) > NAMED else ""
-        share = f"{len(guessed)} of {len(areas)} classes not told from chance"
-        return [f"{share} by {images} images: an AUROC of 0.5 is that of a coin; {named}"]
+        found = []
+        if guessed:
+            found.append(
+                f"{len(guessed)} of {len(areas)} classes not told from chance by {images} images: "
+                f"an AUROC of 0.5 is that of a coin; {and_more(guessed, NAMED)}"
+            )
+        if reversed_:
+            found.append(
+                f"{len(reversed_)} of {len(areas)} classes ranked the wrong way round: the images "
+                "that have one are given lower probabilities than those that have not (an AUROC "
+                f"below 0.5); {and_more(reversed_, NAMED)}"
+            )
+        return found
     verdict = "no better than chance" if mean <= 0.5 else f"not told from chance by {images} images"
     text = f"{verdict}: the mean AUROC of the classes is {mean:.3f}, and by chance it "
     return [f"{text}is 0.5 ± {Z * error:.2g}"]

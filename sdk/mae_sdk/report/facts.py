@@ -249,10 +249,13 @@ class Facts:
             for job in evaluations(self.job):
                 if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys():
                     found[job.id] = facts_of(job, job.record, "").doubts
+        by_doubt: dict[str, list[str]] = {}
+        for name, doubts in found.items():
+            for doubt in doubts:
+                by_doubt.setdefault(doubt, []).append(name)
         return [
-            f"its model is in doubt ({name}): {doubt}"
-            for name, doubts in found.items()
-            for doubt in doubts
+            f"its model is in doubt ({', '.join(names)}): {doubt}"
+            for doubt, names in by_doubt.items()
         ]
 
     @cached_property

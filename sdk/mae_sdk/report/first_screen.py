@@ -202,11 +202,25 @@ def measured(facts: Facts) -> Card:
         lines += of_labels(facts)
     if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
         lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    if said := _no_better_than_a_mean(facts, name, value):
+        lines.append(said)
     others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def _no_better_than_a_mean(facts: Facts, name: str, value: Any) -> str:
+    """What to hold a reconstruction loss against: patches are scaled to mean 0 and deviation 1, so
+    that their mean as the answer has a loss of 1, and of a flat patch none."""
+    learns_pixels = facts.action == "train" and facts.setting("train.stage") == "pretrain"
+    if not learns_pixels or name not in ("train_loss", "val_loss") or not is_number(value):
+        return ""
+    if not facts.setting("train.norm_pix_loss") or facts.setting("train.teacher.checkpoint"):
+        return ""
+    known = "; this is no better" if value >= 1 else ""
+    return f"the mean of each hidden patch as the answer has a loss of at most 1{known}"
 
 
 def of_labels(facts: Facts) -> list[str]:
@@ -558,7 +572,8 @@ def next_step(facts: Facts) -> Card:
         lines = [f"read the log and fix the cause; then {then}"]
         return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")
     if facts.state == records.CANCELED:
-        return Card("Next", "", ["go on from the newest checkpoint"], f"mae jobs resume {job}")
+        then = "go on from the newest checkpoint" if _sizes(facts) else "it saved none: start again"
+        return Card("Next", "", [then], f"mae jobs resume {job}")
     if facts.state != records.COMPLETE:
         return Card("Next", "", ["wait for its end"], f"mae jobs wait {job}")
     steps = answers.after(facts.job)
@@ -571,11 +586,10 @@ def next_step(facts: Facts) -> Card:
         "export": "export it",
         "gen_trt_engine": "build an engine of it",
     }
-    if facts.doubts and steps[0].action == "train":
-        words["train"] = (
-            "its result is in doubt: train longer, on more images or from a pretrained model, "
-            "before it is exported"
-        )
+    if facts.doubts:
+        longer = "train longer, on more images or from a pretrained model"
+        words["train"] = f"its result is in doubt: {longer}, before it is exported"
+        words["evaluate"] = f"its result is in doubt: judge it on other images, or {longer}"
     lines = [words.get(steps[0].action, steps[0].action)]
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 
