@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
     ),
     "run": ("plan_run", "run", "Launch exactly that job; --wait to stay with it."),
-    "jobs": ("jobs", "jobs", "list, status, logs, wait, cancel, resume, metrics, show"),
+    "jobs": ("jobs", "jobs", "list, best, status, logs, wait, cancel, resume, delete, show"),
     "report": (
         "report",
         "report",
