@@ -66,6 +66,17 @@ PATTERNS = (
     "tests/cli/test_environment.py::test_closed_streams_*[mae train * 2>&1 | true-141]",
     "tests/cli/test_environment.py::test_closed_streams_*[mae validate train * <&- >&- 2>&--0]",
     "tests/cli/test_environment.py::test_closed_streams_*[mae validate train * <&- 2>&--0]",
+    "tests/deploy/test_engine.py::test_a_real_engine_*[vit_tiny_patch16-bf16]",
+    f"tests/deploy/test_hand_on.py::test_a_transformers_folder_*[{HIERA}-pretrain-32-*",
+    f"tests/deploy/test_hand_on.py::*transformers_folder_*[{HIERA}-finetune-32-{{'channels': 4}}-*",
+    f"tests/deploy/test_hand_on.py::test_timm_answers_*[{HIERA}-finetune-32-{{'channels': 6}}]",
+    "tests/deploy/test_profile.py::test_the_description_of_an_engine_*[4-values2-profile2]",
+    "tests/deploy/test_profile.py::test_the_description_of_an_engine_*[-1-values3-profile3]",
+    "tests/training/test_preemption.py::test_a_signal_during_an_evaluation_*[probe]",
+    "tests/training/test_preemption.py::test_a_signal_during_an_evaluation_*[pictures]",
+    "tests/training/test_golden.py::test_thirty_steps_*[convnextv2_atto-finetune]",
+    "tests/training/test_muon.py::test_a_run_with_muon_continues_*[finetune]",
+    "tests/models/test_weights_in.py::test_a_folder_of_transformers_gives_its_logits_*[Hiera*",
 )
 
 
