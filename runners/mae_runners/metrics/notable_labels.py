@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from mae_skill.spelling import and_more
 from torch import Tensor
 
 from mae_runners.metrics.gallery import Gallery, tile_of_item
@@ -91,15 +92,9 @@ def lines_of(
     true = [name for name, of in zip(classes, truth, strict=True) if of]
     return [
         f"{classes[label]} ({100 * share:.0f} %): {what}",
-        f"predicted: {shortened(given)}",
-        f"true: {shortened(true)}",
+        f"predicted: {and_more(given, 4) or 'no label'}",
+        f"true: {and_more(true, 4) or 'no label'}",
     ]
-
-
-def shortened(names: Sequence[str]) -> str:
-    """The first four, and how many more there are."""
-    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return (", ".join(names[:4]) or "no label") + rest
 
 
 def show_pairs(

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ CLAIMS = "claims"
 _INDEXES = ("checkpoints.json", "result.json")
 _OWN = (records.RECORD_NAME, records.CANCEL_NAME, SYNC_NAME)
 _ASIDE = ".sync"
+_LOOK_SECONDS = 0.5
+"""Between two looks for a record that seems to be removed: a store that replaces one may show
+none."""
 _GROWING = (".txt", ".json", ".jsonl", ".csv", ".log")
 
 
@@ -223,9 +227,14 @@ class FolderSync:
         """Find out whether somebody has removed the job, here or behind its URL."""
         if not (self.job_dir / records.RECORD_NAME).exists():
             self.displaced.set()  # its supervisor sees that too; the files at the URL stay
-        elif self._was_there and not transfer.exists(urls.join(self.url, records.RECORD_NAME)):
-            self.removed.set()
-            self.displaced.set()
+        elif self._was_there and not self._is_behind_its_url():
+            time.sleep(_LOOK_SECONDS)
+            if not self._is_behind_its_url():
+                self.removed.set()
+                self.displaced.set()
+
+    def _is_behind_its_url(self) -> bool:
+        return transfer.exists(urls.join(self.url, records.RECORD_NAME))
 
     def _follow(self) -> None:
         while not self.displaced.is_set():
