@@ -7,7 +7,6 @@ both add ``next``, the sensible next calls in their own language.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import shlex
 import traceback
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mae_skill import errors
 from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError, NotFoundError, StorageError
-from mae_skill.spelling import and_more, source_option, valid_text
+from mae_skill.spelling import and_more, nearest, source_option, valid_text
 
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
@@ -514,13 +513,13 @@ def _refuse_unknown(only: JobFilter, rows: Sequence[Document]) -> None:
         wanted = getattr(only, name)
         there = sorted({*fixed, *(str(row[name]) for row in rows if row.get(name))})
         if wanted and _folded(wanted) not in map(_folded, there):
-            near = difflib.get_close_matches(_folded(wanted), [_folded(one) for one in there], n=1)
+            near = nearest(_folded(wanted), [_folded(one) for one in there])
             raise errors.UsageError(
                 f"no job has this {name}",
                 field=name,
                 got=wanted,
                 expected=", ".join(there),
-                hint=f"did you mean {near[0]}?" if near else f"leave {name} out to see all jobs",
+                hint=f"did you mean {near}?" if near else f"leave {name} out to see all jobs",
             )
 
 

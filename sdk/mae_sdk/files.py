@@ -349,12 +349,12 @@ def write_csv(path: Path, header: Sequence[object], rows: Iterable[Iterable[obje
     return path
 
 
-def read_small(path: Path, limit: int = SMALL_BYTES) -> str:
+def read_small(path: str | Path, limit: int = SMALL_BYTES) -> str:
     """`read_small_bytes` as text."""
     return read_small_bytes(path, limit).decode(errors="replace")
 
 
-def read_small_bytes(path: Path, limit: int = SMALL_BYTES) -> bytes:
+def read_small_bytes(path: str | Path, limit: int = SMALL_BYTES) -> bytes:
     """The content of a file of ours that may have been replaced by anything.
 
     Raises:

@@ -374,7 +374,7 @@ class Job:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.notices: list[str] = []
-        self.folder = Path(folder).resolve()
+        self.folder = Path(os.path.realpath(folder))
         self.id = self.folder.name
         self._unseen_since: float | None = None
 
@@ -1659,7 +1659,7 @@ def _changed(folder: Path) -> str | None:
     """
     for name in ("spec.yaml", records.RECORD_NAME):
         try:
-            return f"{(folder / name).lstat().st_mtime:020.6f}"
+            return f"{os.lstat(f'{folder}/{name}').st_mtime:020.6f}"
         except FileNotFoundError:
             continue
         except OSError:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
 import json
 import os
@@ -31,7 +30,7 @@ from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import Otherwise, parse_value, read_otherwise, read_spec
-from mae_skill.spelling import and_more
+from mae_skill.spelling import and_more, nearest
 
 INFO = "skill_info.yaml"
 
@@ -485,13 +484,13 @@ class Bundle:
             SpecError: its entry or a row of its tables cannot be read.
         """
         if name not in self.info["actions"]:
-            near = difflib.get_close_matches(name, self.actions, n=1)
+            near = nearest(name, self.actions)
             raise UsageError(
                 "the bundle has no such action",
                 field="action",
                 got=name,
                 expected=f"one of {', '.join(self.actions)}",
-                hint=f"did you mean {near[0]}?" if near else None,
+                hint=f"did you mean {near}?" if near else None,
             )
         if name in self.broken:
             raise copy.copy(self.broken[name])

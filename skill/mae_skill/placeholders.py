@@ -14,13 +14,13 @@ read. So are escapes (``\\${``): a written spec is read again, and would be reso
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
+from mae_skill.spelling import nearest
 
 NOT_GIVEN = "???"
 MAX_TEXT = 2**16
@@ -207,7 +207,7 @@ class References:
             default = self.fields.get(dotted, {}).get("default")
             if default not in (None, NOT_GIVEN):
                 return default
-            near = difflib.get_close_matches(dotted, self.fields, n=1)
+            near = nearest(dotted, self.fields)
             known = dotted in self.fields
             if any(_is_part(dotted, key) or _is_part(key, dotted) for key in self.absent):
                 error = OpenReferenceError(
@@ -218,7 +218,7 @@ class References:
             raise SpecError(
                 f"a reference names a field that {'has no value' if known else 'is missing'}",
                 expected="a field of the spec that is given",
-                hint=f"did you mean ${{{near[0]}}}?" if near and not known else None,
+                hint=f"did you mean ${{{near}}}?" if near and not known else None,
             )
         return here
 

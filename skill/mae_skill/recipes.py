@@ -6,12 +6,12 @@ Rates are the papers' base rates (for an effective batch of 256) with ``lr_scali
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import UsageError
+from mae_skill.spelling import nearest
 
 MAE, FCMAE, HIERA = "arXiv:2111.06377", "arXiv:2301.00808", "arXiv:2306.00989"
 EFFICIENT = f"{MAE}, changed as Wei et al., CVPR-W 2024, Secretly Efficient Learners"
@@ -64,8 +64,8 @@ def recipe_spec(name: str) -> dict[str, Any]:
         UsageError: no recipe has that name.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "mae get-spec train --list-recipes"
+        near = nearest(name, RECIPES)
+        hint = f"did you mean {near}?" if near else "mae get-spec train --list-recipes"
         raise UsageError(
             "there is no such recipe",
             field="recipe",

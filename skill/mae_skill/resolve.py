@@ -8,7 +8,6 @@ here, so the same input gets the same verdict everywhere.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +43,7 @@ from mae_skill.placeholders import (
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import UNKNOWN, check_schema, describe, did_you_mean
-from mae_skill.spelling import and_more, source_option
+from mae_skill.spelling import and_more, nearest, source_option
 from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
@@ -686,9 +685,8 @@ def _words_of_options(
     ]
     known = sorted(nodes)
     shown = ", ".join(
-        f"{key}: {value} (did you mean the field {near[0]}?)"
-        if isinstance(value := get_dotted(spec, key), str)
-        and (near := difflib.get_close_matches(value, known, n=1, cutoff=0.85))
+        f"{key}: {value} (did you mean the field {near}?)"
+        if isinstance(value := get_dotted(spec, key), str) and (near := nearest(value, known, 0.85))
         else _with_what_was_meant(key, known)
         for key in left[:MAX_NAMED]
     )
@@ -991,13 +989,13 @@ def require_functions(bundle: Bundle, action: str) -> None:
         for name in _PLACE.findall(line) if isinstance(line, str) else ():
             if name in known:
                 continue
-            near = difflib.get_close_matches(name, known, n=1)
+            near = nearest(name, known)
             raise SpecError(
                 "the command has a placeholder that nothing fills",
                 field=field_,
                 got=f"{{{name}}}",
                 expected="one of " + ", ".join(f"{{{one}}}" for one in known),
-                hint=f"did you mean {{{near[0]}}}?" if near else "no field of the spec stands here",
+                hint=f"did you mean {{{near}}}?" if near else "no field of the spec stands here",
             )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import REDACTED, MaeError, SpecError, UsageError, looks_secret
 from mae_skill.merge import accepted_types
+from mae_skill.spelling import nearest
 
 MAX_UNKNOWN = 20
 """Unknown keys of a section that are named; the rest is counted."""
@@ -182,8 +183,8 @@ def _near_option(error: Any) -> str | None:
     if error.validator != "enum" or not isinstance(error.instance, str):
         return None
     options = [str(option) for option in error.validator_value if option is not None]
-    near = difflib.get_close_matches(error.instance, options, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else None
+    near = nearest(error.instance, options, 0.5)
+    return f"did you mean {near}?" if near else None
 
 
 def _quoted(error: Any, key: str, node: Mapping[str, Any]) -> str | None:
@@ -252,7 +253,7 @@ def _nearest(node: Mapping[str, Any], value: Any) -> Any:
 
 
 def _near_secret(name: str) -> bool:
-    return bool(difflib.get_close_matches(name.lower(), _SECRETS, n=1, cutoff=0.7))
+    return nearest(name.lower(), _SECRETS, 0.7) is not None
 
 
 _SECRETS = ("encryption_key", "api_key", "password", "passphrase", "secret", "token")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, TextIO
 
 # C0 and C1 with DEL, invisible and direction marks, line separators, lone surrogates, annotation
@@ -55,6 +55,17 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable`, with ends of lines and tabs escaped too: for what must not add a line."""
     return _UNPRINTABLE.sub(_escape, text)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `known` that `name` may be a misspelling of.
+
+    Args:
+        cutoff: the least likeness, 0 to 1, as of `difflib.get_close_matches`.
+    """
+    import difflib  # a supervisor needs it for errors alone
+
+    return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
 
 
 def and_more(names: Collection[Any], most: int = 8) -> str:

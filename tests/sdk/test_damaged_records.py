@@ -104,8 +104,8 @@ def test_strangers_in_a_root_hide_no_job_and_are_named_once(
     (tmp_path / "train-file").write_text("")
     whole = files.read_small_bytes
 
-    def read(path: Path, limit: int = 0) -> bytes:  # root may enter every folder
-        if path.parent.name == "train-private":
+    def read(path: str | Path, limit: int = 0) -> bytes:  # root may enter every folder
+        if Path(path).parent.name == "train-private":
             raise PermissionError(13, "Permission denied")
         return whole(path, limit or files.SMALL_BYTES)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from mae_skill.bundle import find_bundle_root
 from mae_skill.errors import MaeError, SpecError, UsageError
 from mae_skill.schema_check import describe
+from mae_skill.spelling import nearest
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
@@ -291,13 +291,13 @@ def _unknown(name: str, raw: Any) -> MaeError:
             expected=said,
             hint="leave it out: mae explain and references/tao-run-automl.md have every option",
         )
-    near = difflib.get_close_matches(name, [*names, "range.KEY"], n=1)
+    near = nearest(name, [*names, "range.KEY"])
     return UsageError(
         "unknown AutoML option",
         field=f"automl.{name}",
         got=raw,
         expected=", ".join(names),
-        hint=f"did you mean {near[0]}?"
+        hint=f"did you mean {near}?"
         if near
         else "`range.KEY=[low, high]` sets the range of one parameter",
     )
@@ -317,13 +317,13 @@ def _wrong_value(name: str, value: Any) -> MaeError:
             expected=accepted(node),
             hint=f"{value} is {shown}",
         )
-    near = difflib.get_close_matches(str(_word(value)), words, n=1)
+    near = nearest(str(_word(value)), words)
     return UsageError(
         "wrong value",
         field=f"automl.{name}",
         got=value,
         expected=accepted(node),
-        hint=f"did you mean {near[0]}?" if near else f"leave it out for {_default(node)}",
+        hint=f"did you mean {near}?" if near else f"leave it out for {_default(node)}",
     )
 
 

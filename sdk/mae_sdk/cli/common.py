@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from mae_skill.errors import UsageError
-from mae_skill.spelling import json_printable
+from mae_skill.spelling import json_printable, nearest
 from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk import answers
@@ -66,10 +66,8 @@ def skill_dir_option(command: _Command) -> _Command:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:
     """``did you mean 'x'?``, or None when nothing is near."""
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else None
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else None
 
 
 def environment(settings: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ with their placeholders beside the command.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import SpecError
 from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.spelling import nearest
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.config_file import SPEC
@@ -273,13 +273,13 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
                 + ", ".join(f"{{{name}.{one}}}" for one in list(flatten(found))[:5]),
             )
         known = [*flatten(spec), *words["keys"], *PLACES]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        near = nearest(name, known, 0.8)
         raise SpecError(
             "the command names a field that is not given",
             field=_line(words),
             got=match[0],
             expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
-            hint=f"did you mean {{{near[0]}}}?" if near and near[0] != name else None,
+            hint=f"did you mean {{{near}}}?" if near and near != name else None,
         )
 
     return PLACE.sub(value, word)

@@ -20,7 +20,6 @@ fails where any of its commands does (``pipefail``).
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
 from mae_skill.schema_check import UNKNOWN, check_schema
-from mae_skill.spelling import and_more
+from mae_skill.spelling import and_more, nearest
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Launch, Words
@@ -281,7 +280,7 @@ def _refuse_unknown(bundle: Bundle, action: str, made: Words, spec: Mapping[str,
         fields = list(field_nodes(schema))
         places = ", ".join(f"{{{one}}}" for one in PLACES[:5])
         said = f"{{{name}}}" in str(bundle.action(action).get("command"))
-        near = near or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
+        near = near or nearest(name, fields)
         raise SpecError(
             "the command has a placeholder that is neither a place of the job nor a field",
             field=made.get("line", f"{made['where']}.{'command' if said else 'args'}"),
@@ -315,7 +314,7 @@ def _refuse_unknown_of_options(bundle: Bundle, action: str, spec: Mapping[str, A
             if not is_text and (field.partition("[")[0] in known or held is not None):
                 continue
             near = next((one for one in names if is_slip(name, one)), None)
-            near = near or next(iter(difflib.get_close_matches(name, names, n=1)), None)
+            near = near or nearest(name, names)
             raise SpecError(
                 f"the option has a placeholder that no field of {action} fills: its runner would "
                 "get the braces",

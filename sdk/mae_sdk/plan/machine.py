@@ -6,7 +6,6 @@ caller. Time is what the estimator says of one GPU, and what the gradients take 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.estimate import WAITS
 from mae_skill.gpus import GPUS, Gpu
+from mae_skill.spelling import nearest
 
 from mae_sdk.run.platform import Resources
 
@@ -89,13 +89,13 @@ class Machine:
             )
         more = dict(item.lower().split("=") for item in rest.split(",") if item)
         if unknown := sorted(set(more) - set(_PROPERTIES)):
-            near = difflib.get_close_matches(unknown[0], _PROPERTIES, n=1)
+            near = nearest(unknown[0], _PROPERTIES)
             raise UsageError(
                 "not a property of a machine",
                 field="on",
                 got=f"{unknown[0]}={more[unknown[0]]}",
                 expected=" or ".join(f"{one}=NUMBER" for one in _PROPERTIES),
-                hint=f"did you mean {near[0]}?" if near else f"leave {unknown[0]} out",
+                hint=f"did you mean {near}?" if near else f"leave {unknown[0]} out",
             )
         for key in ("nodes", "cores"):
             if not more.get(key, "1").isdecimal():

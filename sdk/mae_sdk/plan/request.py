@@ -11,6 +11,7 @@ from typing import Any
 from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError, StorageError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.spelling import nearest
 from mae_skill.texts import no_url
 
 from mae_sdk.jobs.other_sdk import OPTIONS
@@ -144,10 +145,8 @@ class Request:
         known = {item.name for item in fields(cls)} - {"action", "skill_dir"}
         unknown = sorted(set(options) - known)
         if unknown:
-            import difflib
-
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"did you mean {near[0]}?" if near else None
+            near = nearest(unknown[0], known)
+            hint = f"did you mean {near}?" if near else None
             said = [f"{name}: {OPTIONS[name]}" for name in unknown if name in OPTIONS]
             hint = "; ".join(said) or hint
             raise UsageError(

@@ -13,15 +13,14 @@ record, so that a resume and the trials of a study get the same.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mae_skill.errors import MaeError, UsageError
+from mae_skill.spelling import nearest
 
 from mae_sdk.run.registry import BUILT_IN, names
 
@@ -31,8 +30,7 @@ IMAGE = (r"[\w][\w./:@-]*", "the name of an image, such as registry/mae-skill:1"
 """`Option.form` of a container's image."""
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One setting of a platform.
 
     Attributes:
@@ -126,14 +124,14 @@ def _check_names(content: Mapping[str, Any], path: Path) -> None:
     unknown = [str(name) for name in content if name not in BUILT_IN]
     known = names() if unknown else []
     for name in unknown:
-        near = difflib.get_close_matches(name.lower(), known, n=1)
+        near = nearest(name.lower(), known)
         if name not in known and near:
             raise UsageError(
                 f"no such platform, in {path}",
                 field=FILE_VARIABLE,
                 got=name,
                 expected=" or ".join(sorted(known)),
-                hint=f"did you mean {near[0]}?",
+                hint=f"did you mean {near}?",
             )
 
 
@@ -163,13 +161,13 @@ def settle(platform: str, known: Mapping[str, Option], given: Mapping[str, Any])
         option = known.get(name)
         of_file = "" if name in given else f" as the one in {settings_file()}"
         if option is None:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = nearest(name, known)
             raise UsageError(
                 f"the platform {platform} has no such setting" + of_file,
                 field=f"platform_options.{name}",
                 got=name,
                 expected=", ".join(sorted(known)) or "no settings",
-                hint=f"did you mean {near[0]}?" if near else None,
+                hint=f"did you mean {near}?" if near else None,
             )
         try:
             merged[name] = _value(name, option, value)

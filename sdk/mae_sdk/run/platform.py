@@ -71,7 +71,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypedDict, cast
@@ -122,8 +121,7 @@ class Reference(TypedDict, total=False):
     handle: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What one job of a platform can have; None where the platform cannot tell.
 
     Attributes:

@@ -4,9 +4,8 @@ in the entry points of the group `GROUP`.
 
 from __future__ import annotations
 
-import difflib
-
 from mae_skill.errors import UsageError
+from mae_skill.spelling import nearest
 
 GROUP = "mae_sdk.platforms"
 
@@ -29,13 +28,13 @@ def find(name: str) -> str:
     places = BUILT_IN if name in BUILT_IN else _places()
     if name not in places:
         expected = " or ".join(sorted(places))
-        near = difflib.get_close_matches(name, sorted(places), n=1)
+        near = nearest(name, sorted(places))
         raise UsageError(
             "no such platform",
             field="platform",
             got=name,
             expected=expected,
-            hint=f"did you mean {near[0]}?" if near else "local is this machine",
+            hint=f"did you mean {near}?" if near else "local is this machine",
         )
     return places[name]
 

@@ -8,7 +8,6 @@ A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import threading
@@ -537,6 +536,8 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
         if name == "hf":  # read now, not when the library was imported
             options["endpoint"] = os.environ.get("HF_ENDPOINT") or None
         for logger in _LOGGERS.get(name, ()):
+            import logging  # not for each supervisor
+
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         fs = fsspec.filesystem(name, **options)
         if name in _GOOGLE:

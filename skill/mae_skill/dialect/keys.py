@@ -7,12 +7,12 @@ nothing.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mae_skill.dialect.fields import is_slip
 from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
+from mae_skill.spelling import nearest
 
 MEANT = "did you mean"
 """Before the near key that acts, where a key acts nowhere."""
@@ -218,7 +218,7 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             word = row.get("source")
             near = [one for one in SOURCES if isinstance(word, str) and is_slip(word, one)]
             if near:
-                yield f"{where}source: {word} ({MEANT} {near[0]}?)"
+                yield f"{where}source: {word} ({MEANT} {near}?)"
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
@@ -252,8 +252,8 @@ def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iter
 def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name in section:
         if name not in known and name not in PEOPLE:
-            near = difflib.get_close_matches(str(name), known - set(section), n=1, cutoff=0.75)
-            yield f"{where}{name}" + (f" ({MEANT} {near[0]}?)" if near else "")
+            near = nearest(str(name), known - set(section), 0.75)
+            yield f"{where}{name}" + (f" ({MEANT} {near}?)" if near else "")
 
 
 def _sections(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -6,7 +6,6 @@ warnings where it might.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +27,7 @@ from mae_skill.rules.seen import (
     segments,
     sources,
 )
-from mae_skill.spelling import TAKEN, and_more
+from mae_skill.spelling import TAKEN, and_more, nearest
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
@@ -893,11 +892,7 @@ def _slips(found: Seen, classes: int, wanted: object) -> str:
     table = found.get("class_counts") or {}
     common = [name for name, count in table.items() if count > 1]
     single = [name for name, count in table.items() if count == 1]
-    pairs = [
-        f"{name} ({near[0]})"
-        for name in single
-        if (near := difflib.get_close_matches(name, common, n=1))
-    ]
+    pairs = [f"{name} ({near})" for name in single if (near := nearest(name, common))]
     if not pairs or not isinstance(wanted, int) or classes - wanted != len(pairs):
         return ""
     return f"correct what one picture alone has, and may be misspelled: {first_of(pairs)}; else "
