@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -319,7 +320,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "resume_keys": resume_keys,
         "ptm_keys": [key for key in _of(functions, OF_PTM) if key not in resume_keys],
         "launch": plan.launch,
@@ -380,7 +381,9 @@ def _of(functions: Mapping[str, str], names: Sequence[str]) -> list[str]:
     return [key for key, function in functions.items() if function in names]
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """The versions of what trains; an installation does not change under a running program."""
     found = {}
     for name in _PACKAGES:
         try:

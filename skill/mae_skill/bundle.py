@@ -577,7 +577,7 @@ class Bundle:
         Raises:
             UsageError: it is not in the bundle's folder.
         """
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if not self._is_inside(path):
             raise UsageError(
                 "the bundle names a file outside its folder",
                 field="skill_info",
@@ -585,6 +585,9 @@ class Bundle:
                 expected="a file in its folder",
             )
         return path
+
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
     def schema(self, action: str) -> dict[str, Any]:
         """The action's schema as JSON Schema; upstream's type words and infinite bounds are
@@ -671,9 +674,8 @@ class Bundle:
                 self._manifest_entry(action).get("spec_template") or f"spec_template_{action}.yaml"
             )
         named, below = self.root / "references" / str(name), self.root / str(name)
-        is_inside = named.resolve().is_relative_to(self.root.resolve())
-        leads_out = not below.resolve().is_relative_to(self.root.resolve())
-        return self._inside(named if _is_file(named) or (leads_out and is_inside) else below)
+        is_named = _is_file(named) or (self._is_inside(named) and not self._is_inside(below))
+        return self._inside(named if is_named else below)
 
     def _named_template(self, action: str) -> str | None:
         """The spec template that ``spec_templates`` names for an action."""
