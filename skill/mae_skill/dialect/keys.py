@@ -218,7 +218,7 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             word = row.get("source")
             near = [one for one in SOURCES if isinstance(word, str) and is_slip(word, one)]
             if near:
-                yield f"{where}source: {word} ({MEANT} {near}?)"
+                yield f"{where}source: {word} ({MEANT} {near[0]}?)"
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
