@@ -18,6 +18,7 @@ from mae_runners.training import loop, position
 from mae_sdk import Skill
 from mae_skill.errors import MaeError
 from mae_skill.spec import ExperimentSpec
+from PIL import Image
 
 from tests.support.training import curve, digits_folder, read, spec, start, status_lines, train
 
@@ -447,7 +448,12 @@ def test_other_training_images_in_the_same_folder_are_refused_wherever_they_lie(
     assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
     error = read(tmp_path / "job", "error.json")
     assert error["field"] == "dataset.train_data_sources" and "other names" in error["got"]
-    next(moved.rglob("another.png")).unlink()
+    moved_one = next(moved.rglob("another.png"))
+    moved_one.rename(victim)
+    Image.new("RGB", (32, 32), "red").save(victim)
+    assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
+    assert read(tmp_path / "job", "error.json")["got"] == "15 images with other content"
+    victim.unlink()
     assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
     assert read(tmp_path / "job", "error.json")["got"] == "15 images → 14"
     assert {path.name for path in (tmp_path / "job/train").glob("*.pth")} == saved

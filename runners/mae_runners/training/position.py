@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.data.survey import content_digest
 from mae_sdk.files import atomic_file
 from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
@@ -188,16 +189,24 @@ def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: 
 
 
 def data_identity(task: Task) -> dict[str, Any]:
-    """What tells one training set from another: how many images, a digest of their names, and
-    where they are learned one of their labels or masks; and the same of the validation images.
+    """What tells one training set from another: how many images, digests of their names and of
+    their content, and where they are learned one of their labels or masks; and the same of the
+    validation images.
 
     The names are those inside the source, wherever it is.
     """
-    found = {"images": len(task.train_indices), "names": _digest(task.train.source.members)}
+    images = task.train.source
+    found = {
+        "images": len(task.train_indices),
+        "names": _digest(images.members),
+        "content": content_digest(images.sizes.tolist(), images.read),
+    }
     if task.stage == "finetune":
         found["labels"] = _digest_of_labels(task.train)
     if task.val is not None:
-        found["judged_by"] = _digest(task.val.source.members)
+        judged = task.val.source
+        found["judged_by"] = _digest(judged.members)
+        found["judged_content"] = content_digest(judged.sizes.tolist(), judged.read)
         if task.stage == "finetune":
             found["judged_labels"] = _digest_of_labels(task.val)
     return found
@@ -220,8 +229,11 @@ def _digest(names: Iterable[str]) -> str:
 
 def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two training sets are one, as far as both say; an earlier checkpoint says less."""
-    said = {"images", "names", "labels"} & before.keys() & now.keys()
-    return all(before[key] == now[key] for key in said)
+    return not any(_differ(before, now, key) for key in ("images", "names", "content", "labels"))
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+    return key in before and key in now and before[key] != now[key]
 
 
 def is_of_another_run(named: str | Path | None, train_dir: Path) -> bool:
@@ -251,7 +263,11 @@ def check_data(
     """
     before = stored.get("data") or now
     of = "masks" if spec.model.task == "segmentation" else "labels"
-    for key, what in (("judged_by", "images"), ("judged_labels", f"{of} of the images")):
+    for key, what in (
+        ("judged_by", "images"),
+        ("judged_content", "images, under the same names,"),
+        ("judged_labels", f"{of} of the images"),
+    ):
         judged = [found.get(key) for found in (before, now)]
         if None not in judged and judged[0] != judged[1]:
             context.warn(
@@ -263,8 +279,9 @@ def check_data(
         return
     more, labels = f" → {now['images']}", False
     if before["images"] == now["images"]:
-        labels = before["names"] == now["names"]
-        more = f" with other {of if labels else 'names'}"
+        other = next(key for key in ("names", "content", "labels") if _differ(before, now, key))
+        labels = other == "labels"
+        more = f" with other {of if labels else other}"
     difference = f"{before['images']} images{more}"
     if not explicit:
         wrong = f"with other {of} of its training images" if labels else "on other training images"

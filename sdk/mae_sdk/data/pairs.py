@@ -9,9 +9,7 @@ not; or a source that is itself ``…/images[/…]``, its masks in ``…/annotat
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,14 +22,13 @@ from mae_sdk.data.left_out import FEW, Some
 from mae_sdk.data.names import same
 from mae_sdk.data.patterns import expand
 from mae_sdk.data.source import Source, open_source
-from mae_sdk.data.survey import spread
+from mae_sdk.data.survey import content_digest
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
     import numpy as np
 
 IMAGES, MASKS = "images", "annotations"
-SAMPLE = 64  # masks whose content `Pairs.mask_digest` reads
 SPLITS = {"train": ("training", "train"), "val": ("validation", "val"), "test": ("testing", "test")}
 Given = str | os.PathLike[str] | Sequence[str]
 
@@ -126,18 +123,10 @@ class Pairs(Sequence[str]):
         return None if masks is None else masks.read(mask)
 
     def mask_digest(self) -> str:
-        """What tells these masks from others of the same names: a sha256 of the bytes that each
-        has, and of the content of some of them, so that a large set costs no more than a small one.
-
-        It is the same wherever the masks lie, and of an archive that of its folder.
-        """
+        """What tells these masks from others of the same names; see `content_digest`."""
         columns = [[] if masks is None else masks.sizes.tolist() for _, masks in self._parts]
         sizes = [-1 if mask < 0 else columns[part][mask] for part, _, mask in self._rows.tolist()]
-        found = hashlib.sha256(json.dumps(sizes).encode())
-        for place in spread(len(self), SAMPLE):
-            with contextlib.suppress(MaeError):  # unreadable, as it was, or another than it was
-                found.update(hashlib.sha256(self.read_mask(place) or b"").digest())
-        return found.hexdigest()
+        return content_digest(sizes, self.read_mask)
 
     def path(self, index: int) -> str:
         """``source/member`` of an image."""

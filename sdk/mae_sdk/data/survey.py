@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -687,6 +688,23 @@ def spread(count: int, sample: int | None) -> list[int]:
     if sample is None or count <= sample:
         return list(range(count))
     return [place * count // sample for place in range(sample)]
+
+
+def content_digest(sizes: Sequence[int], read: Callable[[int], bytes | None]) -> str:
+    """What tells files from others of the same names: a sha256 of the number of bytes of each, and
+    of the content of 64 of them, so that a large set costs no more than a small one.
+
+    It is the same wherever the files lie, and of an archive that of its folder.
+
+    Args:
+        sizes: bytes of each file, -1 where there is none.
+        read: the content of one, by its place; None where there is none.
+    """
+    found = hashlib.sha256(json.dumps(sizes).encode())
+    for place in spread(len(sizes), 64):
+        with contextlib.suppress(DataError):  # unreadable, as it was, or another than it was
+            found.update(hashlib.sha256(read(place) or b"").digest())
+    return found.hexdigest()
 
 
 def in_parallel(places: Sequence[int], work: Callable[[int], _Item]) -> Iterator[_Item]:
