@@ -1200,6 +1200,36 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         (BASE, {"model.decoder_embed_dim": 8}, "model.decoder_embed_dim", "can hardly paint"),
         (BASE, {"model.decoder_depth": 200}, "model.decoder_depth", "stay in the decoder"),
         (
+            {**BASE, "model.arch": "vit_tiny_patch16"},
+            {"model.embed_dim": 8, "model.num_heads": 8},
+            "model.num_heads",
+            "8 heads over a width of 8 compare 1 value each",
+        ),
+        (
+            {**BASE, "model.arch": "vit_tiny_patch16"},
+            {"model.decoder_embed_dim": 64, "model.decoder_num_heads": 16},
+            "model.decoder_num_heads",
+            "compare 4 values each",
+        ),
+        (
+            {**TUNE, "model.task": "segmentation", "model.num_classes": 2},
+            {"model.segmentation.channels": 1},
+            "model.segmentation.channels",
+            "can hardly tell",
+        ),
+        (
+            {**TUNE, "model.task": "segmentation", "model.num_classes": 2},
+            {"train.dice_weight": 1000.0},
+            "train.dice_weight",
+            "counts for nothing",
+        ),
+        (
+            {**TUNE, "model.task": "segmentation", "model.num_classes": 2},
+            {"dataset.augmentation.segmentation.max_class_share": 0.4},
+            "dataset.augmentation.segmentation.max_class_share",
+            "of 2 classes one always covers 50% or more",
+        ),
+        (
             {**BASE, "train.teacher.checkpoint": "/t.pth"},
             {"train.teacher.weight": 1e4},
             "train.teacher.weight",

@@ -12,6 +12,7 @@ from mae_skill.archs import ARCHS, Arch
 from mae_skill.conditions import acts
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.effect import conditional_fields
+from mae_skill.rules.seen import segments
 
 SHAPES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 MOST_WEIGHTS = 5e10
@@ -296,6 +297,7 @@ STRONG = {
     ),
     "dataset.augmentation.color_jitter": (1.0, "pictures come out black, white or of one shade"),
     "dataset.augmentation.zoom": (1.0, "things come out less than half to twice as large"),
+    "train.dice_weight": (100.0, "the loss of each pixel counts for nothing beside it"),
     "train.teacher.weight": (100.0, "the loss of the pixels counts for nothing beside it"),
 }
 """Strengths above which little of what is to be learned is left."""
@@ -419,6 +421,47 @@ NARROW, PAPER_DEPTH = 16, 8
 """A width of the decoder that holds little, and the depth that the papers use."""
 
 
+def narrow_heads(case: Case) -> None:
+    """A head of attention compares vectors of some length; a segmenter's head has some width."""
+    arch = ARCHS.get(str(case("model.arch")))
+    if arch is not None and arch.family == "vit":
+        sides = [("", case("model.embed_dim") or arch.dims[0], case("model.num_heads"))]
+        if case("train.stage") == "pretrain":
+            decoder = case("model.decoder_embed_dim"), case("model.decoder_num_heads")
+            sides.append(("decoder_", *decoder))
+        for part, width, heads in sides:
+            if width and heads and width % heads == 0 and width // heads < LEAST_OF_A_HEAD:
+                case.warn(
+                    f"model.{part}num_heads",
+                    f"{heads} heads over a width of {width} compare {width // heads} "
+                    f"value{'s' if width > heads else ''} each: 32 to 64 are usual",
+                )
+
+    width = case("model.segmentation.channels")
+    if segments(case) and width and width < NARROW:
+        case.warn(
+            "model.segmentation.channels",
+            f"a head of width {width} can hardly tell the classes of a pixel: 512 is usual, and "
+            "64 where it has to be small",
+        )
+
+
+def crops_of_a_segmenter(case: Case) -> None:
+    """A crop can meet the share that no class may go beyond."""
+    key = "dataset.augmentation.segmentation.max_class_share"
+    classes, share = case("model.num_classes"), case(key)
+    if segments(case) and classes and classes > 1 and share and share <= 1 / classes:
+        case.warn(
+            key,
+            f"of {classes} classes one always covers {1 / classes:.0%} or more of a crop: every "
+            "crop is drawn ten times in vain; 0.75 is usual, and 1 draws each once",
+        )
+
+
+LEAST_OF_A_HEAD = 8
+"""Values of a head of attention below which there is little to compare."""
+
+
 def narrow_mlp(case: Case) -> None:
     """The hidden layer of an MLP has some width."""
     arch, ratio = ARCHS.get(str(case("model.arch"))), case("model.mlp_ratio")
@@ -474,6 +517,8 @@ RULES = [
     Rule(far_policy, ("train",)),
     Rule(odd_decoder, ("train",)),
     Rule(narrow_mlp, ("train",)),
+    Rule(narrow_heads, ("train",)),
+    Rule(crops_of_a_segmenter, ("train",)),
     Rule(shape_overrides),
     Rule(dice, ("train",)),
     Rule(cross_decoder, ("train",)),
