@@ -394,6 +394,34 @@ def test_a_view_of_a_dicom_is_applied_as_the_standard_says() -> None:
         np.testing.assert_allclose(found, x * 255 / 4095, atol=1e-2)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_dicom_that_says_so_once_or_twice_is_inverted_once(photometric: str) -> None:
+    values = odd.ramp(np.uint16, 0, 65535)
+    plain = decode(odd.dicom(values), "a.dcm")
+    for shape in ("IDENTITY", "INVERSE"):
+        tags = {"PhotometricInterpretation": photometric, "PresentationLUTShape": shape}
+        found = decode(odd.dicom(values, **tags), "a.dcm")
+        turns = "INVERSE" in shape or photometric == "MONOCHROME1"
+        np.testing.assert_allclose(found, 255 - plain if turns else plain, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")]
+)
+def test_a_map_of_numbers_with_a_fraction_is_read_in_its_units(word: str, kind: str) -> None:
+    values = np.linspace(-0.25, 3.5, 64 * 48).reshape(64, 48).astype(kind)
+    data = odd.dicom_of_fractions(values, word)
+    found = load(data, "a.dcm", Reading(value_range=(0.0, 2.0)))
+    np.testing.assert_array_equal(found.values[..., 0], values.astype(np.float32))
+    own = decode(data, "a.dcm", Reading(value_range=(0.0, 2.0)))[..., 0]
+    np.testing.assert_allclose(own, np.clip(values, 0, 2) / 2 * 255, atol=1e-3)
+    seen = decode(odd.dicom_of_fractions(values, word, WindowCenter=1, WindowWidth=2), "a.dcm")
+    np.testing.assert_allclose(seen[..., 0], np.clip(values, 0, 1) * 255, atol=1e-2)
+    with pytest.raises(DataError) as raised:
+        decode(data, "a.dcm")
+    assert "value_range" in str(raised.value.hint)
+
+
 def test_what_a_dicom_says_of_its_frames_counts() -> None:
     from pydicom.dataset import Dataset
 

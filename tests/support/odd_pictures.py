@@ -84,6 +84,22 @@ def dicom(values: np.ndarray[Any, Any], **tags: Any) -> bytes:
     return out.getvalue()
 
 
+def dicom_of_fractions(values: np.ndarray[Any, Any], word: str, **tags: Any) -> bytes:
+    """A DICOM file of one frame of float32 or float64, as a parametric map has it (PS3.3 C.7.6.24):
+    without bits and sign of whole numbers."""
+    import pydicom
+
+    whole = dicom(np.zeros(values.shape, np.uint16), **tags)
+    file = pydicom.dcmread(io.BytesIO(whole))
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(file, name)
+    file.BitsAllocated = 8 * values.dtype.itemsize
+    setattr(file, word, values.tobytes())
+    out = io.BytesIO()
+    file.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
 def corpus() -> dict[str, bytes]:
     """Name → bytes, of every kind that is told apart."""
     gray8, gray16 = ramp(np.uint8, 0, 255), ramp(np.uint16, 0, 65535)

@@ -25,11 +25,11 @@ _REQUIRED = {
     "Rows": "0028,0010",
     "Columns": "0028,0011",
     "BitsAllocated": "0028,0100",
-    "BitsStored": "0028,0101",
-    "PixelRepresentation": "0028,0103",
 }
+_OF_WHOLE_NUMBERS = {"BitsStored": "0028,0101", "PixelRepresentation": "0028,0103"}
 _TAGS = {
     **_REQUIRED,
+    **_OF_WHOLE_NUMBERS,
     "WindowCenter": "0028,1050",
     "WindowWidth": "0028,1051",
     "RescaleIntercept": "0028,1052",
@@ -39,12 +39,15 @@ _TAGS = {
     "LUTDescriptor": "0028,3002",
     "LUTData": "0028,3006",
     "VOILUTSequence": "0028,3010",
+    "PresentationLUTShape": "2050,0020",
 }
 _OF_FRAMES = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
 }
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+"""Where the values of a picture are."""
 RANGE = "dataset.value_range=[low, high] takes the place of what the file says of its view"
 
 
@@ -54,7 +57,7 @@ def check_elements(file: Any, name: str) -> None:
     Raises:
         DataError: it lacks one, or one is empty.
     """
-    for word in _REQUIRED:
+    for word in (*_REQUIRED, *(_OF_WHOLE_NUMBERS if "PixelData" in file else ())):
         holder = file.file_meta if word == "TransferSyntaxUID" else file
         value = holder.get(word) if holder is not None else None
         if value is None or value == "":
@@ -64,6 +67,17 @@ def check_elements(file: Any, name: str) -> None:
                 expected="the elements that every picture has",
                 hint="write the file again with the element, or take it out",
             )
+
+
+def depth_of(file: Any) -> int:
+    """Bits of a stored value."""
+    return int(file.BitsStored if "PixelData" in file else file.BitsAllocated)
+
+
+def is_inverted(file: Any) -> bool:
+    """Whether low values are white; of what says so twice, once."""
+    shape = str(file.get("PresentationLUTShape") or "").strip().upper()
+    return str(file.PhotometricInterpretation) == "MONOCHROME1" or shape == "INVERSE"
 
 
 def cannot_decode(file: Any, name: str, error: Exception) -> DataError:
@@ -95,13 +109,13 @@ def cannot_decode(file: Any, name: str, error: Exception) -> DataError:
 
 
 def shades(
-    values: Values, file: Any, depth: int, name: str, *, view: bool
+    values: Values, file: Any, limits: Limits | None, name: str, *, view: bool
 ) -> tuple[Values, Limits | None]:
     """Gray values [H, W] in the units of the modality, and those that are black and white.
 
     Args:
         values: as stored.
-        depth: bits of a stored value.
+        limits: the range of what can be stored; None of numbers with a fraction.
         view: apply the file's window or table; else nobody asks for it.
 
     Returns:
@@ -114,7 +128,7 @@ def shades(
     import numpy as np
 
     said = _said(file)
-    values, limits = _modality(values, file, said, depth, name)
+    values, limits = _modality(values, file, said, limits, name)
     if values.dtype.kind == "f":
         values = values.astype(np.float32)
     return _view(values, limits, file, said, name) if view else (values, limits)
@@ -122,7 +136,8 @@ def shades(
 
 def _said(file: Any) -> dict[str, Any]:
     """What the file says of its gray values: for the first frame, for all, or at the top."""
-    found = {word: file.get(word) for word in _TAGS if word not in _REQUIRED}
+    stored = _REQUIRED | _OF_WHOLE_NUMBERS
+    found = {word: file.get(word) for word in _TAGS if word not in stored}
     for group in _GROUPS:
         for frames in list(file.get(group) or ())[:1]:
             for sequence, names in _OF_FRAMES.items():
@@ -133,18 +148,16 @@ def _said(file: Any) -> dict[str, Any]:
 
 
 def _modality(
-    values: Values, file: Any, said: Mapping[str, Any], depth: int, name: str
-) -> tuple[Values, Limits]:
+    values: Values, file: Any, said: Mapping[str, Any], limits: Limits | None, name: str
+) -> tuple[Values, Limits | None]:
     import numpy as np
 
     if "ModalityLUTSequence" in said:
         return _looked_up(values, file, said["ModalityLUTSequence"], "ModalityLUTSequence", name)
     slope = _number(said, "RescaleSlope", name)
     intercept = _number(said, "RescaleIntercept", name)
-    signed = int(file.PixelRepresentation)
-    low, high = (-(2 ** (depth - 1)), 2 ** (depth - 1) - 1) if signed else (0, 2**depth - 1)
     if slope is None and intercept is None:
-        return values, (float(low), float(high))
+        return values, limits
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if slope == 0:
         raise DataError(
@@ -153,13 +166,16 @@ def _modality(
             expected="another number than 0",
             hint="correct the element, or take it out together with RescaleIntercept",
         )
-    ends = sorted(end * slope + intercept for end in (low, high))
-    return values.astype(np.float64) * slope + intercept, (ends[0], ends[1])
+    values = values.astype(np.float64) * slope + intercept
+    if limits is None:
+        return values, None
+    low, high = sorted(end * slope + intercept for end in limits)
+    return values, (low, high)
 
 
 def _view(
-    values: Values, limits: Limits, file: Any, said: Mapping[str, Any], name: str
-) -> tuple[Values, Limits]:
+    values: Values, limits: Limits | None, file: Any, said: Mapping[str, Any], name: str
+) -> tuple[Values, Limits | None]:
     """Values and range of the first window, else of the first table, else as they are."""
     import numpy as np
 

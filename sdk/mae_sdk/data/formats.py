@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.errors import DataError, DependencyError
 
 from mae_sdk.data.deep_color import deep_color
-from mae_sdk.data.dicom import cannot_decode, check_elements, shades
+from mae_sdk.data.dicom import PIXELS, cannot_decode, check_elements, depth_of, is_inverted, shades
 from mae_sdk.data.pictures import bits, check_size, open_picture, to_rgb, turned
 from mae_sdk.data.reading import Reading
 
@@ -386,7 +386,7 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
     pixels: Any = dicom
     with _as_data_error(name):
         file: Any = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-        if "Rows" not in file or "PixelData" not in file:
+        if "Rows" not in file or not any(word in file for word in PIXELS):
             raise DataError(f"{name} is a DICOM file without a picture", got=name)
         check_elements(file, name)
         check_size(int(file.Columns), int(file.Rows), name, reading.max_pixels)
@@ -396,7 +396,7 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
             values = pixels.pixel_array(file, index=0)
         except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
             raise cannot_decode(file, name, error) from error
-        depth = int(file.BitsStored)
+        depth = depth_of(file)
         if photometric == "PALETTE COLOR":
             values = pixels.apply_color_lut(values, file)
             values = (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
@@ -405,7 +405,7 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
         if values.ndim == 2:
             # A range that the person states, or that is measured, takes the place of the file's.
             view = reading.value_range == "dtype"
-            values, limits = shades(values, file, depth, name, view=view)
+            values, limits = shades(values, file, limits, name, view=view)
     values = values if values.ndim == 3 else values[..., None]
     return Stored(
         np.ascontiguousarray(values),
@@ -417,5 +417,5 @@ def _dicom(data: bytes, name: str, reading: Reading) -> Stored:
         int(file.Rows),
         has_more=frames > 1,
         is_color=values.shape[2] == 3,
-        is_inverted=photometric == "MONOCHROME1",
+        is_inverted=values.shape[2] == 1 and is_inverted(file),
     )
