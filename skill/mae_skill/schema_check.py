@@ -188,11 +188,15 @@ def _near_option(error: Any) -> str | None:
 
 
 def _quoted(error: Any, key: str, node: Mapping[str, Any]) -> str | None:
-    """How a number or a boolean is written where a text is expected."""
+    """How a number or a boolean is written where a text is expected, and a text where a list is."""
     kinds = node.get("type")
-    is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
-    if error.validator != "type" or not is_text:
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds or ())
+    if error.validator != "type" or not kinds & {"string", "array"}:
         return None
+    if "array" in kinds:
+        of_texts = (node.get("items") or {}).get("type") == "string"
+        is_one = of_texts and isinstance(error.instance, str) and error.instance.strip()
+        return f"as a list: {key}=[{error.instance}]" if is_one else None
     if not isinstance(error.instance, (bool, int, float)):
         return None
     text = json.dumps(json.dumps(error.instance))

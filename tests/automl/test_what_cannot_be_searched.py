@@ -179,6 +179,14 @@ def test_what_makes_no_search_is_refused(
     assert why in said
 
 
+def test_the_hint_of_a_range_is_of_the_range_and_not_of_the_field(data: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(data, **{"range.train.optim.lr": [1e-12, 1e3]})
+    (problem,) = caught.value.problems
+    assert problem.hint == "give range.train.optim.lr ends within what is expected"
+    assert plan(data, **{"range.train.optim.lr": [1e-5, 1e-3]}).study
+
+
 def test_a_metric_that_no_searched_field_changes_is_refused_alone_and_noted_beside_others(
     data: str,
 ) -> None:

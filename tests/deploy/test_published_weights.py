@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from mae_runners.actions import evaluate, export, inference
 from mae_runners.models import checkpoint
 from mae_sdk import Skill
 from mae_skill.errors import CheckpointError, MaeError
+from PIL import Image
 
 from tests.support.deploy import (
     CLASSES,
@@ -24,6 +26,7 @@ from tests.support.deploy import (
     save_checkpoint,
     write_digits,
 )
+from tests.support.images import photo
 
 DESCRIBED: dict[str, Any] = {
     "model__arch": "vit_tiny_patch16",
@@ -176,16 +179,21 @@ def test_an_encoder_alone_gives_features_and_no_reconstruction_loss(
     assert np.load(tmp_path / "inference" / "embeddings.npy").shape == (24, 192)
 
 
-def _folder_of_timm(path: Path, **pretrained: Any) -> Path:
+def _folder_of_timm(path: Path, name: str = "vit_tiny_patch16_224", **pretrained: Any) -> Path:
     import timm
     from safetensors.torch import save_file
 
-    shape = {"num_classes": 4, "img_size": 64, "depth": 2, "global_pool": "avg"}
-    model = timm.create_model("vit_tiny_patch16_224", **shape)
+    shape: dict[str, Any] = {"num_classes": 4, "img_size": 64}
+    shape |= {"depth": 2, "global_pool": "avg"} if "vit" in name else {}
+    torch.manual_seed(0)
+    model = timm.create_model(name, **shape)
+    with torch.no_grad():
+        for weight in model.parameters():  # fresh ones answer alike to every picture
+            weight.add_(torch.randn_like(weight) * 0.05)
     path.mkdir()
     save_file(model.state_dict(), path / "model.safetensors")
     config = {
-        "architecture": "vit_tiny_patch16_224",
+        "architecture": name,
         "num_classes": 4,
         "model_args": shape,
         "pretrained_cfg": {"input_size": [3, 64, 64], **pretrained},
@@ -229,22 +237,45 @@ def test_the_preparation_that_a_foreign_folder_says_is_taken(
         assert text in said
 
 
-def test_a_foreign_folder_is_evaluated_as_its_own_transform_prepares_pictures(
-    digits: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "hiera_tiny_224"])
+def test_a_foreign_folder_answers_as_timm_does_with_its_own_transform(
+    name: str, tmp_path: Path
 ) -> None:
-    folder = _folder_of_timm(tmp_path / "model", **HALF)
-    job = Skill().plan(
-        "inference",
-        inference_dataset=str(digits),
-        spec_overrides={**OPEN, "inference.checkpoint": str(folder)},
-    )
+    import timm
     from mae_runners.models.pretrained import load_described
     from mae_skill.spec import ExperimentSpec
 
+    folder = _folder_of_timm(tmp_path / "model", name, **HALF)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        photo(number, 130, 100).save(pictures / f"{number}.png")
+    own = {**OPEN, "model.arch": name.replace("_224", "") if "vit" in name else name}
+    own |= {} if "vit" in name else {"model.depth": None}
+    job = Skill().plan(
+        "inference",
+        inference_dataset=str(pictures),
+        spec_overrides={**own, "inference.checkpoint": str(folder)},
+    )
     spec = ExperimentSpec.model_validate(job.spec)
     _, meta, _ = load_described(folder, None, spec, "inference.checkpoint")
     assert (list(meta.input_size), meta.center_crop) == ([64, 64], 0.95)
     assert list(meta.mean) == HALF["mean"]
+
+    inference.run(spec, make_context("inference", tmp_path))
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config({}, model=model), is_training=False
+    )
+    rows = csv.DictReader((tmp_path / "inference" / "results.csv").read_text().splitlines())
+    seen = 0
+    for row in rows:
+        with torch.no_grad(), Image.open(row["path"]) as picture:
+            wanted = model(transform(picture.convert("RGB"))[None]).softmax(-1)[0]
+        assert int(row["class_index"]) == int(wanted.argmax())
+        assert float(row["probability"]) == pytest.approx(float(wanted.max()), abs=1e-4)
+        seen += 1
+    assert seen == 3
 
 
 @pytest.mark.parametrize(

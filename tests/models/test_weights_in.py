@@ -474,11 +474,22 @@ def test_values_that_are_no_numbers_are_refused_by_name(
     assert caught.value.got == "encoder.head.bias"
 
 
+def test_a_part_of_a_model_is_told_by_what_is_not_there(peer: Any) -> None:
+    state = dict(peer.state_dict())
+    del state["patch_embed.proj.weight"]
+    state = {f"model.encoder.{name}": value for name, value in state.items()}
+    with pytest.raises(CheckpointError, match="holds a part of a model") as caught:
+        fill(classifier(), state, "file.pth")
+    assert "model.encoder.patch_embed.proj.weight is not there" in caught.value.message
+    assert "take the whole file" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda value: value * 0, "matrices of zeros"),
         (lambda value: value * 1e30, "weights as large as"),
+        (lambda value: value * 1e6, "weights as large as"),
     ],
 )
 def test_a_matrix_that_no_training_leaves_is_refused_by_name_wherever_it_is_loaded(

@@ -217,6 +217,15 @@ def test_an_override_that_is_no_key_and_value_is_a_usage_error(text: str) -> Non
     assert (caught.value.code, caught.value.exit_code) == ("usage", 2)
 
 
+def test_one_text_in_the_place_of_a_list_is_told_the_brackets() -> None:
+    bundle = Bundle.load()
+    spec = bundle.template("train")
+    set_dotted(spec, "train.freeze", "encoder")
+
+    (problem,) = check_schema(spec, bundle.schema("train"))
+    assert problem.hint == "as a list: train.freeze=[encoder]"
+
+
 @pytest.mark.parametrize(("value", "text"), [(2, '"2"'), (True, '"true"'), (2.5, '"2.5"')])
 def test_a_number_in_the_place_of_a_text_is_told_the_quotes(value: Any, text: str) -> None:
     bundle = Bundle.load()

@@ -1628,6 +1628,43 @@ HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
     ),
     (
         "train",
+        {**SEGMENT, "model.num_classes": 2},
+        {"data": masks_of_values(0, 37, 100, 200)},
+        "model.num_classes",
+        "map those that are classes to 1 … 2 in the masks, and smoothed edges between them to 255",
+        "37 to 1",
+    ),
+    (
+        "train",
+        {**SEGMENT, "model.num_classes": 2},
+        {"data": masks_of_values(0, 1)},
+        "dataset.train_data_sources",
+        "if 0 is a class, set dataset.segmentation.reduce_zero_label=false",
+        "255",
+    ),
+    (
+        "train",
+        {**SEGMENT, "model.num_classes": 2},
+        {"data": masks_of_values(0, 255)},
+        "dataset.train_data_sources",
+        "if 255 is a class, map it to 1 in the masks; if 0 is a class, set",
+        "ignore_index",
+    ),
+    (
+        "train",
+        {
+            **BASE,
+            "model.arch": "convnextv2_atto",
+            "train.mask_ratio": 0.01,
+            "dataset.augmentation.input_size": 32,
+        },
+        {},
+        "train.mask_ratio",
+        "0.01 is far from the usual 0.6 to 0.75",
+        "nearer 0.5",
+    ),
+    (
+        "train",
         {**TUNE, "model.num_classes": 3},
         classes_of(a=10, b=10, c=9, aa=1),
         "model.num_classes",
@@ -1660,6 +1697,15 @@ HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
         "class folders",
     ),
 ]
+
+
+def test_a_class_of_one_image_that_is_named_nearly_like_another_is_doubted() -> None:
+    settings = {**TUNE, "model.num_classes": 4}
+    for lone, doubted in (("catt", True), ("zebra", False), ("cat2", False)):
+        _, warnings = run("train", settings, **classes_of(cat=10, dog=10, cow=9, **{lone: 1}))
+        said = " ".join(notice.message for notice in warnings.values())
+        assert f"one training image each of {lone}" in said
+        assert (f"misspelled, perhaps: {lone} (cat)" in said) == doubted
 
 
 @pytest.mark.parametrize(("action", "settings", "facts", "field", "hint", "never"), HINTS)

@@ -302,6 +302,10 @@ def model_of(
 HUGE = 1e10
 """Of a weight, which is some hundredths to some units large: the first sums of it overflow."""
 
+HUGE_OF_A_MATRIX = 1e4
+"""Of a weight of a matrix. What norms count and scale may be larger; a model whose norms hide it
+would be trained without a word."""
+
 _MAY_BE_ZERO = re.compile(r"(^|[._])(head|heads|classifier|pos|rel_pos|position\w*)([._]|$)")
 """Names of entries that start at 0 in some trainings, and may have stayed there."""
 
@@ -328,7 +332,11 @@ def check_values(state: Mapping[str, Tensor], name: str, file_field: str | None 
             expected="finite weights",
             hint="take a checkpoint from before the run diverged",
         )
-    if large := [entry for entry, value in largest.items() if value > HUGE]:
+    if large := [
+        entry
+        for entry, value in largest.items()
+        if value > (HUGE_OF_A_MATRIX if _is_matrix(floats[entry]) else HUGE)
+    ]:
         raise CheckpointError(
             f"{name} holds weights as large as {max(largest.values()):.1g}",
             field=file_field,

@@ -680,13 +680,18 @@ def _told(error: MaeError) -> str:
 
 
 def _refused(parameter: Parameter, value: Any, error: MaeError) -> UsageError:
-    said = error.message if error.field == parameter.key else _told(error)
+    own = error.field == parameter.key
+    hint = error.hint
+    if own and parameter.choices:
+        hint = f"leave {value!r} out of range.{parameter.name}"
+    elif own:  # how to mend the field itself mends no range
+        hint = f"give range.{parameter.name} ends within what is expected"
     return UsageError(
-        f"{value!r} is refused: {said}",
+        f"{value!r} is refused: {error.message if own else _told(error)}",
         field=parameter.name,
         got=list(parameter.choices) or [parameter.low, parameter.high],
         expected=error.expected,
-        hint=error.hint,
+        hint=hint,
     )
 
 

@@ -82,12 +82,12 @@ def _strange(
         f"masks hold values that are no class: {first_of(strange)}; "
         f"{values[value]['images']} hold {value}, the first is {values[value]['first']}",
         _meaning(classes, ignored, first),
-        _mended(sorted(int(one) for one in values), ignored, first),
+        _mended(sorted(int(one) for one in values), classes, ignored, first),
         kind=DataError,
     )
 
 
-def _mended(held: list[int], ignored: int, first: int) -> str:
+def _mended(held: list[int], classes: int, ignored: int, first: int) -> str:
     """How masks of these values are learned: as they are where they number classes, else mapped."""
     numbers = [value for value in held if value != ignored and value >= first]
     most = numbers[-1] + 1 - first
@@ -95,6 +95,12 @@ def _mended(held: list[int], ignored: int, first: int) -> str:
         return (
             f"set model.num_classes={most}, or change dataset.segmentation.reduce_zero_label or "
             "dataset.segmentation.ignore_index where a value is meant as no class"
+        )
+    if len(numbers) > classes:
+        return (
+            f"these are levels of gray, no class numbers: map those that are classes to {first} … "
+            f"{classes - 1 + first} in the masks, and smoothed edges between them to {ignored}, "
+            "which counts as no class"
         )
     pairs = [f"{value} to {number + first}" for number, value in enumerate(numbers)]
     if ignored in held:  # black and white masks have 255 for a class
@@ -110,14 +116,18 @@ def _one_class(
     text = f"the masks hold {what} (values {held}): a score over it means nothing" + _swallowed(
         values, ignored, first
     )
-    fields = "dataset.segmentation.ignore_index"
-    if case.action == "train":  # a trained model brings the other one
-        fields += " and dataset.segmentation.reduce_zero_label"
+    ways = ["map the values of the masks to class numbers"]
+    if str(ignored) in values:
+        ways = [f"if {ignored} is a class, map it to 1 in the masks"]
+    if case.action == "train" and first:  # a trained model brings it
+        ways.append("if 0 is a class, set dataset.segmentation.reduce_zero_label=false")
+    elif str(ignored) in values:
+        ways.append("or set dataset.segmentation.ignore_index to a value that means no class")
     case.error(
         key,
         text,
         f"masks with two classes or more: {_meaning(classes, ignored, first)}",
-        f"map the values of the masks to class numbers, or change {fields}",
+        "; ".join(ways),
         kind=DataError,
     )
 

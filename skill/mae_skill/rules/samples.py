@@ -757,7 +757,7 @@ def odd_classes(case: Case) -> None:
         lone = [name for name, count in (found.get("class_counts") or {}).items() if count == 1]
         if lone:
             text = f"one training image each of {first_of(lone)}: too few to learn a class by"
-            case.warn(TRAIN, text)
+            case.warn(TRAIN, text + _perhaps(_near_common(found, 0.8)))
 
 
 def imbalance(case: Case) -> None:
@@ -889,13 +889,24 @@ def labels(case: Case) -> None:
 def _slips(found: Seen, classes: int, wanted: object) -> str:
     """What to mend first where the classes that are too many have one picture each, and are named
     nearly like others: they are misspelled rather than meant."""
-    table = found.get("class_counts") or {}
-    common = [name for name, count in table.items() if count > 1]
-    single = [name for name, count in table.items() if count == 1]
-    pairs = [f"{name} ({near})" for name in single if (near := nearest(name, common))]
+    pairs = _near_common(found)
     if not pairs or not isinstance(wanted, int) or classes - wanted != len(pairs):
         return ""
     return f"correct what one picture alone has, and may be misspelled: {first_of(pairs)}; else "
+
+
+def _near_common(found: Seen, cutoff: float = 0.6) -> list[str]:
+    """The classes of one picture, each with the class of several that it is named nearly like."""
+    table = found.get("class_counts") or {}
+    common = [name for name, count in table.items() if count > 1]
+    single = [name for name, count in table.items() if count == 1]
+    return [f"{name} ({near})" for name in single if (near := nearest(name, common, cutoff))]
+
+
+def _perhaps(pairs: list[str]) -> str:
+    """That names may be misspelled; names that differ in a number are meant."""
+    slips = [pair for pair in pairs if not any(one.isdigit() for one in pair)]
+    return f"; misspelled, perhaps: {first_of(slips)}" if slips else ""
 
 
 def _loose(found: Seen) -> str:
@@ -1424,10 +1435,11 @@ def held_out(case: Case) -> None:
             kind=DataError,
         )
     if names := found.get("unjudged"):
+        slips = _perhaps(_near_common(case.facts.data.get(TRAIN) or {}, 0.8))
         case.warn(
             field,
             f"{first_of(names)}: one image each, which is trained on, so that validation says "
-            "nothing of these classes",
+            f"nothing of these classes{slips}",
         )
 
 

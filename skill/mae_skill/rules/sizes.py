@@ -85,8 +85,11 @@ def mask_units(case: Case) -> None:
         hint = f"a larger {SIZE}"
         if any(patch < arch.patch for patch in patch_sizes(arch.family)):
             hint += f" or a smaller {PATCH} (here {arch.patch})"
+        ratio = float(case("train.mask_ratio", 0.75))
         if units >= 2:
-            hint += ", or a mask_ratio nearer 0.5"
+            hint = f"a train.mask_ratio nearer 0.5, or {hint}"
+        elif not 0.25 <= ratio <= 0.9:
+            hint += f"; and another train.mask_ratio: {ratio:g} is far from the usual 0.6 to 0.75"
         if case.action == "train" and not case.given("train.stage"):
             hint = f"for a classifier train.stage=finetune; for pretraining, the default, {hint}"
         case.error(

@@ -32,6 +32,7 @@ from mae_skill.weights.names import (
     form_of,
     guess_arch,
     lists_of_arrays,
+    lost_patch_embedding,
     translate,
 )
 
@@ -283,6 +284,9 @@ def _no_backbone(
         hint = "copy them into the model that they average, and save its state dict"
     elif not state:
         message = f"{name} holds no weights"
+    elif lost := lost_patch_embedding(state):
+        message = f"{name} holds a part of a model: {_printable(lost)} is not there"
+        hint = "take the whole file, as the training saved it"
     else:
         message = f"{name} holds no backbone of a known layout"
     return CheckpointError(

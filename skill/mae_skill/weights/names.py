@@ -171,6 +171,16 @@ def find_backbones(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def lost_patch_embedding(names: Iterable[str]) -> str | None:
+    """The patch embedding's weight, by its full name, of a file that has its bias alone."""
+    for name in names:
+        for signature in _SIGNATURES:
+            bias = signature.removesuffix("weight") + "bias"
+            if clean(name) == bias or clean(name).endswith(f".{bias}"):
+                return name.removesuffix("bias") + "weight"
+    return None
+
+
 def translate(shapes: Mapping[str, Array]) -> Translation | None:
     """The backbone of a file in our names, or None where there is none of a layout known here.
 
