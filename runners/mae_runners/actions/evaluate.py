@@ -323,7 +323,7 @@ def evaluate_labels(
         "reliability": sums.reliability,
         "images": sums.images,
         "per_class": per_class,
-        "doubts": doubts.of_labels(per_class, sums.images),
+        "doubts": doubts.of_labels(per_class, sums.images, sums.spreads),
         "definitions": LABEL_DEFINITIONS,
         "unreadable": walked.unreadable,
         "speed": speed(runtime, walked.first),
