@@ -533,9 +533,16 @@ def test_more_voters_than_a_class_has_images_are_said(tmp_path: Path) -> None:
     result = {"kpis": {"knn_acc": 0.4}}
     folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen)
     for k, is_said in ((20, True), (5, False)):
-        about = {"protocol": "leave one out", "k": k}
+        about = {
+            "protocol": "leave one out",
+            "k": k,
+            "most_frequent": {"class": "cat", "share": 0.25},
+        }
         files.write_json(folder / "evaluate/metrics.json", about)
-        assert ("fewer than the 20 that vote" in page_of(folder).text) == is_said
+        text = page_of(folder).text
+        assert ("fewer than the 20 that vote" in text) == is_said
+        assert "a probe of the features: leave one out" in text
+        assert "who always answers cat has 25.0 %" in text
 
 
 def test_losses_that_are_not_the_same_measure_say_so(tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def measured(facts: Facts) -> Card:
         lines += of_labels(facts)
     if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
         lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    lines += _of_a_probe(facts)
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
     others = _others(facts, name, epoch)
@@ -214,6 +215,15 @@ def measured(facts: Facts) -> Card:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def _of_a_probe(facts: Facts) -> list[str]:
+    """How the probes of a pretrained model were taught, and what no features at all would give."""
+    protocol, most = facts.judged.get("protocol"), mapping(facts.judged.get("most_frequent"))
+    found = [f"a probe of the features: {protocol}"] if protocol else []
+    if is_number(share := most.get("share")):
+        found.append(f"who always answers {most.get('class')} has {percent(share)}")
+    return found
 
 
 def _no_better_than_a_mean(facts: Facts, name: str, value: Any) -> str:
