@@ -343,6 +343,8 @@ def test_a_held_out_image_that_cannot_be_read_is_told_as_left_out(tmp_path: Path
     left = read(tmp_path / "job", "train/result.json")["left_out"]["dataset.train_data_sources"]
     assert left["unreadable"]["count"] == 1
     assert Path(left["unreadable"]["files"][0]).name == broken.name
+    share = read(tmp_path / "job", "train/checkpoints.json")["metrics"]["ACC_all"]
+    assert share["images"] == len(held) - 1, "its interval is of the images that were judged"
 
 
 def test_a_model_of_one_answer_is_doubted_by_evaluate_and_its_answers_are_counted(
