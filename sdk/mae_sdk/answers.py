@@ -287,10 +287,11 @@ def _files(job: Job) -> Document:
 
 def status(job: Job) -> Document:
     """``id, action, state, attempt, progress, error``, the ``best`` figures, those of a ``study``,
-    the ``warnings`` of the run, and the ``files`` that a result names."""
+    the ``warnings`` of the run with its ``notes`` on settings that nobody has set, and the
+    ``files`` that a result names."""
     document = {"id": job.id, "action": job.record["action"], **job.status()}
     figures = job.figures()
-    told = ("best", "study", "warnings")
+    told = ("best", "study", "notes", "warnings")
     document |= {name: figures[name] for name in told if name in figures}
     return {**document, **_files(job)}
 
@@ -649,7 +650,7 @@ def _judged_by(
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float):
             return name, value, directions.get(name), doubts
-    return None, None, None, []
+    return None, None, None, doubts
 
 
 def best(

@@ -222,7 +222,7 @@ def flat_lines(value: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}  {show(value)}"]
 
 
-_TOLD = frozenset(["error", "files", "progress", "best", "study", "warnings"])
+_TOLD = frozenset(["error", "files", "progress", "best", "study", "notes", "warnings"])
 """What `status_text` says in words of its own."""
 
 
@@ -240,7 +240,11 @@ def status_text(document: dict[str, Any]) -> str:
         shown["best"] = "  ".join(
             f"{name} {show(value['value'])} ({place_of(value)})" for name, value in best.items()
         )
-    said = [f"warning: {one_line_of(str(one))}" for one in document.get("warnings") or ()]
+    said = [
+        f"{kind}: {one_line_of(str(one))}"
+        for kind in ("note", "warning")
+        for one in document.get(f"{kind}s") or ()
+    ]
     text = "\n".join([pairs(shown), *study_lines(document.get("study") or {}), *said])
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
@@ -393,9 +397,12 @@ def figure_lines(document: Mapping[str, Any], told: Collection[str] = ()) -> lis
     """
     from mae_sdk.jobs.metrics import is_placed, lines
 
-    of_run = [str(text) for text in document.get("warnings", ()) if str(text) not in told]
+    of_run, notes = (
+        [str(text) for text in document.get(kind, ()) if str(text) not in told]
+        for kind in ("warnings", "notes")
+    )
     of_data = [str(text) for text in document.get("data_warnings", ())]
-    document = {**document, "warnings": of_run}
+    document = {**document, "warnings": of_run, "notes": notes}
 
     by_epoch = {name for name, now in document.get("last", {}).items() if is_placed(now)}
     metrics = document.get("metrics") or {}

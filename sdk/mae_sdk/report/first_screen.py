@@ -198,7 +198,10 @@ def measured(facts: Facts) -> Card:
         sure = f"{named(name)}, {sure}"
     lines = [*facts.doubts, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
-        lines.append(f"an answer by chance has a mAP of about {percent(chance)}")
+        lines.append(
+            "by chance mAP is the base rate, the share of the images that has a label: "
+            f"{percent(chance)} in the mean of the labels"
+        )
         lines += of_labels(facts)
     if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
         lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
@@ -542,7 +545,7 @@ def left_out(facts: Facts) -> Card | None:
 
 def warned_of(facts: Facts) -> list[str]:
     """The warnings that do not stand with the result."""
-    with_result = tuple(facts.doubts)
+    with_result = (*facts.doubts, *facts.doubts_of_model)
     return [one for one in facts.warnings if not one.endswith(with_result or "\0")]
 
 
