@@ -249,6 +249,18 @@ def first_training(inspected: Mapping[str, Any]) -> Step:
     return Step("train", None, ("train_datasets",), (("train.stage", "pretrain"),))
 
 
+def fails_again(record: JobRecord) -> bool:
+    """Whether a further attempt would meet what the last one failed of: the same data, the same
+    spec, or with them the same loss. What is guessed from a log is no reason to say so."""
+    from mae_sdk.jobs import records
+
+    last = records.last_attempt(record)
+    failure = last["failure"]
+    if failure is None or failure["category"] not in ("spec", "data", "numeric"):
+        return False
+    return bool(failure["error"]) or last["exit_code"] in (2, 3)
+
+
 def launched(job: Job) -> Document:
     """A job that was just created, or had the idempotency key: ``job_id, action, state, folder``,
     and ``notices`` where the call asked for another job."""

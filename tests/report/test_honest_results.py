@@ -16,6 +16,7 @@ from mae_runners.actions import evaluate, inference
 from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.splits import hold_out
 from mae_sdk import answers, files
+from mae_sdk.cli.common import next_for
 from mae_sdk.cli.main import cli
 from mae_sdk.data.source import open_source
 from mae_sdk.job import Job
@@ -477,6 +478,50 @@ def speed_of(repetitions: int, least: float, **more: Any) -> dict[str, Any]:
     batch = {"median_ms": 100.0, "p95_ms": 130.0, "min_ms": least, "max_ms": 140.0}
     batch |= {"images_per_s": 10.0, "repetitions": repetitions}
     return {"device": "cpu", "cores": 2, "batches": {"1": batch}, **more}
+
+
+def test_no_attempt_is_proposed_that_would_fail_of_the_same(tmp_path: Path) -> None:
+    failure: dict[str, Any] = {"message": "the loss became nan", "lines": [], "hint": "lower it"}
+    for name, category, error, again in (
+        ("train-1", "numeric", {"code": "numeric"}, False),
+        ("train-2", "spec", {"code": "spec_invalid"}, False),
+        ("train-3", "numeric", None, True),  # guessed from the log
+        ("train-4", "storage", {"code": "storage"}, True),
+    ):
+        about = {**failure, "category": category, "error": error}
+        folder = write_job(tmp_path, name, state=records.ERROR, spec=SPEC, failure=about)
+        text = page_of(folder).text
+        assert ("mae jobs resume" in text) == again, name
+        assert ("launch a new job" in text) != again and f"mae jobs logs {name}" in text
+        proposed = next_for(Job(folder), records.ERROR, str(tmp_path))
+        assert any("mae jobs resume" in one for one in proposed) == again, name
+
+
+@pytest.mark.parametrize(("images", "said"), [(4, True), (40, False)])
+def test_an_evaluation_of_few_masks_says_why_it_has_no_interval(
+    tmp_path: Path, images: int, said: bool
+) -> None:
+    folder = write_job(
+        tmp_path, "evaluate-1", "evaluate", spec=SPEC, result={"kpis": {"mIoU": 0.5}}
+    )
+    files.write_json(folder / "evaluate/metrics.json", {"images": images})
+    assert ("of 4 images a bootstrap says nothing" in page_of(folder).text) == said
+
+
+def test_the_worst_masks_are_not_those_that_are_shown_already(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"mIoU": 0.5}})
+    gallery, tile = Gallery(folder / "train"), np.zeros((8, 8, 3), np.uint8)
+    about = [{"name": "a.png"}, {"name": "b.png"}]
+    columns = ["image"]
+    gallery.add("segmentation", [[tile]] * 2, about, columns)
+    gallery.add("worst", [[tile]] * 2, about[::-1], columns)
+    gallery.save()
+    page = page_of(folder)
+    assert "Worst images" not in page.text and len(page.all("img")) == 2
+    gallery.add("worst", [[tile]] * 2, [about[0], {"name": "c.png"}], columns)
+    gallery.save()
+    page = page_of(folder)
+    assert "Worst images" in page.text and "c.png" in page.text
 
 
 def test_a_time_says_how_often_it_was_measured_and_when_it_is_not_to_be_trusted(

@@ -325,7 +325,6 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
         again = _look_again(job)
         if again is None:
             return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
-        # Another attempt meets the same data and the same spec.
         return [f"mae jobs logs {job.id}{root}", f"mae jobs show {job.id}{root}", *again]
     if state == "CANCELED":
         return [f"mae jobs resume {job.id}{root}"]
@@ -342,20 +341,12 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
 
 def _look_again(job: Job) -> list[str] | None:
     """Where to look after a failure that resuming cannot fix; None where it can."""
-    from mae_sdk.jobs import records
-
     record = job.record
+    if not answers.fails_again(record):
+        return None
     failure = record["error"]
-    told = failure is not None and (
-        failure["error"] or records.last_attempt(record)["exit_code"] in (2, 3)
-    )
-    if failure is None or not told:  # guessed from the log
-        return None
-    category = failure["category"]
-    if category == "spec":
+    if failure is None or failure["category"] != "data":
         return []
-    if category != "data":
-        return None
     sources = [seen["uri"] for seen in (record.get("data") or {}).values() if seen.get("uri")]
     named = [one for uri in sources for one in (uri if isinstance(uri, list) else [uri])]
     return [f"mae inspect {shlex.quote(uri)}" for uri in dict.fromkeys(named[:2])]

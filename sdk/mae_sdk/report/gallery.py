@@ -214,11 +214,14 @@ def overlays(gallery: Gallery) -> Section | None:
     """Image, truth and answer of a segmenter, and its worst images."""
     blocks: list[Block] = []
     when = ""
+    shown: set[str] = set()
     for kind, title in (("segmentation", ""), ("worst", "Worst images")):
         sheets = gallery.sheets(kind)
         when = when or (_of_epoch(sheets[-1]) if sheets else "")
         board = _board(gallery, sheets[-1]) if sheets else None
-        if board is not None:
+        names = {strip.name for strip in board.strips} if board is not None else set()
+        if board is not None and not names <= shown:  # of few images the worst are those above
+            shown |= names
             if title:
                 blocks.append(Text(f"{title}, by their own mIoU:"))
             blocks.append(board)
