@@ -249,6 +249,18 @@ def first_training(inspected: Mapping[str, Any]) -> Step:
     return Step("train", None, ("train_datasets",), (("train.stage", "pretrain"),))
 
 
+def fails_again(record: JobRecord) -> bool:
+    """Whether a further attempt would meet what the last one failed of: the same data, the same
+    spec, or with them the same loss. What is guessed from a log is no reason to say so."""
+    from mae_sdk.jobs import records
+
+    last = records.last_attempt(record)
+    failure = last["failure"]
+    if failure is None or failure["category"] not in ("spec", "data", "numeric"):
+        return False
+    return bool(failure["error"]) or last["exit_code"] in (2, 3)
+
+
 def launched(job: Job) -> Document:
     """A job that was just created, or had the idempotency key: ``job_id, action, state, folder``,
     and ``notices`` where the call asked for another job."""
@@ -287,10 +299,11 @@ def _files(job: Job) -> Document:
 
 def status(job: Job) -> Document:
     """``id, action, state, attempt, progress, error``, the ``best`` figures, those of a ``study``,
-    the ``warnings`` of the run, and the ``files`` that a result names."""
+    the ``warnings`` of the run with its ``notes`` on settings that nobody has set, and the
+    ``files`` that a result names."""
     document = {"id": job.id, "action": job.record["action"], **job.status()}
     figures = job.figures()
-    told = ("best", "study", "warnings")
+    told = ("best", "study", "notes", "warnings")
     document |= {name: figures[name] for name in told if name in figures}
     return {**document, **_files(job)}
 
@@ -649,7 +662,7 @@ def _judged_by(
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float):
             return name, value, directions.get(name), doubts
-    return None, None, None, []
+    return None, None, None, doubts
 
 
 def best(

@@ -93,6 +93,8 @@ OUT_OF_SIGHT = "machine"
 """The field of the error of `Job.wait` for a job that cannot be seen."""
 _UNSEEN_SECONDS = 120.0
 """How long `Job.wait` goes on for a job that cannot be seen."""
+MAX_LINE = 20
+"""Jobs that a model came through."""
 _T = TypeVar("_T")
 
 
@@ -671,8 +673,9 @@ class Job:
         metric → ``images, standard_error``; ``images``: field of a source → how many it has, and
         how many of them were trained on or held out; ``left_out``: field of a source → reason → how
         many files of it were not used, and the first of them; ``doubts``: why its result, or that
-        of its best trial, says that nothing was learned; ``warnings`` of the run. What is not known
-        is left out.
+        of its best trial, says that nothing was learned, and of what was made of a model why that
+        one's does; ``notes`` of the run on settings that nobody has set; its other ``warnings``.
+        What is not known is left out.
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
@@ -684,6 +687,10 @@ class Job:
             judged = job_metrics.judged(lines, stated)
             kept = job_metrics.best_by_name(results_of(self._names(), record["action"]), judged)
         is_study, doubts = record.get("kind") == "automl", self._doubts(record, result)
+        inherited = self._inherited(record)
+        notes = record.get("notes") or ()
+        said = result.get("warnings")
+        of_run = [str(one) for one in said] if isinstance(said, list) else []
         found = {
             "last": last,
             "best": best,
@@ -692,9 +699,11 @@ class Job:
             "images": job_metrics.images(record.get("data") or {}, result),
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
-            "doubts": doubts,
+            "doubts": [*doubts, *inherited],
+            "notes": [one for one in of_run if one in notes],
             "warnings": [
-                *(said if isinstance(said := result.get("warnings"), list) else []),
+                *(one for one in of_run if one not in notes),
+                *inherited,
                 *([f"the best trial: {one}" for one in doubts] if is_study else []),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
@@ -718,6 +727,28 @@ class Job:
                 check_id(name)
                 found = self._beside(name)._result().get("doubts")
         return [str(one) for one in found] if isinstance(found, list) else []
+
+    def made_from(self) -> list[Job]:
+        """The jobs that its model came through, the nearest first, up to its training."""
+        found: list[Job] = []
+        job: Job = self
+        while len(found) < MAX_LINE and (not found or job.record["action"] != "train"):
+            name = job.record.get("parent_automl") or job.record.get("parent")
+            before = beside(job, str(name)) if name else None
+            if before is None or before.id in {self.id, *(one.id for one in found)}:
+                break
+            found.append(before)
+            job = before
+        return found
+
+    def _inherited(self, record: Mapping[str, Any]) -> list[str]:
+        """Why the model that it took is in doubt: of a job that judges nothing itself."""
+        found: dict[str, list[str]] = {}
+        for job in () if record["action"] in ("train", "evaluate") else self.made_from():
+            with contextlib.suppress(MaeError):
+                for doubt in job._doubts(job.record, job._result()):
+                    found.setdefault(doubt, []).append(job.id)
+        return [of_model(doubt, names) for doubt, names in found.items()]
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")
@@ -1526,6 +1557,11 @@ def doubts_of(job: Job) -> list[str]:
     with contextlib.suppress(MaeError):
         return job._doubts(job.record, job._result())
     return []
+
+
+def of_model(doubt: str, names: Sequence[str]) -> str:
+    """What a job says of a doubt that these jobs have found in the model that it took."""
+    return f"its model is in doubt ({', '.join(names)}): {doubt}"
 
 
 def beside(job: Job, job_id: str) -> Job | None:

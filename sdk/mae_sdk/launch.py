@@ -315,6 +315,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
             str(item) for item in plan.warnings if getattr(item, "field", None) in plan.sources
         ],
         "warnings": redact_tree([str(item) for item in plan.warnings], known()),
+        "notes": redact_tree([str(item) for item in plan.notes], known()),
         "changed": redact_tree(_changed(bundle, plan), known()),
         "model": redact_tree(_model(bundle, plan), known()),
         "policy": redact_tree(plan.policy.to_dict(), known()),

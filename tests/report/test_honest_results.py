@@ -8,11 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from mae_runners.actions import evaluate, inference
+from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.splits import hold_out
 from mae_sdk import answers, files
+from mae_sdk.cli.common import next_for
+from mae_sdk.cli.main import cli
 from mae_sdk.data.source import open_source
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
@@ -410,6 +415,7 @@ def test_what_was_made_of_a_model_in_doubt_says_so(tmp_path: Path) -> None:
         page = page_of(folder)
         assert f"its model is in doubt (evaluate-1): {DOUBT}" in page.text
         assert "card warning wide" in card_tones(page)
+        assert page.text.count(DOUBT) == 1
     chain = read_page(Job(asked).report(chain=True).path).text
     assert "it is in doubt: no better than chance" in chain
 
@@ -417,6 +423,66 @@ def test_what_was_made_of_a_model_in_doubt_says_so(tmp_path: Path) -> None:
     text = page_of(evaluated).text
     assert "mae run export" not in text and "mae run train" in text
     assert "train longer, on more images" in text
+
+
+def test_what_was_made_of_a_training_in_doubt_is_in_doubt_in_the_table_of_jobs(
+    tmp_path: Path,
+) -> None:
+    sound: dict[str, Any] = {"kpis": {"ACC_all": 0.9}}
+    write_job(tmp_path, "train-0", spec=SPEC, result=sound)
+    write_job(tmp_path, "train-1", spec=SPEC, result={**sound, "doubts": [DOUBT]})
+    write_job(tmp_path, "export-1", "export", parent="train-1", result={"kpis": {}})
+    answered: dict[str, Any] = {"kpis": {"images": 4}}
+    for name, parent in (("inference-0", "train-0"), ("inference-1", "export-1")):
+        write_job(tmp_path, name, "inference", parent=parent, result=answered)
+    said = f"its model is in doubt (train-1): {DOUBT}"
+    jobs = [Job(tmp_path / name) for name in ("inference-0", "inference-1", "export-1")]
+    doubts = {row["id"]: row["doubts"] for row in answers.jobs(jobs, limit=5)["jobs"]}
+    assert doubts == {"inference-0": [], "inference-1": [said], "export-1": [said]}
+    assert said in answers.status(jobs[1])["warnings"]
+
+    words = ["jobs", "list", "--results-root", str(tmp_path)]
+    table = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    marked = {line.split()[0] for line in table if "in doubt" in line}
+    assert marked == {"train-1", "export-1", "inference-1"}
+
+    # Beside a figure of its own it stands too, and a parent that is gone hides nothing else.
+    write_job(
+        tmp_path, "inference-2", "inference", parent="train-1", result={"kpis": {"mIoU": 0.5}}
+    )
+    write_job(tmp_path, "inference-3", "inference", parent="gone-1", result=answered)
+    table = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert [line for line in table if "inference-2" in line and "0.5 in doubt" in line]
+    assert [line for line in table if "inference-3" in line and "in doubt" not in line]
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_the_mistakes_of_a_model_that_always_answers_the_same_are_left_out(
+    tmp_path: Path, constant: bool
+) -> None:
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", spec=SPEC, result={"kpis": {}})
+    gallery = Gallery(folder / "evaluate")
+    tile = np.zeros((8, 8, 3), np.uint8)
+    gallery.add("mistakes", [[tile]], [{"name": "a.png", "lines": ["dog (60 %)", "is cat"]}])
+    gallery.save()
+    rows = ("cat,0,4", "dog,0,4") if constant else ("cat,1,3", "dog,0,4")
+    table = "\n".join(["true \\ predicted,cat,dog", *rows])
+    (folder / "evaluate/confusion_matrix.csv").write_text(table)
+    page = page_of(folder)
+    assert "Most confident mistakes" in page.text
+    assert ("Left out: every image is taken for dog" in page.text) == constant
+    assert ("dog (60 %)" in page.text) != constant and bool(page.all("img")) != constant
+
+
+def test_the_page_says_that_one_checkpoint_to_keep_leaves_the_best_beside_it(
+    tmp_path: Path,
+) -> None:
+    said = "train.keep_checkpoints=1 keeps the newest one and the best, which may be another"
+    for name, keeps in (("train-1", 1), ("train-2", None)):
+        spec = {"train": {"stage": "finetune", "keep_checkpoints": keeps}}
+        folder = write_job(tmp_path, name, spec=spec, epochs=3, result={"kpis": {}})
+        keep(folder, 1, 0.6)
+        assert (said in page_of(folder).text) == bool(keeps)
 
 
 def test_after_an_evaluation_on_images_that_chose_the_model_others_come_next(
@@ -459,6 +525,50 @@ def speed_of(repetitions: int, least: float, **more: Any) -> dict[str, Any]:
     batch = {"median_ms": 100.0, "p95_ms": 130.0, "min_ms": least, "max_ms": 140.0}
     batch |= {"images_per_s": 10.0, "repetitions": repetitions}
     return {"device": "cpu", "cores": 2, "batches": {"1": batch}, **more}
+
+
+def test_no_attempt_is_proposed_that_would_fail_of_the_same(tmp_path: Path) -> None:
+    failure: dict[str, Any] = {"message": "the loss became nan", "lines": [], "hint": "lower it"}
+    for name, category, error, again in (
+        ("train-1", "numeric", {"code": "numeric"}, False),
+        ("train-2", "spec", {"code": "spec_invalid"}, False),
+        ("train-3", "numeric", None, True),  # guessed from the log
+        ("train-4", "storage", {"code": "storage"}, True),
+    ):
+        about = {**failure, "category": category, "error": error}
+        folder = write_job(tmp_path, name, state=records.ERROR, spec=SPEC, failure=about)
+        text = page_of(folder).text
+        assert ("mae jobs resume" in text) == again, name
+        assert ("launch a new job" in text) != again and f"mae jobs logs {name}" in text
+        proposed = next_for(Job(folder), records.ERROR, str(tmp_path))
+        assert any("mae jobs resume" in one for one in proposed) == again, name
+
+
+@pytest.mark.parametrize(("images", "said"), [(4, True), (40, False)])
+def test_an_evaluation_of_few_masks_says_why_it_has_no_interval(
+    tmp_path: Path, images: int, said: bool
+) -> None:
+    folder = write_job(
+        tmp_path, "evaluate-1", "evaluate", spec=SPEC, result={"kpis": {"mIoU": 0.5}}
+    )
+    files.write_json(folder / "evaluate/metrics.json", {"images": images})
+    assert ("of 4 images a bootstrap says nothing" in page_of(folder).text) == said
+
+
+def test_the_worst_masks_are_not_those_that_are_shown_already(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"mIoU": 0.5}})
+    gallery, tile = Gallery(folder / "train"), np.zeros((8, 8, 3), np.uint8)
+    about = [{"name": "a.png"}, {"name": "b.png"}]
+    columns = ["image"]
+    gallery.add("segmentation", [[tile]] * 2, about, columns)
+    gallery.add("worst", [[tile]] * 2, about[::-1], columns)
+    gallery.save()
+    page = page_of(folder)
+    assert "Worst images" not in page.text and len(page.all("img")) == 2
+    gallery.add("worst", [[tile]] * 2, [about[0], {"name": "c.png"}], columns)
+    gallery.save()
+    page = page_of(folder)
+    assert "Worst images" in page.text and "c.png" in page.text
 
 
 def test_a_time_says_how_often_it_was_measured_and_when_it_is_not_to_be_trusted(
@@ -516,7 +626,9 @@ def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
     judged = {"images": 40, "per_class": labels, "reliability": bins, "ece": 0.1}
     files.write_json(folder / "evaluate/metrics.json", judged)
     text = page_of(folder).text
-    assert "answers by chance have a mAP near the base rate: 20.0 % of the images" in text
+    assert (
+        "by chance mAP is the base rate, the share of the images that has a label: 20.0 %" in text
+    )
     assert "not more have: cat." in text
     assert "Multi-label evaluation" in text
     assert "all labels for every image would have a macro F1 of 33.0 %" in text

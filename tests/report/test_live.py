@@ -246,6 +246,7 @@ def test_a_notebook_shows_job_study_plan_and_report_in_frames(root: Path) -> Non
         "spec": {"model": {"arch": HOSTILE}},
         "provenance": {"model.arch": {"origin": "override"}},
         "warnings": [{"field": "x", "message": HOSTILE}],
+        "notes": [{"field": "train.lr", "message": "is low"}],
     }
     shown = [Job(root / "train-2"), Job(study), Job(root / "train-1").report()]
     for html in [*(one._repr_html_() for one in shown), plan_html(plan)]:
@@ -264,5 +265,6 @@ def test_a_notebook_shows_job_study_plan_and_report_in_frames(root: Path) -> Non
         "Data 12 images training: 12",
         "validation: 5",
         "Warning x:",
+        "1 note on settings that nobody has set field note train.lr is low",
     ):
         assert words in text, words

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mae_sdk import answers
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import intervals, records
@@ -26,37 +27,33 @@ SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune", "optim": 
 SHARES = {"kpis": {"ACC_all": 0.9, "val_loss": 0.4}, "shares": {"ACC_all": 200}}
 
 
-def test_what_the_plan_says_of_settings_that_nobody_chose_is_a_folded_note(tmp_path: Path) -> None:
+def test_notes_of_the_plan_are_folded_and_its_warnings_are_in_view(tmp_path: Path) -> None:
     late = "train.optim.milestones: milestones [15] are beyond the run of 2 epochs"
-    drawn = "train.mask_ratio: mask_ratio is 0.3; the paper uses 0.75"
-    empty = "dataset.val_data_sources: there is none, so nothing is judged"
-    both = "train.optim.lr: is high beside train.mask_ratio"
-    train = {"mask_ratio": 0.3, "optim": {"milestones": [15], "lr": 1.0}}
+    wild = "train.optim.lr: the loss may rise or never fall"
     of_run = "step 3: the loss is not finite"
     folder = write_job(
         tmp_path,
         "train-1",
-        spec={"train": train, "dataset": {"val_data_sources": None}},
-        result={"kpis": {}, "warnings": [of_run]},
-        warnings=[late, drawn, empty, both],
-        changed={"train.mask_ratio": {"origin": "override (of a string)", "default": 0.75}},
+        spec=SPEC,
+        result={"kpis": {}, "warnings": [late, wild, of_run]},  # a run repeats its plan's
+        warnings=[late, wild],
+        notes=[late],
     )
     text = read_page(Job(folder).report().path).text
-    cards, rest = text[: text.index("Changed fields")], text[text.index("Changed fields") :]
+    cards, rest = text[: text.index("Notes")], text[text.index("Notes") :]
     assert late not in cards and "1 note on settings that nobody has set" in rest
     assert late.partition(": ")[2] in rest
-    for warning in (drawn, empty, both, of_run):
-        assert warning in cards and warning not in rest, warning
-    assert "4 warnings" in cards
+    assert wild in cards and of_run in cards and "2 warnings" in cards
 
-    # Chosen by hand, or of a job that does not say who chose: a warning.
-    for name, changed in (
-        ("train-2", {"train.optim.milestones[0]": {"origin": "spec file", "default": 200}}),
-        ("train-3", None),
-    ):
-        more = {} if changed is None else {"changed": changed}
-        again = write_job(tmp_path, name, spec={"train": train}, result={}, warnings=[late], **more)
-        assert late in read_page(Job(again).report().path).text
+    shown = answers.status(Job(folder))
+    assert (shown["notes"], shown["warnings"]) == ([late], [wild, of_run])
+    words = ["jobs", "status", "train-1", "--results-root", str(tmp_path)]
+    lines = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert {f"note: {late}", f"warning: {wild}", f"warning: {of_run}"} <= set(lines)
+
+    # Of a job that does not say which are notes: warnings.
+    again = write_job(tmp_path, "train-2", spec=SPEC, result={}, warnings=[late])
+    assert late in read_page(Job(again).report().path).text
 
 
 def test_many_warnings_are_each_on_the_page_once(tmp_path: Path) -> None:

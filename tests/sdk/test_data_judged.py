@@ -75,9 +75,15 @@ def test_masks_that_teach_nothing_are_an_error_of_the_plan(
 
 def test_a_class_in_no_mask_is_named(tmp_path: Path) -> None:
     made = plan(masked(tmp_path, [0, 1, 255]), **{**FROM_ZERO, "num_classes": 3})
-    assert "1 of 3 classes occur in no mask: 2" in warnings(made)
+    assert "1 of 3 classes occurs in no mask: 2" in warnings(made)
     assert "255 is ignore_index" in warnings(made)
-    assert "occur in no mask" not in warnings(plan(masked(tmp_path / "b", [0, 1]), **FROM_ZERO))
+    assert "in no mask" not in warnings(plan(masked(tmp_path / "b", [0, 1]), **FROM_ZERO))
+
+    # Of masks whose 0 is unlabeled the numbers of the classes are not the values.
+    reduced = {**FROM_ZERO, "dataset.segmentation.reduce_zero_label": True, "num_classes": 4}
+    said = warnings(plan(masked(tmp_path / "c", [0, 1, 2]), **reduced))
+    assert "2 of 4 classes occur in no mask: 2, 3" in said
+    assert "class 0 is value 1 of the masks" in said
 
 
 def test_validation_masks_are_judged_as_training_masks_are(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
+from mae_sdk.launch import record_of
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
@@ -321,3 +322,35 @@ def test_an_option_of_the_wrong_kind_is_named(
     with pytest.raises(UsageError) as caught:
         Skill().plan("train", train_datasets=str(data), **options)
     assert caught.value.field == field
+
+
+def test_warnings_of_settings_that_nobody_has_set_are_notes_unless_they_are_serious(
+    data: Path,
+) -> None:
+    def told(**overrides: Any) -> tuple[list[str], list[str]]:
+        made = plan(data, spec_overrides=overrides, automl_policy="off")
+        shown, record = made.to_dict(), record_of(Skill().bundle, made)
+        said = {f"{one['field']}: {one['message']}" for one in shown["notes"]}
+        assert set(record["notes"]) == said <= set(record["warnings"])
+        notes, warnings = (
+            [item["field"] for item in shown[kind] if isinstance(item, dict)]
+            for kind in ("notes", "warnings")
+        )
+        assert not set(notes) & set(warnings)
+        return notes, warnings
+
+    labeled = {"train.stage": "finetune", "model.num_classes": 3}
+    late, warm, held = (
+        *("train.optim.milestones", "train.optim.warmup_epochs", "dataset.val_data_sources"),
+    )
+    notes, warnings = told(**labeled, **{"train.num_epochs": 2})
+    assert {late, warm} <= set(notes)
+    assert held in warnings  # of a field without a value it is a lack
+
+    # What somebody has set is a warning, in a list too.
+    notes, warnings = told(**labeled, **{"train.num_epochs": 2, late: [1, 88], warm: 1})
+    assert not {late, warm} & set(notes) and {late, warm} <= set(warnings)
+
+    # A rate that never reaches its peak is serious, whoever has set it.
+    notes, warnings = told(**labeled, **{"train.num_epochs": 1})
+    assert warm in warnings and late in notes

@@ -99,6 +99,7 @@ class Trials:
         if number != 0 and "warnings" in record:
             # The plan has judged the spec as given. What it said of the images holds for all.
             record["warnings"] = list(record.get("data_warnings") or [])
+            record["notes"] = []
         record["launch"], record["attempts"] = self._launch(folder), []
         record["launch"]["command"] = command_for(record["launch"], moved, folder)
         records.new_attempt(record)

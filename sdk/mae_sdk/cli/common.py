@@ -222,7 +222,7 @@ def flat_lines(value: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}  {show(value)}"]
 
 
-_TOLD = frozenset(["error", "files", "progress", "best", "study", "warnings"])
+_TOLD = frozenset(["error", "files", "progress", "best", "study", "notes", "warnings"])
 """What `status_text` says in words of its own."""
 
 
@@ -240,7 +240,11 @@ def status_text(document: dict[str, Any]) -> str:
         shown["best"] = "  ".join(
             f"{name} {show(value['value'])} ({place_of(value)})" for name, value in best.items()
         )
-    said = [f"warning: {one_line_of(str(one))}" for one in document.get("warnings") or ()]
+    said = [
+        f"{kind}: {one_line_of(str(one))}"
+        for kind in ("note", "warning")
+        for one in document.get(f"{kind}s") or ()
+    ]
     text = "\n".join([pairs(shown), *study_lines(document.get("study") or {}), *said])
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
@@ -321,7 +325,6 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
         again = _look_again(job)
         if again is None:
             return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
-        # Another attempt meets the same data and the same spec.
         return [f"mae jobs logs {job.id}{root}", f"mae jobs show {job.id}{root}", *again]
     if state == "CANCELED":
         return [f"mae jobs resume {job.id}{root}"]
@@ -338,20 +341,12 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
 
 def _look_again(job: Job) -> list[str] | None:
     """Where to look after a failure that resuming cannot fix; None where it can."""
-    from mae_sdk.jobs import records
-
     record = job.record
+    if not answers.fails_again(record):
+        return None
     failure = record["error"]
-    told = failure is not None and (
-        failure["error"] or records.last_attempt(record)["exit_code"] in (2, 3)
-    )
-    if failure is None or not told:  # guessed from the log
-        return None
-    category = failure["category"]
-    if category == "spec":
+    if failure is None or failure["category"] != "data":
         return []
-    if category != "data":
-        return None
     sources = [seen["uri"] for seen in (record.get("data") or {}).values() if seen.get("uri")]
     named = [one for uri in sources for one in (uri if isinstance(uri, list) else [uri])]
     return [f"mae inspect {shlex.quote(uri)}" for uri in dict.fromkeys(named[:2])]
@@ -393,9 +388,12 @@ def figure_lines(document: Mapping[str, Any], told: Collection[str] = ()) -> lis
     """
     from mae_sdk.jobs.metrics import is_placed, lines
 
-    of_run = [str(text) for text in document.get("warnings", ()) if str(text) not in told]
+    of_run, notes = (
+        [str(text) for text in document.get(kind, ()) if str(text) not in told]
+        for kind in ("warnings", "notes")
+    )
     of_data = [str(text) for text in document.get("data_warnings", ())]
-    document = {**document, "warnings": of_run}
+    document = {**document, "warnings": of_run, "notes": notes}
 
     by_epoch = {name for name, now in document.get("last", {}).items() if is_placed(now)}
     metrics = document.get("metrics") or {}

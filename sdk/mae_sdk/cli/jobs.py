@@ -128,6 +128,8 @@ def _cells(row: answers.Document) -> list[object]:
     shown = dict(row)
     if isinstance(row["best"], float):
         shown["best"] = f"{row['best']:.4g}{answers.in_doubt(row)}"
+    elif row["best"] is None and row.get("doubts"):  # of a model that it took, say
+        shown["best"] = answers.in_doubt(row).strip()
     if row["judged_on"]:
         shown["judged_on"] = answers.near(row["judged_on"])
     if row["created"]:

@@ -352,7 +352,8 @@ def both_commands(
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command", "cwd")
-_LAST = ("spec", "provenance", "notices", "warnings", "submission")
+_LAST = ("spec", "provenance", "notices", "notes", "warnings", "submission")
+_UNSET = "notes on settings that nobody has set"
 
 
 def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
@@ -382,9 +383,10 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
         texts = [dump_yaml(one) for one in document["submission"]]
         blocks.append("submission:\n" + "---\n".join(texts).rstrip())
 
-    for key in ("notices", "warnings"):
+    for key in ("notices", "notes", "warnings"):
         if document[key]:
-            blocks.append(f"{key}:\n" + "\n".join(f"  - {sentence(it)}" for it in document[key]))
+            title = _UNSET if key == "notes" else key
+            blocks.append(f"{title}:\n" + "\n".join(f"  - {sentence(it)}" for it in document[key]))
     return "\n".join(blocks)
 
 
@@ -521,8 +523,10 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         made = skill.plan(**arguments(action, options))
     if made.policy.understood:
         say(made.policy.understood)
-    for warning in answers.plan(made)["warnings"]:
-        say(f"warning: {sentence(warning)}")
+    planned = answers.plan(made)
+    for kind in ("note", "warning"):
+        for one in planned[f"{kind}s"]:
+            say(f"{kind}: {sentence(one)}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said in this command's own way

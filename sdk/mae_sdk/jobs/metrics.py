@@ -380,6 +380,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             names = ", ".join(map(str, about.get("files") or ()))
             more = " …" if about["count"] > len(about.get("files") or ()) else ""
             shown.append(f"left out of {key}: {about['count']} {reason} ({names}{more})")
+    shown += [f"note: {note}" for note in found.get("notes", ())]
     shown += [f"warning: {warning}" for warning in found.get("warnings", ())]
     return shown
 

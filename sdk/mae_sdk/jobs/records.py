@@ -221,6 +221,7 @@ class JobRecord(_JobFields, total=False):
     data_digest: str
     data_warnings: list[str]
     warnings: list[str]
+    notes: list[str]
     changed: dict[str, dict[str, Any]]
     model: dict[str, str | None]
     policy: dict[str, Any]

@@ -135,7 +135,7 @@ def _json(text: str) -> str:
 
 
 _TOLD = ("hint", "expected")
-_LISTS = ("warnings", "notices", "problems")
+_LISTS = ("warnings", "notes", "notices", "problems")
 
 
 def spoken(document: Any) -> Any:

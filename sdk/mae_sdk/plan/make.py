@@ -1207,11 +1207,10 @@ def _too_large_for_memory(plan: Plan) -> list[Notice]:
     if plan.estimates.get("memory_of") == HOST and not (own and own > 0):
         sides = [f"{plan.action}.{side}" for side in ("input_height", "input_width")]
         asked = [key for key in sides if get_dotted(plan.spec, key)]
-        return [Notice([*asked, "model.arch"][0], f"{needs}; {LESS_OF_GRAPH}")]
+        return [Notice([*asked, "model.arch"][0], f"{needs}; {LESS_OF_GRAPH}", serious=True)]
     field = f"{plan.action}.batch_size" if own and own > 0 else "dataset.batch_size"
-    return [
-        Notice(field, f"{needs}; {LESS_MEMORY if own is None else 'a smaller batch takes less'}")
-    ]
+    less = LESS_MEMORY if own is None else "a smaller batch takes less"
+    return [Notice(field, f"{needs}; {less}", serious=True)]
 
 
 def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:

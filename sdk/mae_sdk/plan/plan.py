@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
-from mae_skill.origin import Origin
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.rules.base import Facts
 
 from mae_sdk.automl import pruner
@@ -54,6 +55,15 @@ def is_counted(sources: Mapping[str, Mapping[str, Any]]) -> bool:
     return all(seen.get("counted", True) for seen in sources.values())
 
 
+_KEY = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
+"""A dotted key inside a sentence."""
+
+
+def _told(items: Iterable[Any]) -> list[Any]:
+    """Warnings as JSON types; a bundle's rules may warn by a plain text."""
+    return [item.to_dict() if hasattr(item, "to_dict") else str(item) for item in items]
+
+
 @dataclass
 class Plan:
     """A job that has not been launched: everything it will be, and why.
@@ -71,7 +81,8 @@ class Plan:
         study: the AutoML study, or None.
         estimates: of the bundle's estimator, with their basis.
         seconds: what the estimator says of time, from which ``estimates["time"]`` is made.
-        warnings, notices: for the user.
+        warnings, notices: for the user; of the warnings those of settings that nobody has set are
+            told as `notes`.
         references: dotted key → what was written, of fields that refer to others.
         aliases: other names of fields, which references may use.
         no_launch: why it is not launched from here, though it can be planned.
@@ -121,6 +132,36 @@ class Plan:
     def effective_batch(self) -> int | None:
         """Images per optimizer step of one training run, over all processes."""
         return self.facts.effective_batch
+
+    @property
+    def _set(self) -> tuple[str, ...]:
+        """The fields that a person has set: in a spec file, on the command line, as data."""
+        chosen = {*OriginKind.written(), OriginKind.DATA}
+        return tuple(key for key, origin in self.provenance.items() if origin.kind in chosen)
+
+    def _is_note(self, warning: Any) -> bool:
+        """Whether a warning is of a field, and no field that it names was set by a person: nothing
+        that anybody wanted is called in question.
+
+        A field without a value is a lack, of which a warning stays one; so do what is serious and
+        what is said of the data.
+        """
+        field = getattr(warning, "field", None)
+        if isinstance(warning, MaeError) or getattr(warning, "serious", False):
+            return False
+        if not field or field in self.sources or get_dotted(self.spec, field, None) is None:
+            return False
+        named = [field, *_KEY.findall(str(warning))]
+        return not any(
+            key == name or key.startswith((f"{name}.", f"{name}["))
+            for name in named
+            for key in self._set
+        )
+
+    @property
+    def notes(self) -> list[Any]:
+        """The warnings of settings that nobody has set."""
+        return [item for item in self.warnings if self._is_note(item)]
 
     @property
     def mappings(self) -> list[dict[str, Any]]:
@@ -185,9 +226,8 @@ class Plan:
             "spec": self.spec,
             "provenance": {key: _origin(value) for key, value in self.provenance.items()},
             "notices": self.notices,
-            "warnings": [
-                item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings
-            ],
+            "notes": _told(self.notes),
+            "warnings": _told(item for item in self.warnings if not self._is_note(item)),
         }
         shown: dict[str, Any] = redact_tree(document, secret_values(self))
         return shown

@@ -34,6 +34,7 @@ class Table:
     Attributes:
         numeric: columns that are aligned right.
         marked: rows that stand out.
+        stacked: on a narrow screen the cells of a row are below each other, with their headings.
     """
 
     kind: ClassVar[str] = "table"
@@ -43,6 +44,7 @@ class Table:
     numeric: Sequence[int] = ()
     marked: Sequence[int] = ()
     collapsed: bool = False
+    stacked: bool = False
 
 
 @dataclass

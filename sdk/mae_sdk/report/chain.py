@@ -89,7 +89,7 @@ def summary(line: list[Facts]) -> Table:
             ]
         )
     head = ["job", "result", "how sure", "data", "state", "ran"]
-    return Table(head, rows, "The chain in short", (5,))
+    return Table(head, rows, "The chain in short", (5,), stacked=True)
 
 
 def _part(facts: Facts, budget: int) -> Part:

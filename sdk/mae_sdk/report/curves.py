@@ -244,6 +244,10 @@ def checkpoints(facts: Facts) -> Section | None:
     lead = ""
     if best:
         lead = f"Best by {named(str(best.get('metric')))}: {best.get('file')}. Epochs count from 0."
+    keep = facts.setting("train.keep_checkpoints")
+    if facts.action == "train" and isinstance(keep, int):
+        newest = "the newest one" if keep == 1 else f"the newest {keep}"
+        lead += f" train.keep_checkpoints={keep} keeps {newest} and the best, which may be another."
     if len(listed) < len(entries):
         lead += f" {len(entries) - len(listed)} of {len(entries)} are not listed."
     numeric = tuple(range(1, len(head) - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from mae_sdk.jobs import records
@@ -46,11 +47,16 @@ def warnings(facts: Facts) -> Section | None:
 
 def notes(facts: Facts) -> Section | None:
     """What the plan said of settings that nobody chose, folded."""
-    if not facts.notes:
+    return noted(facts.notes)
+
+
+def noted(texts: Sequence[str]) -> Section | None:
+    """Notes, each ``field: what is said of it``, folded; None of none."""
+    if not texts:
         return None
-    count = len(facts.notes)
+    count = len(texts)
     caption = f"{count} note{'s' if count != 1 else ''} on settings that nobody has set"
-    rows = [list(one.partition(": ")[::2]) for one in facts.notes]
+    rows = [list(one.partition(": ")[::2]) for one in texts]
     return Section("Notes", [Table(["field", "note"], rows, caption, collapsed=True)])
 
 

@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +21,9 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
-from mae_skill.origin import OriginKind
 
 from mae_sdk.files import parse_json
-from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by, spec_of
+from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by, of_model, spec_of
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
@@ -41,11 +39,6 @@ MAX_EVALUATIONS = 200
 MAX_CSV_BYTES = 24 << 20
 """Of a long run's ``metrics.csv``, read at most so much, in pieces spread over it."""
 _PIECES = 256
-
-_KEY = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
-"""A dotted key inside a sentence."""
-_CHOSEN = tuple(str(kind) for kind in {*OriginKind.written(), OriginKind.DATA})
-"""How the origin of a field begins that the person has set."""
 
 Curve = list[tuple[float, float]]
 
@@ -232,31 +225,28 @@ class Facts:
         return [str(one) for one in as_list(found)]
 
     @cached_property
-    def inherited(self) -> list[str]:
-        """Why the model that it took is in doubt, as its training and its evaluations found: of a
-        job that judges nothing itself."""
+    def doubts_of_model(self) -> dict[str, list[str]]:
+        """Doubt → the jobs that found it in the model that this one took, its training and its
+        evaluations: of a job that judges nothing itself."""
         if self.action in ("train", "evaluate"):
-            return []
-        line = {}
-        for job in reversed(parents(self.job)[:-1]):
-            line[job.id] = job
-            if job.record["action"] == "train":
-                break
-        found = {}
+            return {}
+        line = {job.id: job for job in self.job.made_from()}
+        judges = evaluations(self.job) if line else []
+        line |= {
+            job.id: job
+            for job in judges
+            if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys()
+        }
+        found: dict[str, list[str]] = {}
         for job in line.values():
-            found[job.id] = facts_of(job, job.record, "").doubts
-        if line:
-            for job in evaluations(self.job):
-                if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys():
-                    found[job.id] = facts_of(job, job.record, "").doubts
-        by_doubt: dict[str, list[str]] = {}
-        for name, doubts in found.items():
-            for doubt in doubts:
-                by_doubt.setdefault(doubt, []).append(name)
-        return [
-            f"its model is in doubt ({', '.join(names)}): {doubt}"
-            for doubt, names in by_doubt.items()
-        ]
+            for doubt in facts_of(job, job.record, "").doubts:
+                found.setdefault(doubt, []).append(job.id)
+        return found
+
+    @property
+    def inherited(self) -> list[str]:
+        """`doubts_of_model` in words."""
+        return [of_model(doubt, names) for doubt, names in self.doubts_of_model.items()]
 
     @cached_property
     def judged(self) -> dict[str, Any]:
@@ -301,29 +291,8 @@ class Facts:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the plan said of settings that nobody chose: no warnings, for nothing that the
-        person has set is called in question."""
-        planned = [str(one) for one in as_list(self.record.get("warnings"))]
-        return [one for one in dict.fromkeys(planned) if self._is_of_defaults(one)]
-
-    def _is_of_defaults(self, warning: str) -> bool:
-        """Whether a warning is of a field, and no field that it names was set by the person.
-
-        A field without a value is a lack, of which a warning stays one.
-        """
-        changed = self.record.get("changed")
-        field = warning.partition(": ")[0]
-        if not isinstance(changed, dict) or self.setting(field) is None:
-            return False
-        if warning in as_list(self.record.get("data_warnings")) or field in self.sources:
-            return False
-        named = [field, *(key for key in _KEY.findall(warning) if self.setting(key) is not None)]
-        return not any(
-            str(mapping(about).get("origin")).startswith(_CHOSEN)
-            for key, about in changed.items()
-            for name in named
-            if key == name or key.startswith((f"{name}.", f"{name}["))
-        )
+        """What the plan said of settings that nobody has set."""
+        return [str(one) for one in as_list(self.record.get("notes"))]
 
     @cached_property
     def warnings(self) -> list[str]:

@@ -201,8 +201,8 @@ def measured(facts: Facts) -> Card:
     lines = [*facts.doubts, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(
-            f"answers by chance have a mAP near the base rate: {percent(chance)} of the images "
-            "have a label, on average"
+            "by chance mAP is the base rate, the share of the images that has a label: "
+            f"{percent(chance)} in the mean of the labels"
         )
         lines += of_labels(facts)
     if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
@@ -304,11 +304,12 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     if images and is_number(value):
         low, high = wilson(value, images)
         return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
-    if name == "mIoU" and facts.action == "train":
+    if name == "mIoU":
         judged = facts.judged.get("images")
         if is_number(judged) and judged < 10:
             return f"no interval: of {number(judged)} images a bootstrap says nothing"
-        return "no interval in training: an evaluation has one, a bootstrap over the images"
+        if facts.action == "train":
+            return "no interval in training: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
@@ -584,7 +585,7 @@ CHOSE = "chose the model's checkpoint: the scores are optimistic"
 
 def warned_of(facts: Facts) -> list[str]:
     """The warnings that do not stand with the result."""
-    with_result = tuple(facts.doubts)
+    with_result = (*facts.doubts, *facts.doubts_of_model)
     said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
     if chose(facts):
         said = [one for one in said if CHOSE not in one]
@@ -601,7 +602,7 @@ def warnings(facts: Facts) -> Card | None:
         lines.append(f"and {len(said) - MAX_LINES} more below")
     title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
     if facts.is_study and set(said) & set(map(str, as_list(facts.record.get("warnings")))):
-        lines.insert(0, "What the plan says of fields is of the spec as given, trial 0 alone.")
+        title += " (what the plan says of fields is of the spec as given, trial 0 alone)"
     return Card(title, "", lines, tone="warning", wide=len(said) > 2, listed=True)
 
 
@@ -613,6 +614,10 @@ def next_step(facts: Facts) -> Card:
         lines = ["its study starts and ends it; it is not resumed by itself"]
         return Card("Next", "", lines, f"mae jobs status {shlex.quote(study)}{facts.root_flag}")
     if facts.state == records.ERROR:
+        if answers.fails_again(facts.record):
+            same = "another attempt at this one meets the same data and spec"
+            lines = [f"read the log, fix the cause and launch a new job: {same}"]
+            return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs show {job}")
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
         return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")

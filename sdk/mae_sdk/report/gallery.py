@@ -17,7 +17,7 @@ from typing import Any
 from mae_sdk.job import content_of
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
-from mae_sdk.report import charts
+from mae_sdk.report import charts, judged
 from mae_sdk.report.blocks import (
     Block,
     Board,
@@ -113,7 +113,7 @@ def sections(facts: Facts, budget: int = BUDGET) -> list[Section]:
         reconstructions(gallery),
         progress(gallery),
         overlays(gallery),
-        listed(gallery, "mistakes", "Most confident mistakes"),
+        mistakes(gallery),
         listed(gallery, "answers", "Answers"),
         listed(gallery, "uncertain", "Least certain images"),
         neighbors(gallery),
@@ -214,11 +214,14 @@ def overlays(gallery: Gallery) -> Section | None:
     """Image, truth and answer of a segmenter, and its worst images."""
     blocks: list[Block] = []
     when = ""
+    shown: set[str] = set()
     for kind, title in (("segmentation", ""), ("worst", "Worst images")):
         sheets = gallery.sheets(kind)
         when = when or (_of_epoch(sheets[-1]) if sheets else "")
         board = _board(gallery, sheets[-1]) if sheets else None
-        if board is not None:
+        names = {strip.name for strip in board.strips} if board is not None else set()
+        if board is not None and not names <= shown:  # of few images the worst are those above
+            shown |= names
             if title:
                 blocks.append(Text(f"{title}, by their own mIoU:"))
             blocks.append(board)
@@ -256,6 +259,17 @@ def listed(gallery: Gallery, kind: str, title: str) -> Section | None:
         return None
     title += _of_epoch(sheet)
     return Section(title, [Sheet(tiles, str(sheet.get("note") or "")), *legend(gallery)])
+
+
+def mistakes(gallery: Gallery) -> Section | None:
+    """The surest wrong answers; of a model that always answers the same none is surer than another
+    by anything in its image."""
+    section = listed(gallery, "mistakes", "Most confident mistakes")
+    only = judged.only_answer(gallery.facts)
+    if section is None or only is None:
+        return section
+    text = f"Left out: every image is taken for {only}, so that its mistakes are all the others."
+    return Section(section.title, [Text(text, "note")])
 
 
 def neighbors(gallery: Gallery) -> Section | None:

@@ -226,6 +226,14 @@ def confusion_of(facts: Facts) -> tuple[list[str], list[list[int]]] | None:
     return names, counts
 
 
+def only_answer(facts: Facts) -> str | None:
+    """The class that every one of the images was taken for, of several classes; else None."""
+    names, counts = confusion_of(facts) or ([], [])
+    answered = [name for place, name in enumerate(names) if any(row[place] for row in counts)]
+    several = sum(any(row) for row in counts) > 1
+    return answered[0] if several and len(answered) == 1 else None
+
+
 def confusions(facts: Facts) -> Section | None:
     """The confusion matrix, and the largest confusions as a list."""
     found = confusion_of(facts)

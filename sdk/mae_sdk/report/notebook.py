@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mae_sdk.job import Job
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
-from mae_sdk.report import first_screen, page
+from mae_sdk.report import details, first_screen, page
 from mae_sdk.report.blocks import Block, Card, Section, Table
 from mae_sdk.report.facts import base, facts_of, shown
 from mae_sdk.report.markup import number, seconds
@@ -45,6 +45,7 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     if said := plan.get("warnings"):
         title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
         cards.append(Card(title, "", _said(said), tone="warning", listed=True))
+    notes = details.noted(_said(plan.get("notes")))
     html = page.fill(
         "report.html.j2",
         f"Plan of {action}",
@@ -57,7 +58,7 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         whole="",
         whole_command="",
         cards=cards,
-        sections=[one for one in (_changes(plan), _search(plan)) if one is not None],
+        sections=[one for one in (_changes(plan), _search(plan), notes) if one is not None],
         home="",
     )
     return frame(html, 620)

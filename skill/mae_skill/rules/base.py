@@ -19,11 +19,14 @@ class Notice:
     Attributes:
         field: the dotted key, where there is one.
         note: it only says what will be done; no warning.
+        serious: the run may fail, or teach nothing: also of a field that nobody has set it is no
+            note, as other warnings of such fields are.
     """
 
     field: str | None
     message: str
     note: bool = False
+    serious: bool = False
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
@@ -124,9 +127,9 @@ class Case:
         got = "null" if self(key) is None else self(key)
         self.errors.append(kind(message, field=key, got=got, expected=expected, hint=hint))
 
-    def warn(self, key: str | None, message: str) -> None:
-        """Say what the user should know."""
-        self.warnings.append(Notice(key, message))
+    def warn(self, key: str | None, message: str, *, serious: bool = False) -> None:
+        """Say what the user should know; `serious` as of a `Notice`."""
+        self.warnings.append(Notice(key, message, serious=serious))
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ def engine_builder(case: Case) -> None:
 
     if backend == "tensorrt":
         fix += "; gen_trt_engine.backend=tensorrt_rtx builds without a GPU"
-    case.warn("gen_trt_engine.backend", f"{lacking}: the job would end with exit 7; {fix}")
+    end = "the job would end with exit 7"
+    case.warn("gen_trt_engine.backend", f"{lacking}: {end}; {fix}", serious=True)
 
 
 def engine_runner(case: Case) -> None:
@@ -164,6 +165,7 @@ def engine_runner(case: Case) -> None:
         case.warn(
             key,
             "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7",
+            serious=True,
         )
 
 

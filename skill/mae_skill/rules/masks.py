@@ -42,7 +42,8 @@ def masks(case: Case) -> None:
             absent = [str(number) for number in range(classes) if number not in there]
             case.warn(
                 key,
-                f"{len(absent)} of {classes} classes occur in no mask{_looked(found)}: "
+                f"{len(absent)} of {classes} classes {'occurs' if len(absent) == 1 else 'occur'} "
+                f"in no mask{_looked(found)}: "
                 f"{first_of(absent)}; their IoU is undefined and left out"
                 + _swallowed(values, ignored, first),
             )
@@ -141,7 +142,8 @@ def _swallowed(values: Seen, ignored: int, first: int) -> str:
         parts.append("0 is unlabeled under reduce_zero_label")
     if not parts:
         return ""
-    return "; " + " and ".join(parts) + ", so these pixels count as no class"
+    told = "; " + " and ".join(parts) + ", so these pixels count as no class"
+    return told + (", and class 0 is value 1 of the masks" if first and "0" in values else "")
 
 
 def _looked(found: Seen) -> str:
@@ -160,7 +162,7 @@ def _ignored(case: Case, key: str, found: Seen, ignored: int, first: int) -> Non
         case.warn(
             key,
             f"{share:.1%} of the pixels of the masks count as no class"
-            + _swallowed(values, ignored, first).replace(", so these pixels count as no class", ""),
+            + _swallowed(values, ignored, first).partition(", so these pixels")[0],
         )
 
 

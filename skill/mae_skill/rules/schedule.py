@@ -85,7 +85,7 @@ def averaged(case: Case) -> None:
     if left >= UNTRAINED:
         case.error(key, text, mend, "or train longer")
     else:
-        case.warn(key, f"{text}; {mend}")
+        case.warn(key, f"{text}; {mend}", serious=True)
 
 
 def still(case: Case) -> None:
@@ -100,6 +100,7 @@ def still(case: Case) -> None:
                 key,
                 f"{text}, and weights are some hundredths large: hardly anything is learned; train "
                 "longer, or at 1e-5 to 1e-3",
+                serious=True,
             )
     clip = case("train.clip_grad_norm")
     if clip is not None and clip < NO_CLIP:
@@ -129,7 +130,8 @@ def wild(case: Case) -> None:
             key, f"{text}: nothing that is learned stays", "1e-5 to 1e-3, say", f"set {key}=1e-4"
         )
     else:
-        case.warn(key, f"{text}: the loss may rise or never fall; 1e-5 to 1e-3 is usual")
+        usual = "1e-5 to 1e-3 is usual"
+        case.warn(key, f"{text}: the loss may rise or never fall; {usual}", serious=True)
 
 
 def slow_momentum(case: Case) -> None:
@@ -143,6 +145,7 @@ def slow_momentum(case: Case) -> None:
             key,
             f"each step follows the average of some {reach:.0f} gradients{of_run}: it lags behind "
             "the weights, and the run learns little or diverges; 0.9 is usual",
+            serious=True,
         )
 
 
@@ -223,7 +226,8 @@ def shrinking(case: Case) -> None:
     key = "train.optim.lr" if decay <= 1 else "train.optim.weight_decay"
     text = f"a rate of {rate:.2g} with a weight decay of {decay:g} takes {part:.3g} of every weight"
     if part > GROW:
-        case.warn(key, f"{text} at each step: they grow until the run ends with an error")
+        end = "they grow until the run ends with an error"
+        case.warn(key, f"{text} at each step: {end}", serious=True)
     elif part >= SHRINK_MUCH:
         usual = "1e-5 to 1e-3, say" if decay <= 1 else "0.05, say; 0 is none"
         case.error(
@@ -254,6 +258,7 @@ def fallen(case: Case) -> None:
             "train.optim.gamma" if len(early) == 1 else "train.optim.milestones",
             f"in the first half of the run the rate falls to {gamma ** len(early):.1e} of its "
             f"start, by {len(early)} times {gamma:g}: the rest of it learns nothing",
+            serious=True,
         )
 
 
@@ -309,6 +314,7 @@ def unmoved(case: Case) -> None:
         f"train.optim.{key}",
         f"{which}: the rate of the backbone is {first:.1e} in the first block and {last:.1e} in "
         "the last; train.freeze=[encoder] says so, and is faster",
+        serious=True,
     )
 
 
@@ -340,10 +346,11 @@ steps, 80 % after 480 and all after 960."""
 def warmup(case: Case) -> None:
     """The rate reaches its peak in the first half of the run."""
     epochs, warm = case("train.num_epochs"), case("train.optim.warmup_epochs", 0)
+    warming = f"{warm} epoch{'' if warm == 1 else 's'} of warm-up"
     if warm and warm >= NEVER * epochs:
         case.error(
             "train.optim.warmup_epochs",
-            f"{warm} epochs of warm-up in a run of {epochs}: the rate stays below a thousandth of "
+            f"{warming} in a run of {epochs}: the rate stays below a thousandth of "
             "its peak, and nothing is learned",
             f"fewer than the {epochs} epochs of the run",
             "lower train.optim.warmup_epochs, or train for more epochs",
@@ -351,13 +358,14 @@ def warmup(case: Case) -> None:
     elif warm and warm >= epochs:
         case.warn(
             "train.optim.warmup_epochs",
-            f"{warm} epochs of warm-up in a run of {epochs}: the rate never reaches its peak",
+            f"{warming} in a run of {epochs}: the rate never reaches its peak",
+            serious=True,
         )
     elif warm and 2 * warm >= epochs:
         case.warn(
             "train.optim.warmup_epochs",
-            f"{warm} epochs of warm-up take half of the run of {epochs} or more: most of it learns "
-            "below the peak rate",
+            f"{warming} {'takes' if warm == 1 else 'take'} half of the run of {epochs} or more: "
+            "most of it learns below the peak rate",
         )
 
 
@@ -427,6 +435,7 @@ def normalized_batch(case: Case) -> None:
             f"the batch norms of the head see {together} image{'s' if together > 1 else ''} at a "
             "time, over all processes: too few for their statistics, so that the mIoU of the "
             "trained model may be far below that of its training; 8 or more",
+            serious=True,
         )
 
 

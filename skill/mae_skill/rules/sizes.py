@@ -114,6 +114,7 @@ def tokens(case: Case) -> None:
             f"an input of {' × '.join(map(str, hw(size)))} pixels is {count} "
             f"patch{'es' if count > 1 else ''} of {arch.patch}: attention has nothing to compare; "
             "a smaller model.patch_size or a larger input_size",
+            serious=True,
         )
 
 

@@ -463,8 +463,8 @@ class TrainSpec(SpecModel):
     )
     keep_checkpoints: Positive | None = spec_field(
         None,
-        "How many of the newest checkpoints stay on disk, beside the best one. Null = all; "
-        "the trials of a search keep 1.",
+        "How many of the newest checkpoints stay on disk, beside the best one: 1 keeps two files "
+        "where the best is not the newest. Null = all; the trials of a search keep 1.",
         unit="checkpoints",
         related=["train.checkpoint_interval"],
         affects_training=False,

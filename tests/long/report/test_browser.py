@@ -99,7 +99,7 @@ def test_every_kind_of_job_has_written_its_report_itself(jobs: dict[str, Job]) -
         "probe": ("Nearest neighbors", "Map of features", "stratified folds"),
         "inference": ("Answers", "24 images answered"),
         "export": ("Parity", "same answers as the model"),
-        "failed": ("What went wrong", "of the log", "mae jobs resume"),
+        "failed": ("What went wrong", "of the log", "launch a new job"),
     }
     for name, words in wanted.items():
         page = read_page(jobs[name].folder / "report.html")

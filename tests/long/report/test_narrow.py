@@ -216,6 +216,22 @@ def test_on_a_narrow_screen_the_winning_values_are_in_view(
     assert len(found) > 3 and max(found) <= 360
 
 
+def test_on_a_narrow_screen_every_cell_of_a_chain_is_in_view_below_its_heading(
+    pages: dict[str, str], browser: Browser
+) -> None:
+    table = "[aria-label='The chain in short']"
+    cells = f"""[...document.querySelectorAll("{table} tbody th, {table} td")]
+        .filter((cell) => cell.textContent.trim())
+        .map((cell) => [cell.getBoundingClientRect().right,
+          getComputedStyle(cell, "::before").content.replaceAll('"', "")])"""
+    browser.open(pages["chain"], width=360)
+    found = browser.value(cells)
+    assert len(found) > 12 and max(right for right, _ in found) <= 360
+    assert {said for _, said in found} >= {"result: ", "state: ", "data: "}
+    browser.open(pages["chain"], width=1120)
+    assert {said for _, said in browser.value(cells)} == {"none"}
+
+
 def test_the_check_itself_sees_what_is_cut(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "cut.html"
     for style in ("overflow:hidden;white-space:nowrap", "white-space:nowrap;position:absolute"):
