@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from mae_sdk import answers, files
+from mae_sdk.cli.common import ended_text
 from mae_sdk.cli.live import LiveView
 from mae_sdk.cli.main import main
-from mae_sdk.cli.plan_run import ended_text
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.status import StatusWriter

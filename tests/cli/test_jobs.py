@@ -80,7 +80,8 @@ def test_a_terminal_shows_a_bar_and_a_plain_pipe_nothing(root: Path) -> None:
     ]
     shown: dict[str, Any] = {}
     for kind in ("terminal", "pipe"):
-        start(root / kind, EPOCHS.format(folder=root / kind))
+        # It has to outlast the start of the command on a busy machine.
+        start(root / kind, EPOCHS.format(folder=root / kind).replace("sleep 0.3", "sleep 0.8"))
         words = [*command[:-1], str(root / kind)]
         if kind == "pipe":
             shown[kind] = subprocess.run(words, capture_output=True, text=True, timeout=120).stderr
@@ -129,6 +130,7 @@ def test_commands_leave_with_the_jobs_own_exit_code(
     assert json.loads(call(capsys, "cancel", "sleeper", "--json", *where)[1])["state"] == "CANCELED"
     code, out, _ = call(capsys, "resume", "broken", "--wait", "--json", *where)
     assert code == 5 and json.loads(out)["attempt"] == 2
+    assert "it broke" in str(json.loads(out)["error"]), "it ends as `run --wait` does"
     code, out, _ = call(capsys, "list", "--json", *where)
     assert {row["id"]: row["state"] for row in json.loads(out)["jobs"]} == {
         "broken": "ERROR",

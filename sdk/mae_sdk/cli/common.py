@@ -336,6 +336,8 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
         reading = [f"mae jobs show {job.id}{root}"]
     if record.get("kind") == "automl":
         reading.append(f"mae jobs list --all{root}")
+    if record["action"] in ("train", "evaluate"):
+        reading.append(f"mae report {job.id}{root}")
     return [*reading, *(answers.command_of(step, root) for step in answers.after(job))]
 
 
@@ -400,3 +402,17 @@ def figure_lines(document: Mapping[str, Any], told: Collection[str] = ()) -> lis
     rest = {name: value for name, value in metrics.items() if name not in by_epoch}
     warned = [f"data: {text}" for text in of_data if text not in {*of_run, *told}]
     return [*lines(document), *flat_lines(rest), *warned]
+
+
+_LAUNCHED = ("job_id", "action", "state", "folder")
+
+
+def ended_text(document: dict[str, Any], told: Collection[str] = ()) -> str:
+    """What a person reads of a job that was launched and, where it was waited for, has ended:
+    its figures, what was left out, the warnings that the launch has not `told`, its files."""
+    text = [pairs({name: document[name] for name in _LAUNCHED}), *figure_lines(document, told)]
+    if named := document.get("files"):
+        more = document.get("more_files")
+        text += ["files:", *(f"  {path}" for path in named)]
+        text += [f"  … {more} more: mae jobs show {document['job_id']}"] if more else []
+    return "\n".join(text)

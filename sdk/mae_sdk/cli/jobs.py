@@ -14,6 +14,7 @@ from mae_sdk.cli.common import (
     bounded,
     dumps,
     emit,
+    ended_text,
     environment,
     figure_lines,
     flat_lines,
@@ -413,10 +414,14 @@ def resume(
         follow(job, as_json=as_json)
 
     document = answers.resumed(job)
+    text = pairs(document)
+    if waiting:
+        document = {**answers.ended(job), **document}
+        text = ended_text(document)
     emit(
         document,
         as_json=as_json,
-        text=pairs(document),
+        text=text,
         next_commands=next_for(job, document["state"], results_root),
     )
     if waiting:

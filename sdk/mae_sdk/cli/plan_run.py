@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,8 +17,8 @@ from mae_sdk import answers
 from mae_sdk.cli.common import (
     bounded,
     emit,
+    ended_text,
     environment,
-    figure_lines,
     json_option,
     next_for,
     one_or_several,
@@ -547,17 +547,3 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     )
     if wait:
         leave_as(job)
-
-
-_LAUNCHED = ("job_id", "action", "state", "folder")
-
-
-def ended_text(document: dict[str, Any], told: Collection[str] = ()) -> str:
-    """What a person reads of a job that was launched and, where it was waited for, has ended:
-    its figures, what was left out, the warnings that the launch has not `told`, its files."""
-    text = [pairs({name: document[name] for name in _LAUNCHED}), *figure_lines(document, told)]
-    if named := document.get("files"):
-        more = document.get("more_files")
-        text += ["files:", *(f"  {path}" for path in named)]
-        text += [f"  … {more} more: mae jobs show {document['job_id']}"] if more else []
-    return "\n".join(text)

@@ -51,6 +51,7 @@ ARGUMENTS = {
     "--reverse": "reverse",
     "--limit": "limit",
     "--lines": "lines",
+    "--keep": "keep",
 }
 """Option of the command line → argument of a tool."""
 
