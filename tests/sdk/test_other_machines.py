@@ -354,6 +354,15 @@ def test_the_hours_of_gpus_are_of_those_that_a_spec_file_names() -> None:
     assert made.estimates["time"]["seconds_total"] <= 2 * 3600
 
 
+def test_a_batch_below_that_of_the_published_recipe_is_told_with_what_makes_up_for_it() -> None:
+    asked: dict[str, Any] = {"on": "8xA100-80G", "images": "2M", "recipe": "mae_vit_base_pretrain"}
+    said = " ".join(map(str, plan(**asked).notices))
+    assert "the effective batch is 512, that of mae_vit_base_pretrain 4096" in said
+    assert "train.accum_grad_batches=8 gives as many" in said
+    whole = plan(**asked, spec_overrides={"train.accum_grad_batches": 8})
+    assert "that of mae_vit_base_pretrain" not in " ".join(map(str, whole.notices))
+
+
 def test_the_rate_of_the_auto_recipe_is_that_of_the_batch_of_all_nodes() -> None:
     more = {"images": "1.28M", "recipe": "auto", "spec": {"dataset": {"batch_size": 64}}}
     one, four = (plan(on=f"8xA100-80G{nodes}", **more) for nodes in ("", ",nodes=4"))

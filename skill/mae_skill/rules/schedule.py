@@ -7,7 +7,7 @@ import math
 from mae_skill.archs import ARCHS
 from mae_skill.origin import OriginKind
 from mae_skill.recipes import recipe_of
-from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.base import Case, Notice, Rule
 
 UNTRAINED, HARDLY = 0.5, 0.05
 """Of a moving average, the part of the initial weights at the end of the run: from the first on it
@@ -455,6 +455,13 @@ def recipe(case: Case) -> None:
         return  # the auto recipe's, for a run far shorter than the paper's
 
     share = batch / published.batch
+    if is_fitted and 1 / 64 <= share < 1:
+        more = int(case("train.accum_grad_batches", 1)) * published.batch // batch
+        note = (
+            f"the effective batch is {batch}, that of {published.name} {published.batch}, and the "
+            f"rate follows it; train.accum_grad_batches={more} gives as many, at the same cost"
+        )
+        case.warnings.append(Notice("dataset.batch_size", note, note=True))
     if not 1 / 64 <= share <= 4:
         case.warn(
             "dataset.batch_size",
