@@ -915,7 +915,11 @@ PRUNED = ("ERROR", "CANCELED")
 
 
 def prunable(
-    listed: Sequence[Job], *, states: Sequence[str] = PRUNED, older_than: float = 0.0
+    listed: Sequence[Job],
+    *,
+    states: Sequence[str] | None = None,
+    older_than: float = 0.0,
+    keep: Sequence[str] = (),
 ) -> Document:
     """The jobs that a prune would remove, and nothing is: ``prune`` (``id, state, created,
     bytes``), their ``bytes`` together, and ``kept``: id → why it stays although it was asked for.
@@ -923,13 +927,17 @@ def prunable(
     A job whose model another job took stays as long as that one does.
 
     Args:
-        states: only jobs that ended in one of them.
+        states: only jobs that ended in one of them; None: in `PRUNED`, and beside `keep` in any.
         older_than: only jobs that were created so many seconds ago.
+        keep: ids of jobs that stay, with those whose model they took.
     """
     import datetime
 
     from mae_sdk.job import size_of
+    from mae_sdk.jobs.records import TERMINAL
 
+    states = states or (sorted(TERMINAL) if keep else PRUNED)
+    staying = {name.partition(".")[0] for name in keep}  # a trial stays with its study
     rows = jobs(listed, limit=len(listed))["jobs"]
     places = {job.id: job for job in listed}
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -941,7 +949,8 @@ def prunable(
             return 0.0
 
     doomed = {row["id"]: row for row in rows if row["state"] in states and age(row) >= older_than}
-    kept: dict[str, str] = {}
+    kept = {name: "asked to stay" for name in doomed if name in staying}
+    doomed = {name: row for name, row in doomed.items() if name not in staying}
     while True:  # a job that stays keeps its parent
         held = {
             str(row["parent"]).partition(".")[0]: row["id"]

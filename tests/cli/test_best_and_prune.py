@@ -186,6 +186,23 @@ def test_a_prune_removes_nothing_until_it_is_told_to_and_keeps_parents(
     assert not list(tmp_path.iterdir())
 
 
+def test_all_but_some_jobs_are_removed_and_what_these_were_made_of_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path, "train-1", result={"kpis": {"ACC_all": 0.5}})
+    write_job(tmp_path, "train-2", result={"kpis": {"ACC_all": 0.6}})
+    write_job(tmp_path, "export-3", "export", result={"kpis": {}}, parent="train-2")
+    write_job(tmp_path, "train-4", state=records.ERROR)
+    where = ("--results-root", str(tmp_path))
+    out = call(capsys, "prune", "--keep", "export", *where)[1]
+    assert "stays  export-3: asked to stay" in out
+    assert "stays  train-2: export-3 took its model" in out
+    assert "prune --keep export-3 --yes" in out
+    assert call(capsys, "prune", "--keep", "nothing", "--yes", *where)[0] == 4
+    assert call(capsys, "prune", "--keep", "export", "--yes", *where)[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"train-2", "export-3"}
+
+
 def test_every_running_job_is_canceled_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

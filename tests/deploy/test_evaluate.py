@@ -202,7 +202,8 @@ def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits,
     result, figures = evaluate_on(tmp_path, pretrained, digits)
     assert result["kpis"].keys() >= set(PROBES)
     assert result["shares"]["attentive_acc"] == figures["images"]
-    assert "5 stratified folds" in figures["protocol"]
+    assert "taught and judged on 5 stratified folds of these images" in figures["protocol"]
+    assert figures["most_frequent"]["share"] == pytest.approx(1 / 4)
     context = make_context("evaluate", tmp_path / "bank")
     bank = {"dataset__probe_train_data_sources": str(digits)}
     _, banked = evaluate_on(tmp_path / "bank", pretrained, digits, context, **bank)

@@ -314,21 +314,87 @@ def test_size_and_crop_of_an_image_processor_of_transformers_are_told(
     assert preparation(tmp_path) == {}  # our own says it itself
 
 
-def test_a_foreign_classifier_is_told_where_the_stage_is_left_open(
-    digits: Path, tmp_path: Path
-) -> None:
+def test_a_classifier_of_timm_is_run_by_its_folder_alone(digits: Path, tmp_path: Path) -> None:
     folder = _folder_of_timm(tmp_path / "model")
-    given = {"evaluate.checkpoint": str(folder), "model.arch": "vit_tiny_patch16", "model.depth": 2}
-    way = "train.stage=finetune model.num_classes=4"
-    try:
-        plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=given)
-        said = " ".join(map(str, plan.warnings))
-    except MaeError as error:
-        said = str(error.hint)
-    assert way in said
-    whole = {**given, "train.stage": "finetune", "model.num_classes": 4}
-    plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=whole)
-    assert not any(way in str(warning) for warning in plan.warnings)
+    config = json.loads((folder / "config.json").read_text())
+    config["label_names"] = ["zero", "one", "two", "three"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def settings(**given: Any) -> dict[str, Any]:
+        overrides = {"evaluate.checkpoint": str(folder), **given}
+        plan = Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=overrides)
+        return {item.field: item.value for item in plan.inferred if "config.json" in item.note}
+
+    wanted = {
+        "model.arch": "vit_tiny_patch16",
+        "model.depth": 2,
+        "model.global_pool": True,
+        "train.stage": "finetune",
+        "model.num_classes": 4,
+    }
+    assert settings().items() >= wanted.items()
+    del wanted["model.depth"]
+    assert settings(**{"model.depth": 2}).items() >= wanted.items()
+    with pytest.raises(MaeError):
+        settings(**{"model.arch": "vit_small_patch16"})
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (
+            {"architecture": "vit_base_patch32_384.augreg_in1k"},
+            {"model.arch": "vit_base_patch16", "model.patch_size": 32, "model.global_pool": False},
+        ),
+        (
+            {"architecture": "convnextv2_atto.fcmae", "num_classes": 0},
+            {"model.arch": "convnextv2_atto"},
+        ),
+        ({"architecture": "hiera_tiny_224"}, {"model.arch": "hiera_tiny_224"}),
+        ({"architecture": "resnet50"}, {}),
+        (
+            {
+                "model_type": "vit",
+                "architectures": ["ViTForImageClassification"],
+                "hidden_size": 192,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 3,
+                "intermediate_size": 768,
+                "patch_size": 8,
+                "id2label": {"0": "a", "1": "b", "2": "c"},
+            },
+            {
+                "model.arch": "vit_tiny_patch16",
+                "model.patch_size": 8,
+                "model.depth": 4,
+                "model.global_pool": False,
+                "train.stage": "finetune",
+                "model.num_classes": 3,
+            },
+        ),
+        (
+            {
+                "model_type": "convnextv2",
+                "hidden_sizes": [40, 80, 160, 320],
+                "depths": [2, 2, 6, 2],
+            },
+            {"model.arch": "convnextv2_atto"},
+        ),
+        (
+            {"model_type": "hiera", "embed_dim": 96, "depths": [1, 2, 7, 2]},
+            {"model.arch": "hiera_tiny_224"},
+        ),
+        ({"model_type": "bert", "hidden_size": 192}, {}),
+        ({"mae": {"arch": "vit_tiny_patch16"}, "architecture": "vit_tiny_patch16_224"}, {}),
+    ],
+)
+def test_the_folder_of_a_foreign_model_says_its_architecture(
+    tmp_path: Path, config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    from mae_skill.weights.config import model_settings
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert model_settings(tmp_path) == settings
 
 
 def test_a_foreign_folder_that_is_opened_alone_names_the_fields_that_take_it(

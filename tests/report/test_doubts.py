@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from mae_runners.metrics import doubts
+from mae_runners.metrics.multi_label import MultiLabelMetrics
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -45,6 +47,20 @@ def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
     assert said.startswith("1 of 3 classes ranked the wrong way round")
     assert said.endswith("owl (0.200)")
     assert doubts.of_labels({"cat": {"images": 0, "auroc": None}}, 60) == []
+
+
+def test_probabilities_that_hardly_vary_are_doubted_though_they_rank_the_images_rightly() -> None:
+    truth = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0]] * 15)
+    sums = MultiLabelMetrics(2, [0.5, 0.5])
+    steep = torch.tensor([[0.01, 8.0]])  # of logits: the first class has 0.5 for every image
+    sums.add((truth - 0.5) * steep, truth)
+    per_class = sums.per_class(["cat", "dog"])
+    assert per_class["cat"]["auroc"] == per_class["dog"]["auroc"] == 1.0
+    (said,) = doubts.of_labels(per_class, 60, sums.spreads)
+    assert said == (
+        "the probabilities of 1 of 2 classes hardly vary from image to image: cat (0.499 to 0.501)"
+    )
+    assert doubts.of_labels({"cat": per_class["dog"]}, 60, sums.spreads[1:]) == []
 
 
 def test_a_segmenter_that_hits_one_class_alone_is_said() -> None:

@@ -23,6 +23,7 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.report import charts
 from mae_sdk.report.make import Ending, refresh
+from mae_skill.rules import Case, Facts, samples
 
 from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
 from tests.support.reports import Page, read_page, write_job, write_study
@@ -79,6 +80,43 @@ def test_the_headline_is_the_checkpoint_that_is_kept_and_names_a_better_epoch(
     keep(folder, 1, 0.95)
     text = page_of(folder).text
     assert "95.0 %" in text and "not kept" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.9, 0.9, 0.9], "every epoch has this figure (3): it tells none from another"),
+        ([0.5, 0.9, 0.9], "epochs 1, 2 have the same figure"),
+        ([0.5, 0.8, 0.9], ""),
+    ],
+)
+def test_epochs_that_are_as_good_as_the_best_are_told(
+    values: list[float], said: str, tmp_path: Path
+) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
+    epochs_of(folder, values)
+    keep(folder, 2, 0.9)
+    text = page_of(folder).text
+    assert said in text
+    assert ("figure" in text.partition("Left out")[0].partition("next job")[2]) == bool(said)
+
+
+def test_beside_the_loss_of_training_images_stands_that_of_others(tmp_path: Path) -> None:
+    spec = {"model": {"arch": "some_arch"}, "train": {"stage": "pretrain"}}
+    folder = write_job(tmp_path, "train-1", spec=spec, epochs=2, result={"kpis": {}})
+    lines = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    for line in lines:
+        if line.get("epoch") is not None:
+            line["kpi"] = {"train_loss": 0.3, "val_loss": 0.45}
+    (folder / "status.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keep(folder, 1, 0.3)
+    index = json.loads((folder / "train/checkpoints.json").read_text())
+    index["best"] = {"metric": "train_loss", "direction": "minimize"}
+    index["metrics"] = {"train_loss": {"direction": "minimize"}}
+    index["checkpoints"][0]["metrics"] = {"train_loss": 0.3}
+    files.write_json(folder / "train/checkpoints.json", index)
+    text = page_of(folder).text
+    assert "of images that it learned from; on the validation images it is 0.45" in text
 
 
 @pytest.mark.parametrize("stated", [False, True])
@@ -198,7 +236,14 @@ def test_an_evaluation_on_the_images_that_chose_the_checkpoint_says_so(tmp_path:
         data={"dataset.val_data_sources": seen},
         result=result,
     )
-    assert "8 of the 8 images that were compared chose the checkpoint" in page_of(folder).text
+    record = json.loads((folder / "job.json").read_text())
+    case = Case("evaluate", {}, {}, Facts(data={"dataset.val_data_sources": seen}))
+    samples.chose(case)
+    record["warnings"] = [f"{one.field}: {one.message}" for one in case.warnings]
+    files.write_json(folder / "job.json", record)
+    text = page_of(folder).text
+    assert "8 of the 8 images that were compared chose the checkpoint" in text
+    assert len(record["warnings"]) == 1 and text.count("optimistic") == 1
 
 
 def test_what_is_held_out_is_told_and_a_failed_run_does_not_know_what_was_left_out(
@@ -303,6 +348,8 @@ def test_a_held_out_image_that_cannot_be_read_is_told_as_left_out(tmp_path: Path
     left = read(tmp_path / "job", "train/result.json")["left_out"]["dataset.train_data_sources"]
     assert left["unreadable"]["count"] == 1
     assert Path(left["unreadable"]["files"][0]).name == broken.name
+    share = read(tmp_path / "job", "train/checkpoints.json")["metrics"]["ACC_all"]
+    assert share["images"] == len(held) - 1, "its interval is of the images that were judged"
 
 
 def test_a_model_of_one_answer_is_doubted_by_evaluate_and_its_answers_are_counted(
@@ -600,9 +647,16 @@ def test_more_voters_than_a_class_has_images_are_said(tmp_path: Path) -> None:
     result = {"kpis": {"knn_acc": 0.4}}
     folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=seen)
     for k, is_said in ((20, True), (5, False)):
-        about = {"protocol": "leave one out", "k": k}
+        about = {
+            "protocol": "leave one out",
+            "k": k,
+            "most_frequent": {"class": "cat", "share": 0.25},
+        }
         files.write_json(folder / "evaluate/metrics.json", about)
-        assert ("fewer than the 20 that vote" in page_of(folder).text) == is_said
+        text = page_of(folder).text
+        assert ("fewer than the 20 that vote" in text) == is_said
+        assert "a probe of the features: leave one out" in text
+        assert "who always answers cat has 25.0 %" in text
 
 
 def test_losses_that_are_not_the_same_measure_say_so(tmp_path: Path) -> None:

@@ -134,6 +134,19 @@ def test_the_surest_mistakes_and_the_closest_calls_are_shown(tmp_path: Path) -> 
     assert "Least certain images" in page.text
 
 
+def test_the_surest_mistakes_of_a_model_of_one_answer_are_told_to_be_no_worse_than_others(
+    tmp_path: Path,
+) -> None:
+    for name, first in (("alike", 1.0), ("sure", 9.0)):
+        notable, gallery = Notable(), Gallery(tmp_path / name)
+        logits = torch.tensor([[first, 0.0], [1.001, 0.0], [0.999, 0.0]])
+        notable.add(logits, torch.tensor([1, 0, 1]), torch.arange(3))
+        notable.show(gallery, Source(3), ["cat", "dog"])
+        notes = {sheet["kind"]: sheet["note"] for sheet in gallery.index["sheets"]}
+        alike = "these are no worse than others"
+        assert [alike in notes[kind] for kind in ("mistakes", "uncertain")] == 2 * [name == "alike"]
+
+
 def test_a_map_and_neighbors_come_from_the_features(tmp_path: Path) -> None:
     torch.manual_seed(0)
     labels = torch.arange(40) % 2

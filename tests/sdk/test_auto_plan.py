@@ -127,6 +127,24 @@ def timed(
     return asked
 
 
+def test_a_run_of_few_steps_from_scratch_is_said_with_the_budget_that_would_do(
+    digits: Path, tmp_path: Path
+) -> None:
+    def said(**more: Any) -> str:
+        made = plan(digits, spec_overrides={**FINETUNE, "train.num_epochs": 3, **more})
+        return " ".join(map(str, made.warnings))
+
+    few = "steps are few for a network without weights"
+    short = plan(digits, budget="30s", spec_overrides=FINETUNE)
+    text = " ".join(map(str, short.warnings))
+    steps = short.spec["train"]["num_epochs"] * short.steps_per_epoch
+    assert f"{steps} {few}" in text and f"{600 / steps:.1f} times as long" in text
+    assert "where fcmae_atto_finetune" not in text, "what the recipe chose is not its warning"
+    assert few not in said(), "a person's own number of epochs"
+    long = plan(digits, budget="3h", spec_overrides=FINETUNE)
+    assert few not in " ".join(map(str, long.warnings))
+
+
 def test_a_budget_is_kept_by_the_measured_time_of_a_step(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +320,9 @@ def test_most_of_a_short_budget_goes_to_one_good_run(digits: Path) -> None:
         return int(study.get("auto_spec", study["spec"])["train"]["num_epochs"])
 
     assert epochs({}) > 2 * epochs({"max_trials": 10})
+    compared = epochs({"parameters": ["train.optim.lr"]})
+    assert 2 * compared < epochs({}), "several rates are to be compared, so several runs end"
+    assert compared > epochs({"max_trials": 10})
 
 
 def test_a_spec_that_is_too_long_for_the_budget_leaves_it_to_the_auto_recipe(digits: Path) -> None:

@@ -214,6 +214,25 @@ def test_images_without_labels_get_their_own_advice(tmp_path: Path) -> None:
     assert "sort them into a folder for each class" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_table_in_the_folder_of_the_images_or_beside_it_is_named_with_its_field(
+    tmp_path: Path, inside: bool
+) -> None:
+    for name in "abcd":
+        picture(tmp_path / "d" / "pictures" / f"{name}.png")
+    table = tmp_path / "d" / "labels.csv"
+    table.write_text("file,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n")
+    source = tmp_path / "d" if inside else tmp_path / "d" / "pictures"
+    with pytest.raises(DataError, match="have no labels") as caught:
+        plan(source, **FINETUNE)
+    assert f"set dataset.labels.train={table}; else" in str(caught.value.hint)
+    assert plan(source, **FINETUNE, **{"dataset.labels.train": str(table)})
+    (tmp_path / "d" / "more.csv").write_text("")
+    with pytest.raises(DataError) as caught:
+        plan(source, **FINETUNE)
+    assert ".csv" not in str(caught.value.hint), "which of two is not known"
+
+
 def test_a_batch_larger_than_the_data_is_a_warning_at_every_stage(tmp_path: Path) -> None:
     root = classes(tmp_path, "cat", "dog")
     for settings in (SMALL, FINETUNE):

@@ -115,6 +115,26 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         {"model.init": None, "train.optim.lr": 2.5e-4},
     ),
     (
+        "a narrow head, and tokens no finer than UperNet needs, for a segmenter on a CPU",
+        {**FINETUNE, "model.task": "segmentation"},
+        images(CPU, 60),
+        {**PHOTOS, "height": 48, "width": 48},
+        {
+            "model.segmentation.channels": 64,
+            "model.segmentation.auxiliary_channels": 64,
+            "model.patch_size": 6,
+            "model.embed_dim": 128,
+            "model.depth": 6,
+        },
+    ),
+    (
+        "the head of the paper for a segmenter on a GPU",
+        {**FINETUNE, "model.task": "segmentation"},
+        GPU,
+        PHOTOS,
+        {"model.segmentation.channels": None},
+    ),
+    (
         "convolutions of a segmenter as in their paper",
         {**FINETUNE, "model.task": "segmentation", "model.arch": "convnextv2_atto"},
         images(CPU, 150, 10),

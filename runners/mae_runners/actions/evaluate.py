@@ -21,6 +21,7 @@ from mae_sdk.files import write_json
 from mae_skill.classes import by_position
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import spelled
 from torch import Tensor
 
 from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
@@ -323,7 +324,7 @@ def evaluate_labels(
         "reliability": sums.reliability,
         "images": sums.images,
         "per_class": per_class,
-        "doubts": doubts.of_labels(per_class, sums.images),
+        "doubts": doubts.of_labels(per_class, sums.images, sums.spreads),
         "definitions": LABEL_DEFINITIONS,
         "unreadable": walked.unreadable,
         "speed": speed(runtime, walked.first),
@@ -448,6 +449,11 @@ def evaluate_features(
     else:
         metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
         metrics["doubts"] = _probes_doubted(metrics, found.labels, found.classes)
+        counts = torch.bincount(found.labels)
+        metrics["most_frequent"] = {
+            "class": spelled(found.classes[int(counts.argmax())]),
+            "share": float(counts.max() / counts.sum()),
+        }
         if "attentive_acc" not in metrics:
             metrics["notes"].append(f"no attentive probe: {found.why or 'none for the bank'}")
 
@@ -531,7 +537,7 @@ def probe(
         accuracy: dict[str, Any] = probe_accuracy(
             bank.features, bank.labels, found.features, labels, k=k, patches=both
         )
-        protocol = f"bank of {len(bank.labels)} labeled images"
+        protocol = f"taught on a bank of {len(bank.labels)} labeled images"
         return {**accuracy, "k": k, "protocol": protocol, "bank_unreadable": bank.unreadable}
 
     if int(torch.bincount(labels)[torch.unique(labels)].min()) < 2:

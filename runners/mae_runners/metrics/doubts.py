@@ -70,12 +70,44 @@ def _at_chance(
     )
 
 
-def of_labels(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[str]:
-    """Of a model of several labels: the mean AUROC of its classes is that of a coin; else which
-    classes' own is, or is below it.
+LEAST_SPREAD = 0.05
+"""Of the probabilities of a class: below it they say nearly the same of all images."""
 
-    By chance the area of a class varies as the statistic of Mann and Whitney (1947) does.
+
+def of_labels(
+    per_class: Mapping[str, Mapping[str, Any]],
+    images: int,
+    spreads: Sequence[tuple[float, float]] = (),
+) -> list[str]:
+    """Of a model of several labels: the mean AUROC of its classes is that of a coin; else which
+    classes' own is, or is below it. And the classes whose probability is nearly the same for every
+    image, which no ranking shows.
+
+    Args:
+        images: that were judged.
+        spreads: `MultiLabelMetrics.spreads`, in the order of `per_class`.
     """
+    return _rankings(per_class, images) + _constant(per_class, images, spreads)
+
+
+def _constant(
+    per_class: Mapping[str, Mapping[str, Any]],
+    images: int,
+    spreads: Sequence[tuple[float, float]],
+) -> list[str]:
+    same = [
+        f"{one_line(name)} ({low:.3f} to {high:.3f})"
+        for name, (low, high) in zip(per_class, spreads, strict=False)
+        if high - low < LEAST_SPREAD and 0 < int(per_class[name]["images"]) < images
+    ]
+    if not same:
+        return []
+    of = f"{len(same)} of {len(per_class)} classes"
+    return [f"the probabilities of {of} hardly vary from image to image: {and_more(same, NAMED)}"]
+
+
+def _rankings(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[str]:
+    """By chance the area of a class varies as the statistic of Mann and Whitney (1947) does."""
     areas, variance = [], 0.0
     guessed: list[str] = []
     reversed_: list[str] = []

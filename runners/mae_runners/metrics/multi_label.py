@@ -147,6 +147,12 @@ class MultiLabelMetrics:
             }
         return table
 
+    @property
+    def spreads(self) -> list[tuple[float, float]]:
+        """Of each class the lowest and the highest probability that an image is given."""
+        low, high = torch.aminmax(self._all[0].double(), dim=0)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
     @cached_property
     def _curves(self) -> tuple[list[float | None], list[float | None]]:
         return area_under_roc(*self._all), average_precision(*self._all)

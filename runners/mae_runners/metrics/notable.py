@@ -81,6 +81,7 @@ class Notable:
                 ``dataset.source.members`` are the names.
             epoch: of the training, whose model gave the answers.
         """
+        alike = " " + SAME_ANSWER if self._is_constant() else ""
         for kind, answers, note in (
             (
                 "mistakes",
@@ -106,7 +107,21 @@ class Notable:
                         "tone": "good" if one.chosen == one.label else "bad",
                     }
                 )
-            gallery.add(kind, rows, about, note=note, epoch=epoch)
+            gallery.add(kind, rows, about, note=note + alike, epoch=epoch)
+
+    def _is_constant(self) -> bool:
+        """Whether the surest mistake and the least certain answer are one class, as sure."""
+        both = [*self.mistakes, *self.uncertain]
+        sure = [one.confidence for one in both]
+        return len({one.chosen for one in both}) == 1 and max(sure) - min(sure) < SAME
+
+
+SAME = 0.01
+"""Confidences that are no further apart are shown as one."""
+SAME_ANSWER = (
+    "The model gives nearly the same answer, as sure, to every image: these are no worse than "
+    "others."
+)
 
 
 def lines_of(one: Answer, classes: Sequence[str]) -> list[str]:

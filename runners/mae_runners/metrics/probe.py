@@ -78,7 +78,10 @@ def cross_validated(
         for name, accuracy in found.items():
             sums[name] = sums.get(name, 0.0) + accuracy * int(own.sum())
     means = {name: total / len(labels) for name, total in sums.items()}
-    return {**means, "protocol": f"{folds} stratified folds, seed {seed}"}
+    return {
+        **means,
+        "protocol": f"taught and judged on {folds} stratified folds of these images, seed {seed}",
+    }
 
 
 def knn_accuracy(

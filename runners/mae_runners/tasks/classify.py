@@ -50,6 +50,8 @@ class ClassificationTask(Task):
 
     stage = "finetune"
     train: ImageDataset
+    judged = 0
+    """Images of the last validation, without those that could not be read; 0 before the first."""
     criterion = staticmethod(class_loss)
     """The loss of logits and soft targets ``[B, C]``: see `losses`."""
 
@@ -60,7 +62,7 @@ class ClassificationTask(Task):
     def metrics_about(self) -> dict[str, dict[str, Any]]:
         share: dict[str, Any] = {"direction": "maximize"}
         if self.val_indices is not None:
-            share |= {"images": len(self.val_indices)}
+            share |= {"images": self.judged or len(self.val_indices)}
         more = {name: {"direction": direction} for name, direction in MORE.items()}
         return {**super().metrics_about(), "ACC_all": share, "ACC_top5": share, **more}
 
@@ -143,6 +145,7 @@ class ClassificationTask(Task):
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         self.counted: Any = metrics
+        self.judged = int(metrics.images)
         return super().validation_metrics(metrics)
 
     def keep_details(self, ranks: Ranks, epoch: int, *, best: bool) -> None:

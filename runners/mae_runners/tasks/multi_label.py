@@ -80,7 +80,7 @@ class MultiLabelTask(ClassificationTask):
             "images": metrics.images,
             "per_class": per_class,
             "definitions": DEFINITIONS,
-            "doubts": doubts.of_labels(per_class, metrics.images),
+            "doubts": doubts.of_labels(per_class, metrics.images, metrics.spreads),
             "notable": {"names": self.judged_names, "pairs": pairs},
         }
         write_json(self.context.action_dir / VALIDATION, finite(about))

@@ -148,13 +148,20 @@ class TrainLoop:
         if context.is_main:
             self.checkpoints.adopt()
             index.set_best_policy(*self._best_metric())
-            index.describe_metrics(task.metrics_about())
+            self.described = task.metrics_about()
+            index.describe_metrics(self.described)
         self.replay = StepReplay(
             task, self.ranks, self.fabric, self.bare_optimizer, self.folder, self.micro_batches
         )
         config = {**plain_spec, "encryption_key": None}
         self.trackers = Trackers(self.folder, spec, config, context, self.position.step)
         self._report_derived()
+
+    def _describe_metrics(self) -> None:
+        """Of how many images a share is, once a validation has met those that cannot be read."""
+        if self.context.is_main and (about := self.task.metrics_about()) != self.described:
+            self.checkpoints.index.describe_metrics(about)
+            self.described = about
 
     def _make_model(self, stored: dict[str, Any] | None) -> None:
         """The model on its devices, the optimizer and the schedule; with the states of `stored`."""
@@ -406,6 +413,7 @@ class TrainLoop:
             if self.task.val is not None and (validated or stopping):
                 best = self._is_shown(metrics, saved=due or final or stopping)
                 self.task.keep_details(self.ranks, epoch, best=best)
+                self._describe_metrics()
             with averaged(self.ema):
                 self.module.eval()
                 metrics |= self.task.after_epoch(

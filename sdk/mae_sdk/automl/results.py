@@ -262,7 +262,9 @@ def _trial_table(
             values = list(trial.values or [""] * len(objectives))
             row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name}
             if FAILED in attrs or LOST in attrs:
-                row["state"] = "LOST" if LOST in attrs else "FAILED"
+                # What was stopped, by the end of the time or by a person, has no category.
+                ended = "FAILED" if "category" in attrs else "CANCELED"
+                row["state"] = "LOST" if LOST in attrs else ended
             row |= _by_metric(objectives, values)
             row |= {name: attrs.get(name, "") for name in counted}
             row["seconds"] = "" if trial.duration is None else trial.duration.total_seconds()

@@ -267,9 +267,7 @@ def delete(job_id: str, results_root: str | None, as_json: bool) -> None:
     "states",
     type=click.Choice(TERMINAL, case_sensitive=False),
     multiple=True,
-    default=answers.PRUNED,
-    show_default=True,
-    help="Jobs that ended so; may be repeated.",
+    help="Jobs that ended so; may be repeated. Default: ERROR and CANCELED, beside --keep all.",
 )
 @click.option(
     "--older-than",
@@ -278,13 +276,25 @@ def delete(job_id: str, results_root: str | None, as_json: bool) -> None:
     metavar="DAYS",
     help="Only jobs that were created more days ago.",
 )
+@click.option(
+    "--keep",
+    metavar="JOB",
+    multiple=True,
+    help="A job that stays, with those whose model it took; may be repeated: all others go.",
+)
 @click.option("--yes", is_flag=True, help="Remove them. Without it nothing is removed.")
 @results_root_option
 @json_option
 def prune(
-    states: tuple[str, ...], older_than: float, yes: bool, results_root: str | None, as_json: bool
+    states: tuple[str, ...],
+    older_than: float,
+    keep: tuple[str, ...],
+    yes: bool,
+    results_root: str | None,
+    as_json: bool,
 ) -> None:
-    """What could be removed: jobs that failed or were canceled, with their trials.
+    """What could be removed: jobs that failed or were canceled, with their trials; with --keep all
+    that have ended but these.
 
     Nothing is removed without --yes. A job whose model another job took stays.
     """
@@ -292,7 +302,8 @@ def prune(
 
     listed = Skill().jobs(results_root=results_root)
     wanted = [state.upper() for state in states]
-    document = answers.prunable(listed, states=wanted, older_than=older_than * 86400)
+    staying = [_job(name, results_root).id for name in keep]
+    document = answers.prunable(listed, states=wanted, older_than=older_than * 86400, keep=staying)
     rows = [[row["id"], row["state"], row["created"], _size(row)] for row in document["prune"]]
     text = table(rows, ("JOB", "STATE", "CREATED", "SIZE")) if rows else "nothing to remove"
     text += "".join(f"\nstays  {name}: {why}" for name, why in document["kept"].items())
@@ -303,9 +314,8 @@ def prune(
         text += f"\nremoved {len(document['removed'])} jobs, {size(document['bytes'])}" * bool(rows)
     elif rows:
         text += f"\n{len(rows)} jobs, {size(document['bytes'])}: nothing is removed without --yes"
-        options = "".join(
-            f" --state {state}" for state in wanted if tuple(wanted) != answers.PRUNED
-        )
+        options = "".join(f" --state {state}" for state in wanted)
+        options += "".join(f" --keep {name}" for name in staying)
         options += f" --older-than {older_than:g}" if older_than else ""
         commands.insert(0, f"mae jobs prune{options} --yes{root}")
     emit(document, as_json=as_json, text=text, next_commands=commands)

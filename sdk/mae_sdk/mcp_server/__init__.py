@@ -442,8 +442,11 @@ def _prune(skill: Skill, arguments: Arguments) -> answers.Document:
     listed = skill.jobs(results_root=arguments.get("results_root"))
     document = answers.prunable(
         listed,
-        states=arguments.get("states") or answers.PRUNED,
+        states=arguments.get("states"),
         older_than=86400 * arguments.get("older_than_days", 0),
+        keep=[
+            skill.job(name, arguments.get("results_root")).id for name in arguments.get("keep", ())
+        ],
     )
     if arguments.get("confirmed") is not True:
         return {
@@ -730,7 +733,15 @@ def _choosing() -> list[ToolSpec]:
                     "type": "array",
                     "items": {"type": "string", "enum": ["COMPLETE", "ERROR", "CANCELED"]},
                     "maxItems": 3,
-                    "description": "Jobs that ended so. Default: ERROR and CANCELED.",
+                    "description": "Jobs that ended so. Default: ERROR and CANCELED, beside keep "
+                    "all.",
+                },
+                "keep": {
+                    "type": "array",
+                    "items": {"type": "string", "maxLength": 200},
+                    "maxItems": 1000,
+                    "description": "Jobs that stay, with those whose model they took: all others "
+                    "go.",
                 },
                 "older_than_days": {
                     "type": "number",

@@ -455,11 +455,14 @@ def normalization(
     ]
 
 
+ARCH = "model.arch"
+
+
 def preparation(
     action: str, layers: Layers, filled: Mapping[str, Any] | None = None
 ) -> list[InferredField]:
-    """How the pictures of somebody else's model are prepared, where its folder says so and nobody
-    says otherwise.
+    """What somebody else's model is, and how its pictures are prepared, where its folder says so
+    and nobody says otherwise.
 
     Args:
         filled: dotted keys that other functions filled → values.
@@ -473,6 +476,14 @@ def preparation(
     settled = layers.given | set(flatten(layers.parent))
     channels = value_of(layers, "dataset.channels")
     found = []
+    shape = {} if action == "train" else config.model_settings(file)
+    arch = value_of(layers, ARCH) if ARCH in settled else None
+    if arch in (None, shape.get(ARCH)):  # who names another one describes the model
+        found = [
+            InferredField(field, "ptm", value, f"of the weights' {config.CONFIG} ({key})")
+            for field, value in shape.items()
+            if field in fields and field not in settled
+        ]
     for word, (value, source) in config.preparation(file).items():
         field = f"dataset.augmentation.{word}"
         if field not in fields or field in settled:

@@ -87,6 +87,9 @@ from mae_sdk.storage import urls
 RUNS_OF_A_TRIAL = 0.6
 """Of a whole run, what a trial takes on average: the pruner ends most of them early."""
 
+COMPARED = 0.25
+"""The share of each run of a study that is to compare values of fields: four have to end."""
+
 FIRST_RUN = 0.6
 """Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
 are to be: one good run, and the search with what is left."""
@@ -774,8 +777,10 @@ def seconds_of_a_run(budget: float, options: Mapping[str, Any]) -> float:
     from mae_sdk.automl.options import parse
 
     share = budget / trials_in_a_row(options)
-    is_counted = "max_trials" in parse(options).model_fields_set
-    return share if is_counted else max(share, FIRST_RUN * budget)
+    if "max_trials" in parse(options).model_fields_set:
+        return share
+    asks = any(name in ("parameters", "ranges") or name.startswith("range.") for name in options)
+    return max(share, (COMPARED if asks else FIRST_RUN) * budget)
 
 
 def _budget(draft: Draft) -> float | None:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mae_skill.spelling import and_more
+
 from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
@@ -205,6 +207,7 @@ def measured(facts: Facts) -> Card:
         lines += of_labels(facts)
     if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
         lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    lines += _of_a_probe(facts)
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
     others = _others(facts, name, epoch)
@@ -212,6 +215,15 @@ def measured(facts: Facts) -> Card:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
     return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+
+
+def _of_a_probe(facts: Facts) -> list[str]:
+    """How the probes of a pretrained model were taught, and what no features at all would give."""
+    protocol, most = facts.judged.get("protocol"), mapping(facts.judged.get("most_frequent"))
+    found = [f"a probe of the features: {protocol}"] if protocol else []
+    if is_number(share := most.get("share")):
+        found.append(f"who always answers {most.get('class')} has {percent(share)}")
+    return found
 
 
 def _no_better_than_a_mean(facts: Facts, name: str, value: Any) -> str:
@@ -338,9 +350,32 @@ def _trained(facts: Facts) -> tuple[str | None, Any, int | None, list[str], Any]
         if better and top.get(unit) != place.get(unit):
             value = figure(str(name), top["value"], images)
             lines.append(f"{unit} {top.get(unit)} had {value}; its weights are not kept")
+    lines += _ties(facts, str(name), place.get("value"))
     if name != "train_loss":
         lines[0] += f"; {search.CHOSEN}"
+    else:
+        lines += _held_out(facts, place.get(facts.unit))
     return str(name), place.get("value"), images, lines, place.get(facts.unit)
+
+
+def _ties(facts: Facts, name: str, value: Any) -> list[str]:
+    """That other epochs had the very figure of the best one: it chose none of them."""
+    of_name = [line for line in facts.marks if is_number(mapping(line.get("kpi")).get(name))]
+    same = [line[facts.unit] for line in of_name if mapping(line["kpi"])[name] == value]
+    if len(same) < 2:
+        return []
+    if len(same) == len(of_name):
+        return [f"every {facts.unit} has this figure ({len(same)}): it tells none from another"]
+    return [f"{facts.unit}s {and_more(same)} have the same figure"]
+
+
+def _held_out(facts: Facts, epoch: Any) -> list[str]:
+    """Beside a loss of training that of the validation images, where there is one."""
+    line = next((line for line in facts.marks if line[facts.unit] == epoch), {})
+    loss = mapping(line.get("kpi")).get("val_loss")
+    if not is_number(loss):
+        return []
+    return [f"of images that it learned from; on the validation images it is {number(loss)}"]
 
 
 def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
@@ -544,10 +579,17 @@ def left_out(facts: Facts) -> Card | None:
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
 
 
+CHOSE = "chose the model's checkpoint: the scores are optimistic"
+"""Of the plan's warning that says the same as `chose`."""
+
+
 def warned_of(facts: Facts) -> list[str]:
     """The warnings that do not stand with the result."""
     with_result = (*facts.doubts, *facts.doubts_of_model)
-    return [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+    said = [one for one in facts.warnings if not one.endswith(with_result or "\0")]
+    if chose(facts):
+        said = [one for one in said if CHOSE not in one]
+    return said
 
 
 def warnings(facts: Facts) -> Card | None:

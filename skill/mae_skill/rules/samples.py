@@ -6,8 +6,11 @@ warnings where it might.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
@@ -1446,7 +1449,31 @@ def held_out(case: Case) -> None:
 def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
     """Refuse images without labels."""
     mend = "name the folder that holds the class folders, or a table of labels in dataset.labels"
-    case.error(key, message, "one folder of images per class", hint or mend, kind=DataError)
+    hint = hint or mend
+    field = {TRAIN: "dataset.labels.train", VAL: "dataset.labels.val"}.get(key)
+    if field and (table := _table_beside(case, key)):
+        hint = f"if {table} holds their labels, set {field}={table}; else {hint}"
+    case.error(key, message, "one folder of images per class", hint, kind=DataError)
+
+
+def _table_beside(case: Case, key: str) -> str | None:
+    """The one table in a folder of images without labels, or beside it."""
+    place = (case.facts.data.get(key) or {}).get("uri")
+    if not case.facts.local_files or not isinstance(place, str) or "://" in place:
+        return None
+    for folder in (Path(place), Path(place).parent):
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in itertools.islice(entries, 10_000)]
+        except OSError:
+            continue
+        tables = [name for name in names if name.lower().endswith(TABLES)]
+        if tables:
+            return str(folder / tables[0]) if len(tables) == 1 else None
+    return None
+
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 INSPECTED = [

@@ -142,6 +142,88 @@ def preparation(path: Path) -> dict[str, Any]:
     return said
 
 
+def model_settings(path: Path) -> dict[str, Any]:
+    """Dotted key → value of the model that the folder of somebody else's says: its architecture
+    and shape, and of a classifier its stage and classes. Empty where it says no architecture of
+    ours, and of this project's own, whose checkpoints say it themselves.
+
+    Args:
+        path: the folder, or the file of weights in it.
+    """
+    if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
+        return {}
+    config = _read((path if path.is_dir() else path.parent) / CONFIG)
+    if DESCRIPTION in config:
+        return {}
+    said = _of_timm(config) if "architecture" in config else _of_transformers(config)
+    count = classes_said({CONFIG: config})
+    if said and count:
+        said |= {"train.stage": "finetune", "model.num_classes": count}
+    return said
+
+
+def _of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = config.get("model_args")
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    name = re.sub(r"_\d+$", "", str(config["architecture"]).partition(".")[0])
+    patch = re.search(r"_patch(\d+)", name)
+    if name not in ARCHS and patch is not None:  # of other patches than those in the name
+        start = name[: patch.start()] + "_patch"
+        name = next((one for one in ARCHS if one.startswith(start)), name)
+    name = name if name in ARCHS else f"{name}_224"
+    if name not in ARCHS:
+        return {}
+
+    arch = ARCHS[name]
+    side = arguments.get("patch_size", int(patch[1]) if patch else arch.patch)
+    shape = {word: arguments.get(word) for word in ("embed_dim", "depth", "num_heads", "mlp_ratio")}
+    said = _shaped(name, side, shape if arch.family == "vit" else {})
+    if arch.family == "vit":
+        said["model.global_pool"] = arguments.get("global_pool", "token") == "avg"
+    return said
+
+
+def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
+    kind = config.get("model_type")
+    if kind in ("convnextv2", "hiera"):
+        widths = config.get("hidden_sizes") if kind == "convnextv2" else config.get("embed_dim")
+        for name, arch in ARCHS.items():
+            own = list(arch.dims) if kind == "convnextv2" else arch.dims[0]
+            same = arch.family == kind and config.get("depths") == list(arch.depths)
+            if same and own == widths:
+                return {"model.arch": name}
+    width, blocks = config.get("hidden_size"), config.get("num_hidden_layers")
+    if kind not in ("vit", "vit_mae") or not isinstance(width, int) or width < 1:
+        return {}
+    vits = [name for name, arch in ARCHS.items() if arch.family == "vit"]
+    name = next((one for one in vits if ARCHS[one].dims == (width,)), vits[0])
+    inner = config.get("intermediate_size")
+    shape = {
+        "embed_dim": width,
+        "depth": blocks,
+        "num_heads": config.get("num_attention_heads"),
+        "mlp_ratio": inner / width if isinstance(inner, int) else None,
+    }
+    return {**_shaped(name, config.get("patch_size"), shape), "model.global_pool": False}
+
+
+def _shaped(name: str, patch: Any, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture, with what of a model's shape is not its own."""
+    arch = ARCHS[name]
+    own = {
+        "patch_size": arch.patch,
+        "embed_dim": arch.dims[0],
+        "depth": arch.depths[0],
+        "num_heads": arch.heads[0] if arch.heads else None,
+        "mlp_ratio": arch.mlp_ratio,
+    }
+    said: dict[str, Any] = {"model.arch": name}
+    for word, value in {"patch_size": patch, **shape}.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value != own[word]:
+            said[f"model.{word}"] = value
+    return said
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     """The object in a JSON file; an empty one where there is none."""
     try:
