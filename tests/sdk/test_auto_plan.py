@@ -128,17 +128,21 @@ def timed(
 
 
 def test_a_run_of_few_steps_from_scratch_is_said_with_the_budget_that_would_do(
-    digits: Path, tmp_path: Path
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timed(monkeypatch, tmp_path / "paced", 0.2)  # whatever else this machine does
+
     def said(**more: Any) -> str:
         made = plan(digits, spec_overrides={**FINETUNE, "train.num_epochs": 3, **more})
         return " ".join(map(str, made.warnings))
 
     few = "steps are few for a network without weights"
-    short = plan(digits, budget="30s", spec_overrides=FINETUNE)
+    short = plan(digits, budget="60s", spec_overrides=FINETUNE)
     text = " ".join(map(str, short.warnings))
     steps = short.spec["train"]["num_epochs"] * short.steps_per_epoch
     assert f"{steps} {few}" in text and f"{600 / steps:.1f} times as long" in text
+    shown = short.to_dict()
+    assert few in str(shown["warnings"]) and few not in str(shown["notes"]), "it is serious"
     assert "where fcmae_atto_finetune" not in text, "what the recipe chose is not its warning"
     assert few not in said(), "a person's own number of epochs"
     long = plan(digits, budget="3h", spec_overrides=FINETUNE)

@@ -33,7 +33,7 @@ def changed(facts: Facts) -> Section | None:
         return None
     head = ["field", "value", "template", "comes from"]
     differ = "1 field differs" if len(rows) == 1 else f"{len(rows)} fields differ"
-    table = Table(head, rows, f"{differ} from the template")
+    table = Table(head, rows, f"{differ} from the template", stacked=True)
     return Section("Changed fields", [table])
 
 
@@ -74,7 +74,7 @@ def data(facts: Facts) -> Section | None:
     blocks: list[Block] = []
     if rows:
         head = ["field", "images", "classes", "images of classes", "where"]
-        blocks.append(Table(head, rows, "What was counted in each source", (1, 2)))
+        blocks.append(Table(head, rows, "What was counted in each source", (1, 2), stacked=True))
     left: list[list[Any]] = []
     for key, reasons in facts.left_out.items():
         for reason, about in mapping(reasons).items():
@@ -82,7 +82,8 @@ def data(facts: Facts) -> Section | None:
             listed = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
             left.append([key, reason, number(mapping(about).get("count")), listed])
     if left:
-        blocks.append(Table(["field", "reason", "files", "names"], left, "Left out", (2,)))
+        head = ["field", "reason", "files", "names"]
+        blocks.append(Table(head, left, "Left out", (2,), stacked=True))
     return Section("Data", blocks) if blocks else None
 
 
@@ -106,7 +107,8 @@ def environment(facts: Facts) -> Section:
         [n, state, began, "–" if span is None else seconds(span)]
         for n, state, began, span in facts.spans
     ]
-    blocks.append(Table(["attempt", "state", "began", "ran"], spans, "Attempts", (3,)))
+    head = ["attempt", "state", "began", "ran"]
+    blocks.append(Table(head, spans, "Attempts", (3,), stacked=True))
     if facts.state in (records.ERROR, records.CANCELED):
         blocks += log(facts)
     return Section("Environment", blocks)

@@ -152,7 +152,8 @@ def winner(
     if around == "the auto recipe":
         goes_on = "the others search around it, so fields that are not searched differ too."
         blocks.append(Text(f"Trial 1 is the auto recipe; {goes_on}", "note"))
-    blocks.append(Table(head, rows, "The winning values beside the given ones", (1, 2), marked))
+    caption = "The winning values beside the given ones"
+    blocks.append(Table(head, rows, caption, (1, 2), marked, stacked=True))
     pages = [
         [name, _page(facts, str(one.get("child") or ""), target)]
         for name, one in zip(names, (given, best), strict=True)

@@ -335,6 +335,7 @@ def few_steps(case: Case) -> None:
             f"no better than chance after them: {FEW_STEPS} and more are usual, for which the "
             f"budget would be {FEW_STEPS / (epochs * per_epoch):.1f} times as long; or start from "
             "pretrained weights",
+            serious=True,
         )
 
 

@@ -232,6 +232,23 @@ def test_on_a_narrow_screen_every_cell_of_a_chain_is_in_view_below_its_heading(
     assert {said for _, said in browser.value(cells)} == {"none"}
 
 
+def test_on_a_narrow_screen_no_short_word_of_a_table_is_broken(
+    tables: list[str], browser: Browser
+) -> None:
+    lines = """(word) => [...document.querySelectorAll("td")]
+        .filter((cell) => cell.textContent.trim() === word && cell.checkVisibility())
+        .map((cell) => { const range = document.createRange(); range.selectNodeContents(cell);
+          return new Set([...range.getClientRects()].map((one) => one.top)).size; })"""
+    for page, words in ((tables[0], ["COMPLETE"]), (tables[1], ["COMPLETE", "searched"])):
+        browser.open(page, width=360)
+        for word in words:
+            found = browser.value(f"({lines})({word!r})")
+            assert found and set(found) == {1}, word
+    heads = """[...document.querySelectorAll(".stacked td")]
+        .filter((cell) => cell.checkVisibility() && !cell.textContent.trim()).length"""
+    assert browser.value(heads) == 0  # a heading of nothing
+
+
 def test_the_check_itself_sees_what_is_cut(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "cut.html"
     for style in ("overflow:hidden;white-space:nowrap", "white-space:nowrap;position:absolute"):
