@@ -340,6 +340,57 @@ def test_a_classifier_of_timm_is_run_by_its_folder_alone(digits: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("lie", "field"),
+    [
+        ({"input_size": "64"}, "dataset.augmentation.input_size"),
+        ({"mean": "0.5"}, "dataset.augmentation.mean"),
+        ({"std": [0.5, 0.5]}, "dataset.augmentation.std"),
+        ({"crop_pct": -3}, "dataset.augmentation.center_crop"),
+    ],
+)
+def test_what_a_foreign_folder_says_and_cannot_be_taken_is_refused_and_not_left_to_the_default(
+    digits: Path, tmp_path: Path, lie: dict[str, Any], field: str
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model", **{**HALF, **lie})
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_args"]["img_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def plan(**more: Any) -> Any:
+        overrides = {"evaluate.checkpoint": str(folder), **more}
+        return Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=overrides)
+
+    with pytest.raises(CheckpointError) as caught:
+        plan()
+    assert f"correct the file, or set {field}" in str(caught.value.hint)
+    names = ("mean", "std") if field.endswith(("mean", "std")) else (field.rpartition(".")[2],)
+    own = {"input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "center_crop": 0.9}
+    assert plan(**{f"dataset.augmentation.{name}": own[name] for name in names})
+
+
+def test_one_number_for_all_channels_names_that_do_not_fit_and_a_broken_description(
+    digits: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model", mean=[0.5], std=0.25)
+
+    def plan(**more: Any) -> Any:
+        overrides = {"evaluate.checkpoint": str(folder), **more}
+        return Skill().plan("evaluate", eval_dataset=str(digits), spec_overrides=overrides)
+
+    taken = plan().spec["dataset"]["augmentation"]
+    assert (taken["mean"], taken["std"]) == ([0.5] * 3, [0.25] * 3)
+    text = (folder / "config.json").read_text()
+    for names in (["a", "b", "c"], ["a", "b", "c", "a"]):
+        (folder / "config.json").write_text(json.dumps({**json.loads(text), "label_names": names}))
+        with pytest.raises(CheckpointError) as caught:
+            plan()
+        assert caught.value.field == "dataset.classes" and "label_names" in caught.value.message
+    (folder / "config.json").write_text(text + "}")
+    with pytest.raises(CheckpointError, match=r"config\.json of model is no JSON object"):
+        plan()
+
+
+@pytest.mark.parametrize(
     ("config", "settings"),
     [
         (

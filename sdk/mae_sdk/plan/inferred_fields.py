@@ -478,12 +478,13 @@ def preparation(
     found = []
     shape = {} if action == "train" else config.model_settings(file)
     arch = value_of(layers, ARCH) if ARCH in settled else None
-    if arch in (None, shape.get(ARCH)):  # who names another one describes the model
-        found = [
-            InferredField(field, "ptm", value, f"of the weights' {config.CONFIG} ({key})")
-            for field, value in shape.items()
-            if field in fields and field not in settled
-        ]
+    if arch not in (None, shape.get(ARCH)):  # who names another one describes its shape
+        shape = {one: shape[one] for one in ("train.stage", "model.num_classes") if one in shape}
+    found += [
+        InferredField(field, "ptm", value, f"of the weights' {config.CONFIG} ({key})")
+        for field, value in shape.items()
+        if field in fields and field not in settled
+    ]
     for word, (value, source) in config.preparation(file).items():
         field = f"dataset.augmentation.{word}"
         if field not in fields or field in settled:

@@ -11,12 +11,18 @@ from typing import Any
 
 from mae_skill.archs import arch_of, hw, per_channel
 from mae_skill.classes import by_position, class_names
-from mae_skill.errors import DataError, MaeError, NotFoundError
+from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.model import holds
 from mae_skill.weights import header
-from mae_skill.weights.config import classes_said, own_description, own_settings, preparation
+from mae_skill.weights.config import (
+    classes_said,
+    misread,
+    own_description,
+    own_settings,
+    preparation,
+)
 from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
@@ -279,6 +285,8 @@ def weights(case: Case) -> None:
         contents = _look(case, file)
         if contents is None or (case.action != "train" and own_description(contents)):
             return
+        if case.action != "train" and _misread(case, file):
+            return
         left_open = case.action != "train" and case.origin("train.stage") in OriginKind.unset()
         answers = classes_said(contents) if left_open else None
         target = target_of(case.spec, by_name=case.action == "train")
@@ -331,6 +339,39 @@ def weights(case: Case) -> None:
         _other_preparation(case, file)
     if found.warning:
         case.warn(key, found.warning)
+
+
+EXPECTED = {
+    "input_size": "[channels, height, width]",
+    "mean": "a number for each channel",
+    "std": "a number for each channel",
+    "crop_pct": "a share above 0, at most 1",
+    "label_names": "a name for each of its num_classes outputs, each once",
+}
+
+
+def _misread(case: Case, file: Path) -> bool:
+    """Refuse what the folder of somebody else's model says, cannot be taken, and nobody says
+    otherwise: the default in its place would be another preparation. Whether it was refused."""
+    key, before = MODEL[case.action], len(case.errors)
+    for field, (name, value, source) in misread(file).items():
+        if field and not case.given(field):
+            case.error(
+                field,
+                f"{source} of {file.name} has {name}={value!r}, which cannot be taken",
+                EXPECTED[name],
+                f"correct the file, or set {field}",
+                kind=CheckpointError,
+            )
+        elif not field:
+            case.error(
+                key,
+                f"{source} of {file.name} is no JSON object: nothing that it says is known",
+                "the description of the model, as timm or transformers writes it",
+                "correct the file",
+                kind=CheckpointError,
+            )
+    return len(case.errors) > before
 
 
 def _other_preparation(case: Case, file: Path) -> None:

@@ -89,8 +89,8 @@ def normalization(path: Path) -> dict[str, Any]:
         inner = found.get(DESCRIPTION) or found.get("pretrained_cfg")
         inner = inner if isinstance(inner, Mapping) else found
         values = {
-            "mean": inner.get("image_mean", inner.get("mean")),
-            "std": inner.get("image_std", inner.get("std")),
+            "mean": _for_all(inner.get("image_mean", inner.get("mean"))),
+            "std": _for_all(inner.get("image_std", inner.get("std"))),
         }
         if found.get("do_normalize") is False:  # the model sees the pixels as they are
             values = {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -142,10 +142,41 @@ def preparation(path: Path) -> dict[str, Any]:
     return said
 
 
+def misread(path: Path) -> dict[str, tuple[str, Any, str]]:
+    """What the folder of somebody else's model says and cannot be taken, by the dotted key that it
+    is for: name in the file, value and file. Under an empty key a file that is no JSON object.
+
+    Args:
+        path: the folder, or the file of weights in it.
+    """
+    if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
+        return {}
+    folder = path if path.is_dir() else path.parent
+    for file in (CONFIG, PREPROCESSOR):
+        if (folder / file).is_file() and not _read(folder / file):
+            return {"": (file, "no JSON object", file)}
+    config = _read(folder / CONFIG)
+    if DESCRIPTION in config:
+        return {}
+
+    said, inner = preparation(path), config.get("pretrained_cfg")
+    inner = inner if isinstance(inner, Mapping) else config if "architecture" in config else {}
+    taken = {"input_size": "input_size", "mean": "mean", "std": "std", "crop_pct": "center_crop"}
+    found = {
+        f"dataset.augmentation.{word}": (name, inner[name], CONFIG)
+        for name, word in taken.items()
+        if inner.get(name) is not None and word not in said
+    }
+    names, count = config.get("label_names"), classes_said({CONFIG: config})
+    if names and count and (not (read := _names(names)) or len(read) != count or repeated(read)):
+        found["dataset.classes"] = ("label_names", names, CONFIG)
+    return found
+
+
 def model_settings(path: Path) -> dict[str, Any]:
     """Dotted key → value of the model that the folder of somebody else's says: its architecture
-    and shape, and of a classifier its stage and classes. Empty where it says no architecture of
-    ours, and of this project's own, whose checkpoints say it themselves.
+    and shape where it is one of ours, and of a classifier its stage and classes. Empty of this
+    project's own, whose checkpoints say it themselves.
 
     Args:
         path: the folder, or the file of weights in it.
@@ -156,8 +187,7 @@ def model_settings(path: Path) -> dict[str, Any]:
     if DESCRIPTION in config:
         return {}
     said = _of_timm(config) if "architecture" in config else _of_transformers(config)
-    count = classes_said({CONFIG: config})
-    if said and count:
+    if count := classes_said({CONFIG: config}):
         said |= {"train.stage": "finetune", "model.num_classes": count}
     return said
 
@@ -274,6 +304,12 @@ def _rescaled(found: Mapping[str, Any], values: dict[str, list[float]]) -> dict[
     if abs(most - 1) < 1e-3:  # as written, to the last digit
         return values
     return {name: [item / most for item in value] for name, value in values.items()}
+
+
+def _for_all(value: Any) -> Any:
+    """A list of three where one number is given for all channels; other values as they are."""
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return [one] * 3 if isinstance(one, (int, float)) and not isinstance(one, bool) else value
 
 
 def _per_channel(*lists: Any) -> bool:
@@ -425,5 +461,6 @@ def _size(value: Any) -> tuple[int, int] | None:
     if isinstance(value, int):
         return value, value
     if isinstance(value, (list, tuple)) and len(value) == 2:
-        return int(value[0]), int(value[1])
+        numbers = all(isinstance(one, (int, float)) for one in value)
+        return (int(value[0]), int(value[1])) if numbers else None
     return None
