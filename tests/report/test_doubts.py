@@ -71,3 +71,6 @@ def test_a_segmenter_that_hits_one_class_alone_is_said() -> None:
     assert doubts.of_masks(np.array([[90, 1, 0], [10, 5, 0], [5, 0, 0]]), NAMES) == []
     (said,) = doubts.of_masks(np.array([[60, 30, 0], [9, 1, 0], [5, 0, 0]]), NAMES)
     assert "mIoU 20.1 %, and cat for every pixel has 28.6 %" in said
+    (said,) = doubts.of_masks(np.array([[80, 16, 0], [2, 4, 0], [1, 0, 4]]), NAMES)
+    assert "82.2 % of the pixels are right, and with cat for every pixel 89.7 % would be" in said
+    assert doubts.of_masks(np.array([[80, 10, 0], [2, 8, 0], [1, 0, 4]]), NAMES) == []

@@ -246,6 +246,23 @@ def test_an_evaluation_on_the_images_that_chose_the_checkpoint_says_so(tmp_path:
     assert len(record["warnings"]) == 1 and text.count("optimistic") == 1
 
 
+def test_a_figure_of_training_images_alone_is_doubted_where_it_stands(tmp_path: Path) -> None:
+    for count, is_doubted in ((24, True), (3, False)):
+        seen = {"uri": "/d/val", "images": 24, "shared": {"count": count, "compared": 24}}
+        folder = write_job(
+            tmp_path,
+            f"train-{count}",
+            spec=SPEC,
+            epochs=2,
+            data={"dataset.val_data_sources": seen},
+            result={"kpis": {"ACC_all": 0.95}},
+        )
+        keep(folder, 1, 0.95)
+        page = page_of(folder)
+        assert ("all of the 24 images that were compared are training" in page.text) == is_doubted
+        assert any("warning" in tone for tone in card_tones(page)) == is_doubted
+
+
 def test_what_is_held_out_is_told_and_a_failed_run_does_not_know_what_was_left_out(
     tmp_path: Path,
 ) -> None:

@@ -146,8 +146,8 @@ def _rankings(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
 
 def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Of a segmenter, from its confusion matrix of pixels ``[C, C]``: it answers one class alone,
-    hits no pixel of all classes but one, or has no higher mean IoU than the most frequent class
-    for every pixel."""
+    hits no pixel of all classes but one, or has no higher mean IoU, or fewer pixels right, than the
+    most frequent class for every pixel."""
     hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     there = truths > 0
     if np.count_nonzero(there) < 2:
@@ -159,10 +159,18 @@ def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     if missed < np.count_nonzero(there) - 1:
         union = truths + guesses - hits
         mean = float((hits[union > 0] / union[union > 0]).mean())
-        constant = float(truths.max() / truths.sum() / np.count_nonzero(there))
-        if mean > constant:
-            return []
+        share = float(truths.max() / truths.sum())
+        constant = share / np.count_nonzero(there)
         name = one_line(classes[int(truths.argmax())])
+        right = float(hits.sum() / truths.sum())
+        if mean > constant and right >= share:
+            return []
+        if mean > constant:
+            one = f"with {name} for every pixel {_percent(share)} would be"
+            return [
+                f"{_percent(right)} of the pixels are right, and {one}, at an mIoU of "
+                + _percent(constant)
+            ]
         return [
             f"no better than one answer: mIoU {_percent(mean)}, and {name} for every pixel has "
             + _percent(constant)

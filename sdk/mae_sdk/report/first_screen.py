@@ -192,13 +192,14 @@ def told(facts: Facts, name: str, value: Any) -> str:
 def measured(facts: Facts) -> Card:
     """The metric that the job is judged by, with its interval."""
     name, value, images, where, epoch = _main(facts)
-    tone = "warning" if facts.doubts else ""
+    known = taught(facts)
+    tone = "warning" if facts.doubts or known else ""
     if name is None:
         return Card("Result", "finished", facts.doubts, tone=tone)
     sure = uncertainty(facts, name, value, images)
     if facts.doubts and sure.startswith("95 %"):  # a doubt may be of another figure
         sure = f"{named(name)}, {sure}"
-    lines = [*facts.doubts, sure, *where, *chose(facts)]
+    lines = [*facts.doubts, *known, sure, *where, *chose(facts)]
     if name == "mAP" and (chance := _prevalence(facts)) is not None:
         lines.append(
             "by chance mAP is the base rate, the share of the images that has a label: "
@@ -274,6 +275,17 @@ def figure(name: str, value: Any, images: int | None = None) -> str:
     """A metric's value; a share as percent."""
     shares = ("ACC", "knn", "linear", "attentive", "mIoU", "mAcc", "aAcc", "mAP")
     return percent(value) if images is not None or name.startswith(shares) else number(value)
+
+
+def taught(facts: Facts) -> list[str]:
+    """That every image which a model is judged by was one to learn from, in words."""
+    for seen in mapping(facts.record.get("data")).values():
+        about = mapping(mapping(seen).get("shared") or mapping(seen).get("taught"))
+        count = about.get("count")
+        if is_count(count) and count and count == about.get("compared"):
+            which = f"the {count} images that were compared"
+            return [f"all of {which} are training images: the figure says nothing of others"]
+    return []
 
 
 def chose(facts: Facts) -> list[str]:
