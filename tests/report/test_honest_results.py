@@ -652,6 +652,8 @@ def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(
     assert "base rate" in text and "25.0 %" in text, "10 of 40 images are cats"
     assert "80 pairs of image and class" in page_of(folder).html, "of a bar's hint too"
     assert "pairs of image and class" in text and "mean probability" in text
+    assert "probability 0.30: 20 % have the label, 80 pairs" in page_of(folder).html
+    assert "20 % right" not in page_of(folder).html
 
     # Of one class each the same bins count images.
     files.write_json(folder / "evaluate/metrics.json", {**judged, "per_class": {}})

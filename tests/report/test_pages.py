@@ -233,6 +233,16 @@ def test_a_failed_job_shows_why_and_the_end_of_its_log(tmp_path: Path) -> None:
         assert words in text
     assert "then run it again" in text  # no checkpoint is there to go on from
 
+    wrong = [
+        {"field": "model.num_classes", "message": "two classes", "hint": "set it to 2"},
+        {"field": None, "message": "no images", "hint": None},
+    ]
+    failure |= {"message": "the spec has 2 problems", "error": {"problems": wrong}}
+    write_job(tmp_path, "train-2", state=records.ERROR, spec=SPEC, failure=failure, epochs=2)
+    first = read_page(Job(tmp_path / "train-2").report().path).text.partition("Next")[0]
+    assert "model.num_classes: two classes (set it to 2)" in first and "no images" in first
+    assert "it came to epoch 1 (of 2)" in first
+
 
 def test_a_running_job_has_a_page_that_renews_itself_until_it_ends(tmp_path: Path) -> None:
     folder = write_job(tmp_path, "train-1", state=records.RUNNING, spec=SPEC, epochs=2)

@@ -394,28 +394,37 @@ def _dot(frame: Frame, dot: Dot) -> Markup:
 
 
 def reliability(
-    bins: Sequence[Mapping[str, Any]], width: int = 380, height: int = 300, *, unit: str = "images"
+    bins: Sequence[Mapping[str, Any]],
+    width: int = 380,
+    height: int = 300,
+    *,
+    unit: str = "images",
+    several: bool = False,
 ) -> Markup | None:
-    """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal.
+    """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal; of
+    several labels the share that has the label over its probability.
 
     Args:
         bins: ``confidence, accuracy, images`` each, in 0…1.
         unit: what a bin counts.
+        several: of a model of several labels.
     """
+    across, up = ("probability", "share with the label") if several else ("confidence", "accuracy")
     held = [one for one in bins if one.get("images")]
     if not held:
         return None
     frame = Frame(52, 12, width - 14, height - 34, 0.0, 1.0, 0.0, 1.0)
-    parts = _axes(frame, Options("", x="confidence"))
+    parts = _axes(frame, Options("", x=across))
     wide = (frame.right - frame.left) / max(len(bins), 1)
     most = max(one["images"] for one in held)
+    what = "have the label" if several else "right"
     for place, one in enumerate(bins):
         if not one.get("images"):
             continue
         y = frame.y(float(one["accuracy"]))
         weight = 0.25 + 0.75 * math.sqrt(one["images"] / most)
         said = (
-            f"confidence {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % right, "
+            f"{across} {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % {what}, "
             f"{one['images']} {unit}"
         )
         parts.append(
@@ -440,8 +449,8 @@ def reliability(
             class_="marker",
         )
     )
-    parts.append(_text("accuracy", frame.left, frame.top - 2))
-    label = "Reliability: accuracy over confidence; on the dashed line both are equal"
+    parts.append(_text(up, frame.left, frame.top - 2))
+    label = f"Reliability: {up} over {across}; on the dashed line both are equal"
     return element("div", _svg(label, width, height, *parts), class_="chart")
 
 

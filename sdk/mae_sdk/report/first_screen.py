@@ -124,7 +124,9 @@ def _result(facts: Facts) -> Card:
 
 def _failed(facts: Facts) -> Card:
     problem = facts.failure
-    lines = [str(problem["hint"])] if problem.get("hint") else []
+    lines = _problems(problem)
+    lines += [str(problem["hint"])] if problem.get("hint") else []
+    lines += _how_far(facts)
     category = str(problem.get("category") or "")
     return Card(
         "What went wrong",
@@ -133,6 +135,28 @@ def _failed(facts: Facts) -> Card:
         tone="error",
         wide=True,
     )
+
+
+def _problems(problem: Mapping[str, Any]) -> list[str]:
+    """What was wrong, where one error holds several, each with its field and how to mend it."""
+    found = []
+    for one in map(mapping, as_list(mapping(problem.get("error")).get("problems"))):
+        field = f"{one['field']}: " if one.get("field") else ""
+        hint = f" ({one['hint']})" if one.get("hint") else ""
+        found.append(f"{field}{one.get('message')}{hint}")
+    return found[:MAX_LINES]
+
+
+def _how_far(facts: Facts) -> list[str]:
+    """The epochs that a run had done when it failed, and its best figure until then."""
+    if facts.action != "train" or not facts.marks:
+        return []
+    line = facts.marks[-1]
+    of = line.get(f"max_{facts.unit}")
+    done = f"it came to {facts.unit} {line[facts.unit]}" + (f" (of {of})" if of else "")
+    card = measured(facts)
+    best = f"; the best until then: {card.title.removeprefix('Result: ')} {card.figure}"
+    return [done + (best if card.title.startswith("Result: ") else "")]
 
 
 def _pruned(facts: Facts) -> Card:
@@ -639,6 +663,9 @@ def next_step(facts: Facts) -> Card:
     if facts.state != records.COMPLETE:
         return Card("Next", "", ["wait for its end"], f"mae jobs wait {job}")
     steps = answers.after(facts.job)
+    if not steps and facts.doubts and facts.action == "evaluate":
+        more = "its result is in doubt: train the model longer or on more images; its files:"
+        return Card("Next", "", [more], f"mae jobs show {job}")
     if not steps:
         return Card("Next", "", ["nothing has to follow; its files:"], f"mae jobs show {job}")
     words = {
@@ -650,6 +677,9 @@ def next_step(facts: Facts) -> Card:
     }
     if facts.doubts:
         longer = "train longer, on more images or from a pretrained model"
+        models = [mapping(job.record.get("model")) for job in facts.job.made_from()]
+        if any(model.get("stage") == "pretrain" for model in models):
+            longer = "train longer or on more images"
         words["train"] = f"its result is in doubt: {longer}, before it is exported"
         words["evaluate"] = f"its result is in doubt: judge it on other images, or {longer}"
     lines = [words.get(steps[0].action, steps[0].action)]

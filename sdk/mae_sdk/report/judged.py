@@ -268,7 +268,7 @@ def calibration(facts: Facts) -> Section | None:
     # Of several labels each image is asked of every class: a bin counts such pairs.
     several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
     unit = "pairs of image and class" if several else "images"
-    drawing = charts.reliability(bins, unit=unit)
+    drawing = charts.reliability(bins, unit=unit, several=several)
     if drawing is None:
         return None
     rows = [
@@ -280,8 +280,8 @@ def calibration(facts: Facts) -> Section | None:
     head = ["mean probability" if several else "mean confidence", right, unit]
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
     ece = facts.judged.get("ece")
-    caption = "Bars below the dashed line: surer than right. Stronger bars hold more "
-    caption += f"{unit}."
+    below = "the probability is above the share" if several else "surer than right"
+    caption = f"Bars below the dashed line: {below}. Stronger bars hold more {unit}."
     lead = (
         f"Expected calibration error (ECE) {number(ece)}: the mean distance of {right} and "
         f"{head[0].removeprefix('mean ')}; 0 is perfect."
