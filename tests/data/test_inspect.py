@@ -287,3 +287,12 @@ def test_jpeg_2000_is_an_image_by_its_suffix(tmp_path: Path, name: str) -> None:
     Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / name, "JPEG2000")
     report = inspect_source(tmp_path)
     assert report["images"] == 1 and report["formats"] == {"JPEG2000": 1}
+
+
+def test_pictures_without_a_suffix_are_told_to_need_one(tmp_path: Path) -> None:
+    for number in range(2):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{number}", "PNG")
+    with pytest.raises(DataError, match="holds no images") as caught:
+        inspect_source(str(tmp_path))
+    assert "2 pictures that are not read" in str(caught.value.got)
+    assert "give pictures the suffix of their format" in str(caught.value.hint)

@@ -1180,6 +1180,12 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "train.optim.milestones",
             "by 3 times 0.0001",
         ),
+        (
+            BASE,
+            {"train.optim.gamma": 1e-7, "train.optim.milestones": [1]},
+            "train.optim.gamma",
+            "learns nothing",
+        ),
         (TUNE, {"model.drop_path_rate": 0.95}, "model.drop_path_rate", "skipped"),
         (
             TUNE,

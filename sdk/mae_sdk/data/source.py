@@ -530,6 +530,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             else []
         )
         hint = "name the folder or archive that holds the images"
+        if part.left_out.pictures.count and "no suffix" in part.left_out.suffixes:
+            hint = "give pictures the suffix of their format (.png, .jpg), or " + hint
         if inside:
             hint = name_archives(where, inside)
         if not inside and (lost := part.left_out.dangling).count:

@@ -40,7 +40,7 @@ IDLE = 10
 NO_MOVE = 1e-12
 """At less, weights of some hundredths stay as they are over any number of steps."""
 
-LOST = 1e-10
+LOST = 1e-6
 """Fallen to less of its start, a rate teaches nothing more."""
 
 NO_CLIP = 1e-6
