@@ -71,8 +71,10 @@ def write(
         files.write_text(folder / "best_spec.yaml", spec.decode())
 
 
-def _why(study: optuna.Study) -> str:
-    """The reason that most trials failed for, and how many, for the error of a study."""
+def _why(study: optuna.Study, all_of: str | None = None) -> str:
+    """The reason that most trials failed for, and how many, for the error of a study; empty where
+    it is `all_of` of them.
+    """
     reasons = Counter(
         str(one.user_attrs[FAILED])
         for one in study.get_trials(deepcopy=False)
@@ -81,6 +83,8 @@ def _why(study: optuna.Study) -> str:
     if not reasons:
         return ""
     text, count = reasons.most_common(1)[0]
+    if text == all_of:
+        return ""
     return f": {count} of {sum(reasons.values())} failed for: {text}"
 
 
@@ -98,6 +102,13 @@ def finish(
         JobFailedError: no trial succeeded.
     """
     write(study, folder, space, objectives, read)
+    if _best(study, objectives) is None and reason == "timeout":
+        raise JobFailedError(
+            "the time of the search was over before one of its trials had ended"
+            + _why(study, all_of="timeout"),
+            hint="give the search more time (automl.timeout, or the budget), or trials that take "
+            "less: fewer epochs, a smaller model",
+        )
     if _best(study, objectives) is None:
         raise JobFailedError(
             f"AutoML ended ({reason}) without a successful trial{_why(study)}",

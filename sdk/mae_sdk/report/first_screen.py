@@ -602,6 +602,8 @@ def left_out(facts: Facts) -> Card | None:
             where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
             lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
     ended = facts.state == records.COMPLETE
+    if not lines and facts.action in ("export", "gen_trt_engine"):
+        return None  # it takes as many images as it compares on, and says so
     if not lines:
         read = any(isinstance(seen.get("images"), int) for seen in facts.sources.values())
         if not read:
