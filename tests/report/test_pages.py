@@ -94,6 +94,14 @@ def test_the_first_screen_says_what_on_what_how_good_how_sure_and_what_next(tmp_
         assert words in text, words
 
 
+def test_a_shape_of_ones_own_stands_below_the_name_of_the_architecture(tmp_path: Path) -> None:
+    model = {"arch": "vit_tiny_patch16", "patch_size": 6, "embed_dim": 128, "num_heads": None}
+    spec = {"model": model, "train": {"stage": "finetune"}}
+    folder = write_job(tmp_path, "train-1", spec=spec, epochs=1, result={"kpis": {}})
+    text = read_page(Job(folder).report().path).text
+    assert "patch 6, width 128" in text and "heads" not in text.partition("Result")[0]
+
+
 def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Path) -> None:
     folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
     index = {

@@ -693,6 +693,9 @@ def chips(facts: Facts) -> Mapping[str, str]:
     found = {"created": facts.created[:16].replace("T", " ") + " UTC" if facts.created else ""}
     if facts.seconds is not None:
         found["ran"] = seconds(facts.seconds)
+    words = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+    own = {word: facts.setting(f"model.{key}") for key, word in words.items()}
+    found["shape"] = ", ".join(f"{word} {value}" for word, value in own.items() if value)
     parameters = facts.derived.get("parameters")
     if is_number(parameters):
         found["parameters"] = f"{parameters / 1e6:.1f} M"
