@@ -423,8 +423,9 @@ def constant(case: Case) -> None:
         if alpha := flat.get("alpha"):
             mend = (
                 f"{alpha} of them show something in their alpha alone, which is dropped: draw them "
-                f"on a background of another color, or set {CHANNELS}=4"
+                "on a background of another color"
             )
+            mend += f", or set {CHANNELS}=4" if case.action == "train" else ""
         if count == read and read > 1 and case.action in ("train", "evaluate"):
             case.error(
                 key,
@@ -445,8 +446,9 @@ def transparent(case: Case) -> None:
             case.warn(
                 key,
                 f"{hidden['count']} of {found['read']} pictures are transparent all over, and are "
-                f"learned by the colors that no viewer shows: {files_of(hidden)}; leave them out, "
-                f"or draw them on a background, or set {CHANNELS}=4",
+                f"read by the colors that no viewer shows: {files_of(hidden)}; leave them out, or "
+                "draw them on a background"
+                + (f", or set {CHANNELS}=4" if case.action == "train" else ""),
             )
 
 
@@ -1094,7 +1096,8 @@ def unknown_weights(
             field=WEIGHTS,
             got=dict(given),
             expected=f"a weight above 0 of {'two classes' if least > 1 else 'a class'} or more",
-            hint="leave a class out of the mapping, and its weight is 1",
+            hint="give all classes weights of one size: the ratio of two says how much more one "
+            "counts, 2 to 10 at most, say",
         )
     return None
 
