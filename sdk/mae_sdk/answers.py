@@ -118,6 +118,7 @@ class Step:
         sources: the data that it needs: names of options of a plan.
         overrides: fields of its spec; a value in capitals is to be filled in.
         policy: of AutoML, where the person has chosen one: a training without it would search.
+        recipe: ``auto`` where it made the training before: the template's settings are others.
     """
 
     action: str
@@ -126,6 +127,7 @@ class Step:
     overrides: tuple[tuple[str, Any], ...] = ()
     skill_dir: str | None = None
     policy: str | None = None
+    recipe: str | None = None
 
 
 def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
@@ -134,6 +136,7 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     words += [f"--parent {step.parent}"] if step.parent else []
     words += [source_option(name) for name in step.sources]
     words += [f"--skill-dir {shlex.quote(step.skill_dir)}"] if step.skill_dir else []
+    words += [f"--recipe {step.recipe}"] if step.recipe else []
     words += [f"--automl-policy {step.policy}"] if step.policy else []
     words += [f"{key}={value}" for key, value in step.overrides]
     return " ".join(words) + root
@@ -141,7 +144,7 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
 
 def after(job: Job) -> list[Step]:
     """What may follow a job that is COMPLETE, the likeliest first. A training after one whose
-    search was turned off is none either."""
+    search was turned off is none either, and one after the auto recipe's is made by it too."""
     steps = _after(job)
     if not any(step.action == "train" for step in steps):
         return steps
@@ -151,7 +154,17 @@ def after(job: Job) -> list[Step]:
     judged = beside(job, str(record["parent"])) if record.get("parent") else None
     trained = judged.record if record["action"] != "train" and judged is not None else record
     policy = "off" if (trained.get("policy") or {}).get("policy") == "off" else None
-    return [replace(one, policy=policy) if one.action == "train" else one for one in steps]
+    recipe = "auto" if _is_by_auto_recipe(trained) else None
+    return [
+        replace(one, policy=policy, recipe=recipe) if one.action == "train" else one
+        for one in steps
+    ]
+
+
+def _is_by_auto_recipe(record: Mapping[str, Any]) -> bool:
+    """Whether the auto recipe made a job: its values say the rules that they came from."""
+    changed = (record.get("changed") or {}).values()
+    return any(str((about or {}).get("origin")).startswith("recipe (") for about in changed)
 
 
 def _after(job: Job) -> list[Step]:

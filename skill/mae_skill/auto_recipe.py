@@ -394,7 +394,8 @@ def geometry(task: Task) -> None:
         task.choose(f"{name}min_scale", share, paper)
     task.choose(f"{name}max_scale", 1.0, "a crop is inside the picture")
     task.choose(f"{name}interpolation", "bicubic", "the MAE paper")
-    task.choose(f"{name}center_crop", 1.0 if task.small else 0.875, "small pictures are used whole")
+    rule = "small pictures are used whole" if task.small else "the MAE paper"
+    task.choose(f"{name}center_crop", 1.0 if task.small else 0.875, rule)
 
 
 def regularization(task: Task) -> None:
@@ -411,7 +412,8 @@ def regularization(task: Task) -> None:
     task.choose(f"{name}cutmix", 1.0 if many else 0.0, rule)
     policy = "rand-m9-mstd0.5-inc1" if many else "rand-m6-mstd0.5-inc1"
     plain = task.small or task.look.grey
-    task.choose(f"{name}auto_aug", None if plain else policy, "photographs take a policy")
+    rule = "small or gray pictures take none" if plain else "photographs take a policy"
+    task.choose(f"{name}auto_aug", None if plain else policy, rule)
     task.choose(f"{name}smoothing", 0.1, "the MAE paper")
 
 
@@ -425,7 +427,10 @@ def batch(task: Task) -> None:
         low, high = (2, 8) if task.on_cpu else (4, 16)
     wanted = max(1, task.images // (steps * task.world))
     value = min(high, max(low, 2 ** round(math.log2(wanted))))
-    task.choose("dataset.batch_size", value, f"some {steps} steps per epoch")
+    rule = f"some {steps} steps per epoch"
+    if value in (low, high):
+        rule = f"{'at least' if value == low else 'at most'} {value} on this device"
+    task.choose("dataset.batch_size", value, rule)
 
 
 def optimizer(task: Task) -> None:

@@ -13,7 +13,7 @@ from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_sdk import Skill
 from mae_sdk.automl.objectives import reported
 from mae_sdk.automl.options import parse
-from mae_sdk.jobs.metrics import verdict
+from mae_sdk.jobs.metrics import study, verdict
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import DependencyError, MaeError, SpecError, UsageError
@@ -268,6 +268,10 @@ def test_a_study_of_one_trial_searches_nothing_and_says_so(data: str) -> None:
     found = {"best": {"trial": 0, "value": 0.5}, "trials": {"complete": 1, "of": 1}}
     assert "nothing was searched" in verdict(found)
     assert "nothing was gained" in verdict({**found, "trials": {"complete": 2, "of": 2}})
+    table = "trial,state,ACC_all\n0,COMPLETE,0.5\n1,COMPLETE,0.5\n2,COMPLETE,0.25\n"
+    record = {"objectives": [{"metric": "ACC_all", "direction": "maximize"}]}
+    told = study(table, {"trial": 0}, record, {"ACC_all": 40}, None)["verdict"]
+    assert "2 trials have the same ACC_all: it tells them not apart" in told
 
 
 def test_a_study_that_ends_before_a_trial_does_is_warned_of(data: str) -> None:

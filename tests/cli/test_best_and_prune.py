@@ -363,6 +363,21 @@ def test_what_follows_a_training_without_a_search_is_none_either(
     assert ("automl_policy=off" in _step_call(tune)) == carried
 
 
+@pytest.mark.parametrize(
+    ("origin", "carried"), [("recipe (by the root of the batch)", True), ("recipe", False)]
+)
+def test_what_follows_a_training_of_the_auto_recipe_is_made_by_it_too(
+    tmp_path: Path, origin: str, carried: bool
+) -> None:
+    pretrained = {"train": {"stage": "pretrain"}}
+    changed = {"train.optim.lr": {"origin": origin, "default": 2e-4}}
+    folder = write_job(tmp_path, "train-1", spec=pretrained, result={"kpis": {}}, changed=changed)
+    tune, *others = answers.after(Job(folder))
+    assert tune.recipe == ("auto" if carried else None) and {one.recipe for one in others} == {None}
+    assert ("--recipe auto" in answers.command_of(tune)) == carried
+    assert ("recipe=auto" in _step_call(tune)) == carried
+
+
 def test_the_warnings_of_a_job_are_lines_of_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,7 +187,8 @@ def study(
     Returns:
         ``metric, direction, trials`` (state → count, and ``of``), ``best`` and ``trial_0`` (each
         ``trial, child, value, epoch, params``), ``gap`` (positive: the best trial is better),
-        ``noise``, ``verdict`` and ``importance_note``. What is not known is left out.
+        ``tied`` (trials with the very value of the best), ``noise``, ``verdict`` and
+        ``importance_note``. What is not known is left out.
     """
     rows = [
         {name: number(text) for name, text in row.items() if name is not None}
@@ -222,6 +223,10 @@ def study(
             "params": {key: one[key] for key in parameters if one.get(key) is not None},
         }
     found |= _gap(found, images.get(str(metric)))
+    top = found.get("best", {}).get("value")
+    same = [row for row in rows if is_number(top) and row.get(str(metric)) == top]
+    if len(same) > 1:
+        found["tied"] = len(same)
     if "best" in found or counts:
         found["verdict"] = verdict(found)
     if importance:
@@ -265,7 +270,9 @@ def verdict(study: Mapping[str, Any]) -> str:
     if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
         return "The study had one trial, the spec as given: nothing was searched."
     if best.get("trial") == 0:
-        return "No trial is better than the spec as given (trial 0): nothing was gained."
+        tied = study.get("tied")
+        more = f" {tied} trials have the same {metric}: it tells them not apart." if tied else ""
+        return f"No trial is better than the spec as given (trial 0): nothing was gained.{more}"
     if not is_number(first):
         state = str(given.get("state") or "without a value").lower()
         return f"Trial 0, the spec as given, is {state}: there is nothing to compare with."

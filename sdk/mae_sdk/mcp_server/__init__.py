@@ -346,6 +346,7 @@ def _step_call(step: answers.Step) -> str:
     words += [f"parent_job_id={step.parent}"] if step.parent else []
     words += [f"{name}=URI" for name in step.sources]
     words += [f"spec_overrides={json.dumps(dict(step.overrides))}"] if step.overrides else []
+    words += [f"recipe={step.recipe}"] if step.recipe else []
     words += [f"automl_policy={step.policy}"] if step.policy else []
     return " ".join(words)
 

@@ -94,7 +94,9 @@ def test_pretrain_on_these_tarballs_and_fine_tune_without_hpo_then_give_me_an_on
         f"mae run train --parent {pretrained['job_id']} --train-datasets {data} --eval-dataset ../tarballs/eval.tar.gz {request}"
         f" train.stage=finetune model.num_classes={classes} train.num_epochs=1 dataset.batch_size=10 --wait"
     )
-    assert any("export" in line and tuned["job_id"] in line for line in tuned["next"])
+    # What a model of one epoch answers is in doubt, and then it is not proposed to be exported.
+    proposed = any("export" in line and tuned["job_id"] in line for line in tuned["next"])
+    assert proposed != bool(tuned.get("doubts"))
     exported = agent(f"mae run export --parent {tuned['job_id']} --wait")
     shown = agent(f"mae jobs show {exported['job_id']}")
 
