@@ -728,23 +728,10 @@ class Job:
                 found = self._beside(name)._result().get("doubts")
         return [str(one) for one in found] if isinstance(found, list) else []
 
-    def made_from(self) -> list[Job]:
-        """The jobs that its model came through, the nearest first, up to its training."""
-        found: list[Job] = []
-        job: Job = self
-        while len(found) < MAX_LINE and (not found or job.record["action"] != "train"):
-            name = job.record.get("parent_automl") or job.record.get("parent")
-            before = beside(job, str(name)) if name else None
-            if before is None or before.id in {self.id, *(one.id for one in found)}:
-                break
-            found.append(before)
-            job = before
-        return found
-
     def _inherited(self, record: Mapping[str, Any]) -> list[str]:
         """Why the model that it took is in doubt: of a job that judges nothing itself."""
         found: dict[str, list[str]] = {}
-        for job in () if record["action"] in ("train", "evaluate") else self.made_from():
+        for job in () if record["action"] in ("train", "evaluate") else made_from(self):
             with contextlib.suppress(MaeError):
                 for doubt in job._doubts(job.record, job._result()):
                     found.setdefault(doubt, []).append(job.id)
@@ -1549,6 +1536,20 @@ def status_bytes(job: Job) -> int:
 def content_of(job: Job, relative: str) -> bytes | None:
     """A file of a job's folder, wherever that is; None where there is none that can be read."""
     return job._content(relative)
+
+
+def made_from(job: Job) -> list[Job]:
+    """The jobs that a job's model came through, the nearest first, up to its training."""
+    found: list[Job] = []
+    last = job
+    while len(found) < MAX_LINE and (not found or last.record["action"] != "train"):
+        name = last.record.get("parent_automl") or last.record.get("parent")
+        before = beside(last, str(name)) if name else None
+        if before is None or before.id in {job.id, *(one.id for one in found)}:
+            break
+        found.append(before)
+        last = before
+    return found
 
 
 def doubts_of(job: Job) -> list[str]:

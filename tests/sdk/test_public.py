@@ -39,6 +39,7 @@ PUBLIC = {
         "effective_batch",
         "mappings",
         "nodes",
+        "notes",
         "steps_per_epoch",
         "to_dict",
         "to_python",

@@ -23,7 +23,16 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk.files import parse_json
-from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by, of_model, spec_of
+from mae_sdk.job import (
+    Job,
+    RemoteJob,
+    beside,
+    content_of,
+    lines_said_by,
+    made_from,
+    of_model,
+    spec_of,
+)
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
@@ -230,7 +239,7 @@ class Facts:
         evaluations: of a job that judges nothing itself."""
         if self.action in ("train", "evaluate"):
             return {}
-        line = {job.id: job for job in self.job.made_from()}
+        line = {job.id: job for job in made_from(self.job)}
         judges = evaluations(self.job) if line else []
         line |= {
             job.id: job

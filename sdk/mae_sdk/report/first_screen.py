@@ -10,6 +10,7 @@ from typing import Any
 from mae_skill.spelling import and_more
 
 from mae_sdk import answers
+from mae_sdk.job import made_from
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
@@ -679,7 +680,7 @@ def next_step(facts: Facts) -> Card:
     }
     if facts.doubts:
         longer = "train longer, on more images or from a pretrained model"
-        models = [mapping(job.record.get("model")) for job in facts.job.made_from()]
+        models = [mapping(job.record.get("model")) for job in made_from(facts.job)]
         if any(model.get("stage") == "pretrain" for model in models):
             longer = "train longer or on more images"
         words["train"] = f"its result is in doubt: {longer}, before it is exported"
