@@ -385,6 +385,9 @@ def test_one_number_for_all_channels_names_that_do_not_fit_and_a_broken_descript
         with pytest.raises(CheckpointError) as caught:
             plan()
         assert caught.value.field == "dataset.classes" and "label_names" in caught.value.message
+    (folder / "config.json").write_text(text)
+    (folder / "preprocessor_config.json").write_text("{}")  # which says nothing, and is no fault
+    assert plan()
     (folder / "config.json").write_text(text + "}")
     with pytest.raises(CheckpointError, match=r"config\.json of model is no JSON object"):
         plan()

@@ -153,7 +153,7 @@ def misread(path: Path) -> dict[str, tuple[str, Any, str]]:
         return {}
     folder = path if path.is_dir() else path.parent
     for file in (CONFIG, PREPROCESSOR):
-        if (folder / file).is_file() and not _read(folder / file):
+        if (folder / file).is_file() and _object(folder / file) is None:
             return {"": (file, "no JSON object", file)}
     config = _read(folder / CONFIG)
     if DESCRIPTION in config:
@@ -256,11 +256,15 @@ def _shaped(name: str, patch: Any, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """The object in a JSON file; an empty one where there is none."""
+    return _object(path) or {}
+
+
+def _object(path: Path) -> Mapping[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
+        return None
+    return found if isinstance(found, Mapping) else None
 
 
 def _of_processor(found: Mapping[str, Any]) -> dict[str, Any]:
