@@ -23,8 +23,10 @@ Codes are stable: agents may match on them.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -251,6 +253,41 @@ class PreemptedError(MaeError):
     code = "preempted"
     exit_code = 75
     default_retryable = True
+
+
+def unusable_path(error: OSError, values: Mapping[str, Any]) -> MaeError:
+    """What the system said of a path, with the field that holds it.
+
+    Args:
+        values: field → its value or values; the first whose text is in the path is named.
+    """
+    name = "" if error.filename is None else os.fsdecode(error.filename)
+    field_of = next(
+        (
+            key
+            for key, value in values.items()
+            for one in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(one, str) and one and one.rstrip("/") in name
+        ),
+        None,
+    )
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return UsageError(
+            f"no file can be there: {os.strerror(error.errno).lower()}",
+            field=field_of,
+            got=name if len(name) <= 200 else f"{name[:200]}… ({len(name)} characters)",
+            expected="a path whose names have at most 255 bytes each, and no links in a circle",
+            hint="is it a list or a text in the place of a path?"
+            if error.errno == errno.ENAMETOOLONG
+            else "name the folder or file itself",
+        )
+    return StorageError(
+        error.strerror or str(error),
+        field=field_of,
+        got=name or None,
+        hint="fix the path, its permissions or its disk",
+        expected="a place that can be read and written",
+    )
 
 
 def internal_error(error: Exception, hint: str) -> dict[str, Any]:

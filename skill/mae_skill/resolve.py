@@ -27,7 +27,14 @@ from mae_skill.dotted import (
     refuse_twice,
     set_dotted,
 )
-from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.errors import (
+    DataError,
+    MaeError,
+    NotFoundError,
+    SpecError,
+    UsageError,
+    unusable_path,
+)
 from mae_skill.merge import Layer, Resolved, accepted_types, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import (
@@ -627,7 +634,10 @@ def judge(
     shaped = _one_of_a_list(shaped)
     shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
     unsettled = shaped or any(has_reference(problem.got) for problem in problems)
-    facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
+    try:
+        facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
+    except OSError as error:  # of a path that the system cannot even look for
+        facts, seen = Facts(), [unusable_path(error, flatten(found.spec))]
     known = [*problems, *seen]
     known += _missing_data(bundle.info, action, found, known)
     of_data = {str(problem.field) for problem in known}
@@ -652,7 +662,11 @@ def judge(
         return
     fields = {problem.field for problem in known}
     facts = replace(facts, refused=frozenset(str(field) for field in fields))
-    errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
+    try:
+        errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
+    except OSError as error:
+        found.errors.append(unusable_path(error, flatten(found.spec)))
+        return
     found.errors += [error for error in errors if error.field not in fields]
     found.warnings += [item for item in warnings if not getattr(item, "note", False)]
     found.notices += [str(item) for item in warnings if getattr(item, "note", False)]

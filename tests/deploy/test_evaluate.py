@@ -356,12 +356,13 @@ def test_the_crop_that_a_model_was_validated_with_follows_it_and_another_can_be_
         return result["kpis"]["val_loss"]
 
     crop = "dataset__augmentation__center_crop"
-    assert loss("a", wide) != loss("b", usual)
-    assert loss("c", usual, **{crop: 1.0}) == loss("a", wide)
-    assert loss("d", wide, **{crop: 0.875}) == loss("b", usual)
+    of_wide, of_usual = loss("a", wide), loss("b", usual)
+    assert of_wide != of_usual
+    assert loss("c", usual, **{crop: 1.0}) == of_wide
+    assert loss("d", wide, **{crop: 0.875}) == of_usual
     spec = make_spec(export__checkpoint=str(wide), dataset__val_data_sources=str(digits))
     made = export.run(spec, make_context("export", tmp_path / "e"))["artefacts"][0]
-    assert loss("f", made) == pytest.approx(loss("a", wide), abs=1e-5)
+    assert loss("f", made) == pytest.approx(of_wide, abs=1e-5)
 
 
 def test_what_could_not_be_read_is_in_the_result_of_every_action(finetuned, digits, tmp_path):

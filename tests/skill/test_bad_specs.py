@@ -14,7 +14,7 @@ from mae_skill.errors import MaeError, SpecError
 from mae_skill.merge import merge
 from mae_skill.origin import OriginKind
 from mae_skill.reader import parse_override, parse_yaml
-from mae_skill.resolve import raise_all
+from mae_skill.resolve import layers_of, raise_all, resolve
 from mae_skill.schema_check import check_schema, describe
 
 from tests.support.specs import ANYTHING, put
@@ -303,3 +303,20 @@ def test_the_words_and_the_form_of_a_text_are_told() -> None:
     schema = Bundle.load().schema("gen_trt_engine")
     (odd,) = check_schema({"gen_trt_engine": {"targets": ["x"]}}, schema)
     assert odd.expected == "a string of the form [0-9]{1,2}\\.[0-9]"
+
+
+@pytest.mark.parametrize(
+    ("action", "field"),
+    [
+        ("train", "results_dir"),
+        ("train", "train.results_dir"),
+        ("train", "train.teacher.checkpoint"),
+        ("export", "export.onnx_file"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_an_error_of_its_field(action: str, field: str) -> None:
+    bundle = Bundle.load()
+    document: dict[str, Any] = {}
+    set_dotted(document, field, "x" * 300)
+    found = resolve(bundle, action, layers_of(bundle, action, document))
+    assert field in [error.field for error in found.errors]

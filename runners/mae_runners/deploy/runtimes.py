@@ -32,6 +32,7 @@ from mae_runners.models.pretrained import load_described
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 TORCH_SUFFIXES = (".ts", ".pt2")
 MIN_REPEATS = 3
+SECONDS = 0.25
 WARM_UP = 2
 BATCH_SIZES = (1, 4, 16, 64)
 
@@ -298,19 +299,21 @@ def run_batch(runtime: Runtime, images: Tensor, *, stay: bool = False) -> Tensor
 
 
 def measure(
-    runtime: Runtime, images: Tensor, *, seconds: float = 0.25, max_repeats: int = 50
+    runtime: Runtime, images: Tensor, *, seconds: float | None = None, max_repeats: int = 50
 ) -> dict[str, Any]:
     """Latency of batch 1 and throughput by batch size, input in memory, output on the CPU.
 
     Args:
         images: at least one image as `Runtime.run` takes it; repeated to fill batches.
-        seconds: time spent on each batch size. Where a batch takes twice that, it is the largest.
+        seconds: time spent on each batch size, `SECONDS` unless it is given. Where a batch takes
+            twice that, it is the largest.
         max_repeats: repetitions of each, at most.
 
     Returns:
         ``{"batch_1": {"median_ms", "p95_ms", "min_ms", "max_ms", "images_per_s", "repetitions"},
         "best": {"batch", …}, "batches": {size: …}}``.
     """
+    seconds = SECONDS if seconds is None else seconds
     if runtime.fixed_batch:
         sizes = [runtime.fixed_batch]
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
-from mae_skill.errors import SpecError, UsageError
+from mae_skill.errors import SpecError, UsageError, unusable_path
 from mae_skill.origin import OriginKind
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
@@ -163,7 +163,12 @@ def resolve_spec(
     """
     layers, secrets = read_layers(bundle, action, spec, overrides)
     if looks:  # a job's spec has it, and a value that equals a default may be the person's
-        layers.inferred = nested({one.field: one.value for one in preparation(action, layers)})
+        try:
+            layers.inferred = nested({one.field: one.value for one in preparation(action, layers)})
+        except OSError as error:
+            raise unusable_path(
+                error, flatten(layers.spec_file) | flatten(layers.overrides)
+            ) from error
     resources = platform(DEFAULT).resources({})
     found = resolve(
         bundle,

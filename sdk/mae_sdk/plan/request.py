@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mae_skill.dotted import flatten
-from mae_skill.errors import MaeError, StorageError, UsageError
+from mae_skill.errors import MaeError, UsageError, unusable_path
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.spelling import nearest
 from mae_skill.texts import no_url
@@ -107,33 +106,7 @@ class Request:
             **flatten(self.spec_overrides),
             **flatten(document),
         }
-        name = "" if error.filename is None else os.fsdecode(error.filename)
-        field_of = next(
-            (
-                key
-                for key, value in given.items()
-                for one in (value if isinstance(value, (list, tuple)) else [value])
-                if isinstance(one, str) and one and one.rstrip("/") in name
-            ),
-            None,
-        )
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            return UsageError(
-                f"no file can be there: {os.strerror(error.errno).lower()}",
-                field=field_of,
-                got=name if len(name) <= 200 else f"{name[:200]}… ({len(name)} characters)",
-                expected="a path whose names have at most 255 bytes each, and no links in a circle",
-                hint="is it a list or a text in the place of a path?"
-                if error.errno == errno.ENAMETOOLONG
-                else None,
-            )
-        return StorageError(
-            error.strerror or str(error),
-            field=field_of,
-            got=name or None,
-            hint="fix the path, its permissions or its disk",
-            expected="a place that can be read and written",
-        )
+        return unusable_path(error, given)
 
     @classmethod
     def of(cls, action: str, options: Mapping[str, Any], skill_dir: str | None = None) -> Request:
