@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mae_skill.archs import ARCHS, Arch, hw
+from mae_skill.classes import read_class_list, sided
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import MaeError, UsageError
+from mae_skill.errors import DataError, MaeError, UsageError
 from mae_skill.estimate import estimate
 from mae_skill.rules.base import Facts
 from mae_skill.weights import header
@@ -44,6 +46,10 @@ MIRRORED = 2.0
 """Mean squared t of what a mirror changes, up to which pictures count as alike in the mirror: 1 is
 chance."""
 
+TOLD = 0.1
+"""Share of what a mirror changes from which on it makes a picture of another class, though all
+pictures together know no side."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -54,6 +60,7 @@ class Look:
         grey: whether all three channels are alike.
         mirror, flip: mean over pixels of the squared t statistic of a picture less its mirror image
             (left and right, or upside down); 1 where the data know no side.
+        mirror_told, flip_told: the share of what a mirror changes that the classes tell.
         mean, std: of each channel, of pixels in 0 … 1.
     """
 
@@ -62,6 +69,8 @@ class Look:
     grey: bool | None = None
     mirror: float | None = None
     flip: float | None = None
+    mirror_told: float | None = None
+    flip_told: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -118,6 +127,16 @@ class Task:
     @property
     def segments(self) -> bool:
         return not self.pretrains and self("model.task") == "segmentation"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that are learned, as far as they are known."""
+        if not self.segments:
+            seen = self.facts.data.get("dataset.train_data_sources") or {}
+            return list(seen.get("class_counts") or {})
+        with suppress(DataError):  # a rule of the spec says it
+            return read_class_list(self("dataset.segmentation.class_list") or []) or []
+        return []
 
     @property
     def has_weights(self) -> bool:
@@ -365,17 +384,25 @@ def normalization(task: Task) -> None:
 
 
 def mirrors(task: Task) -> None:
-    """A mirror image is another picture of the same kind, or it is not: the data tell."""
-    for key, seen, what in (
-        ("dataset.augmentation.hflip", task.look.mirror, "left and right"),
-        ("dataset.augmentation.vflip", task.look.flip, "top and bottom"),
+    """A mirror image is another picture of the same kind and class, or it is not: the names of the
+    classes and the pictures tell."""
+    look, classes = task.look, [] if task.pretrains else task.class_names
+    for mirror, seen, told, what in (
+        ("hflip", look.mirror, look.mirror_told, "left and right"),
+        ("vflip", look.flip, look.flip_told, "top and bottom"),
     ):
-        if seen is None:
-            continue
-        alike = seen <= MIRRORED
-        how = "alike" if alike else "not alike"
-        rule = f"{what} of the pictures are {how} (t² {seen:.1f}, 1 is chance)"
-        task.choose(key, 0.5 if alike else 0.0, rule)
+        key = f"dataset.augmentation.{mirror}"
+        if named := sided(classes, mirror):
+            listed = ", ".join(repr(name) for name in named[:3])
+            task.choose(key, 0.0, f"the classes tell {what}: {listed}")
+        elif not task.pretrains and (told or 0) > TOLD:
+            share = f"{100 * (told or 0):.0f} % of what a mirror changes"
+            task.choose(key, 0.0, f"the classes tell {what} of the pictures apart ({share})")
+        elif seen is not None:
+            alike = seen <= MIRRORED
+            how = "alike" if alike else "not alike"
+            rule = f"{what} of the pictures are {how} (t² {seen:.1f}, 1 is chance)"
+            task.choose(key, 0.5 if alike else 0.0, rule)
 
 
 def geometry(task: Task) -> None:

@@ -7,7 +7,7 @@ of a classifier its folders, unless its file names them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,29 @@ from mae_skill.errors import DataError
 FIELD = "dataset.segmentation.class_list"
 CLASS_LISTS = "a text file with one name per line, a YAML list, or a list of names"
 """What the field may hold."""
+
+
+_SIDES = {
+    "hflip": "left right leftward leftwards rightward rightwards clockwise counterclockwise "
+    "anticlockwise ccw cw mirrored links rechts gauche droite izquierda derecha esquerda direita "
+    "sinistra destra",
+    "vflip": "up down top bottom upper lower upward upwards downward downwards above below "
+    "clockwise counterclockwise anticlockwise ccw cw upside oben unten haut bas arriba abajo",
+}
+
+
+def sided(names: Iterable[str], mirror: str) -> list[str]:
+    """The classes whose names say a side that a mirror changes.
+
+    Args:
+        mirror: ``hflip``, left and right; ``vflip``, up and down.
+    """
+    words = set(_SIDES[mirror].split())
+    return [
+        name
+        for name in names
+        if words & set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+    ]
 
 
 def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> list[str]:

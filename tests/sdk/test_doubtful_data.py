@@ -1345,6 +1345,24 @@ def test_a_cache_entry_of_an_older_version_reads_as_a_new_one_but_for_empty_fold
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (("turn left", "turn right"), ["hflip"]),
+        (("up", "down"), ["vflip"]),
+        (("rotatedClockwise", "not"), ["hflip", "vflip"]),
+        (("leftover", "bright"), []),
+    ],
+)
+def test_a_mirror_image_of_a_class_that_is_named_by_a_side_is_told(
+    names: tuple[str, ...], warned: list[str], tmp_path: Path
+) -> None:
+    flips = {f"dataset.augmentation.{name}": 0.5 for name in ("hflip", "vflip")}
+    made = plan(classes(tmp_path / "d", *names), **FINETUNE, **flips)
+    found = [one for one in made.warnings if "named by a side" in str(one)]
+    assert [str(one.field).rpartition(".")[2] for one in found] == warned
+
+
 def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
     source = classes(tmp_path / "d", "train/ant", "val/ant")
     with pytest.raises(DataError) as caught:

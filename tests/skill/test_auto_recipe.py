@@ -16,6 +16,7 @@ CPU = Facts(images=4000, classes=0, device="cpu", cores=2, processes=1)
 GPU = Facts(images=100_000, classes=0, device="NVIDIA A100-SXM4-80GB", cores=16, processes=1)
 DIGITS = {"height": 28, "width": 28, "grey": True, "mirror": 6.8, "flip": 6.5}
 PHOTOS = {"height": 375, "width": 500, "grey": False, "mirror": 1.1, "flip": 40.0}
+SIDED = {"dataset.train_data_sources": {"class_counts": {"facingLeft": 75, "facing_right": 75}}}
 PRETRAIN = {"train.stage": "pretrain"}
 FINETUNE = {"train.stage": "finetune"}
 WEIGHTS = {**FINETUNE, "train.pretrained_model_path": "/w.pth"}
@@ -212,6 +213,27 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         images(CPU, 150, 10),
         PHOTOS,
         {f"{DATASET}hflip": 0.5, f"{DATASET}vflip": 0.0},
+    ),
+    (
+        "no mirror that makes one class of another, though all pictures together know no side",
+        FINETUNE,
+        images(CPU, 150, 2),
+        {**PHOTOS, "mirror_told": 0.6, "flip": 1.0, "flip_told": 0.02},
+        {f"{DATASET}hflip": 0.0, f"{DATASET}vflip": 0.5},
+    ),
+    (
+        "a mirror for pretraining, which knows no classes",
+        PRETRAIN,
+        images(CPU, 150, 2),
+        {**PHOTOS, "mirror_told": 0.6},
+        {f"{DATASET}hflip": 0.5},
+    ),
+    (
+        "no mirror where classes are named by a side",
+        FINETUNE,
+        Facts(images=150, classes=2, device="cpu", data=SIDED),
+        {**PHOTOS, "flip": 1.0},
+        {f"{DATASET}hflip": 0.0, f"{DATASET}vflip": 0.5},
     ),
     ("either way for satellites", PRETRAIN, CPU, {**PHOTOS, "flip": 1.2}, {f"{DATASET}vflip": 0.5}),
     (

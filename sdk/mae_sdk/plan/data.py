@@ -325,7 +325,7 @@ def look_at_all(
                 role=str(paired.get("role") or ""),
                 share=share if trains else 0.0,
                 reading=reading,
-                labels=_labels_of(row, spec),
+                labels=labels_of(row, spec),
                 classes=_classes_of(spec) if filters else None,
                 part=_share(fraction) or 1.0,
                 trains=trains,
@@ -469,7 +469,7 @@ def _share(value: Any) -> float:
     return float(value) if is_number and 0 < value <= 1 else 0.0
 
 
-def _labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
+def labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
     """The table of classes of a source; None where its folders are the classes."""
 
     named = row.get("labels") if isinstance(row, Mapping) else None

@@ -18,10 +18,11 @@ from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema
 
 from mae_sdk.data.appearance import appearance
+from mae_sdk.data.label_file import labeled
 from mae_sdk.data.pairs import open_pairs
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import open_source
-from mae_sdk.plan.data import SOURCE_KEY, Survey
+from mae_sdk.plan.data import SOURCE_KEY, Survey, labels_of
 from mae_sdk.plan.launch_record import nodes_of, shape
 
 AUTO = "auto"
@@ -155,7 +156,10 @@ def _look(survey: Survey, spec: Mapping[str, Any]) -> dict[str, Any]:
                 beside = get_dotted(spec, str(masks["field"]))
                 pairs = open_pairs(value, beside or None, role=str(masks.get("role") or "train"))
                 return appearance(pairs, reading=reading)
-            return appearance(open_source(value), reading=reading)
+            source, table = open_source(value), labels_of(row, spec)
+            if table is not None:
+                source = labeled(source, table)
+            return appearance(source, reading=reading)
         except MaeError:
             return {}
     return {}

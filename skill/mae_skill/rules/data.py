@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from mae_skill.archs import arch_of, hw
-from mae_skill.classes import CLASS_LISTS, read_class_list
+from mae_skill.classes import CLASS_LISTS, read_class_list, sided
 from mae_skill.errors import DataError, MaeError
 from mae_skill.origin import OriginKind, is_explicit
 from mae_skill.rules import samples
@@ -95,6 +95,22 @@ def mirrored(case: Case) -> None:
                 key,
                 f"every training picture is {how}, and none is seen as it is, as in validation; "
                 "0.5 shows both",
+            )
+
+
+def sides(case: Case) -> None:
+    """A mirror image of a class that is named by a side is of another class."""
+    if case("train.stage") != "finetune":
+        return
+    names = samples.known_classes(case)
+    for mirror, how in (("hflip", "left and right"), ("vflip", "up and down")):
+        key = f"dataset.augmentation.{mirror}"
+        if float(case(key, 0.0)) > 0 and (named := sided(names, mirror)):
+            case.warn(
+                key,
+                f"training swaps {how} in some of the pictures, and classes are named by a side: "
+                f"{first_of(named)}; if a mirror image is of another class, set {key}=0",
+                serious=True,
             )
 
 
@@ -414,6 +430,7 @@ RULES = [
     Rule(crops, ("train",)),
     Rule(erased, ("train",)),
     Rule(mirrored, ("train",)),
+    Rule(sides, ("train",)),
     Rule(center, ("train", "evaluate", "inference")),
     Rule(value_range),
     Rule(statistics, ("train",)),

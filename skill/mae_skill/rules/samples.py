@@ -1003,7 +1003,7 @@ def class_weights(case: Case) -> None:
     if segments(case) and given == "balanced":
         case.errors.append(balanced_masks())
         return
-    classes = _known_classes(case)
+    classes = known_classes(case)
     if isinstance(given, Mapping) and classes:
         if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
             case.errors.append(problem)
@@ -1039,7 +1039,7 @@ def _doubtful_weights(case: Case, given: Mapping[str, float], classes: Sequence[
         )
 
 
-def _known_classes(case: Case) -> list[str]:
+def known_classes(case: Case) -> list[str]:
     """The names of the classes that are learned, as far as they are known."""
     if not segments(case):
         found = case.facts.data.get(TRAIN) or {}
