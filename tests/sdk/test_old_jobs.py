@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -80,3 +81,32 @@ def test_one_that_was_killed_goes_on(root: Path) -> None:
     assert [entry["epoch"] for entry in before] == [0]
     assert [row["epoch"] for row in job.history()] == [0, 1, 2, 3]
     assert job.logs().count("epoch 0: train_loss") == 1  # it did not start from scratch
+
+    # Another job by its spec does not begin at the checkpoint that this one was resumed from.
+    field = "train.resume_training_checkpoint_path"
+    spec = read_spec(job.folder / "spec.yaml")
+    assert Path(spec["train"]["resume_training_checkpoint_path"]).is_relative_to(job.folder)
+    longer = {"parent_job_id": job.id, "results_root": str(root), "automl_policy": "off"}
+    made = Skill().plan("train", spec=spec, spec_overrides={"num_epochs": 2}, **longer)
+    assert made.spec["train"]["resume_training_checkpoint_path"] is None
+    assert [one for one in made.notices if f"{field} of the spec is not used: {job.id}" in one]
+    named = {field: str(job.best_checkpoint())}
+    made = Skill().plan("train", spec=spec, spec_overrides={"num_epochs": 9, **named}, **longer)
+    assert made.spec["train"]["resume_training_checkpoint_path"] == named[field]
+
+
+@pytest.mark.parametrize(("named", "told"), [({}, True), ({"parent_job_id": "train-whole"}, False)])
+def test_weights_that_a_resume_took_out_of_a_spec_are_told(
+    named: dict[str, str], told: bool, root: Path
+) -> None:
+    path = root / "train-killed" / "job.json"
+    record = json.loads(path.read_text())
+    field = "train.pretrained_model_path"
+    record["changed"] = {field: {"origin": "parent train-whole", "default": None}}
+    record["attempts"] += record["attempts"]
+    path.write_text(json.dumps(record))
+    spec = read_spec(root / "train-killed" / "spec.yaml")
+    given = {"results_root": str(root), "automl_policy": "off", **named}
+    made = Skill().plan("train", spec=spec, **given)
+    found = [one for one in made.notices if f"{field} is empty in the spec" in str(one)]
+    assert bool(found) is told

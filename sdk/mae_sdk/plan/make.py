@@ -39,7 +39,7 @@ from mae_sdk.automl.space import Judge
 from mae_sdk.automl.study import check_storage
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
-from mae_sdk.jobs.records import StudyRecord
+from mae_sdk.jobs.records import StudyRecord, read_record
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
 from mae_sdk.jobs.status import is_number
@@ -461,6 +461,41 @@ def read_request(draft: Draft) -> None:
         )
 
 
+def leave_former_attempts(draft: Draft) -> None:
+    """What a resume wrote into the spec of a job is of that job: another begins without its
+    checkpoint, and is told of the weights that the resume took out."""
+    layers, action = draft.layers, draft.action
+    folder = get_dotted(layers.spec_file, "results_dir")
+    if not isinstance(folder, str) or not folder or urls.is_remote(folder):
+        return
+    try:
+        record = read_record(Path(folder))
+    except (MaeError, OSError):
+        return  # no job's spec
+    if record["action"] != action or len(record["attempts"]) < 2:
+        return
+
+    for key in record.get("resume_keys") or ():
+        value = get_dotted(layers.spec_file, key)
+        if not isinstance(value, str) or not Path(value).is_relative_to(folder):
+            continue
+        if get_dotted(layers.overrides, key) is get_dotted(layers.shorthand, key) is None:
+            remove_dotted(layers.spec_file, key)
+            layers.given.discard(key)
+            layers.notices.append(
+                f"{key} of the spec is not used: {record['id']} was resumed from it; to go on with "
+                f"that job: mae jobs resume {record['id']}"
+            )
+    for key in record.get("ptm_keys") or ():
+        origin = (record.get("changed") or {}).get(key)
+        filled = draft.request.ptm or draft.request.parent_job_id or key in layers.given
+        if origin and not filled and get_dotted(layers.spec_file, key) is None:
+            layers.notices.append(
+                f"{key} is empty in the spec, since {record['id']} was resumed; it began with "
+                f"weights [{origin.get('origin')}]: name them again with --parent or --ptm"
+            )
+
+
 def hide_database_password(draft: Draft) -> None:
     """A database password travels in the job's environment; no record holds it."""
     storage = draft.request.automl.get("storage")
@@ -805,6 +840,7 @@ STEPS: tuple[Callable[[Draft], None], ...] = (
     ask_platform,
     decide_automl,
     read_request,
+    leave_former_attempts,
     hide_database_password,
     place_job,
     find_parent,
