@@ -73,6 +73,23 @@ def test_the_area_of_every_class_is_scikit_learns_and_none_where_there_is_none()
     assert [one["auroc"] for one in table.values()] == found.areas
 
 
+@pytest.mark.parametrize("steps", [2, 10, 10_000])
+def test_areas_and_precisions_of_scores_that_many_images_share_are_scikit_learns(
+    steps: int,
+) -> None:
+    generator = torch.Generator().manual_seed(steps)
+    given = (torch.rand(83, 6, generator=generator) * steps).round() / steps
+    truth = (torch.rand(83, 6, generator=generator) < 0.3).long()
+    truth[:, 4], truth[:, 5] = 0, 1
+    areas, precisions = scores.area_under_roc(given, truth), scores.average_precision(given, truth)
+    for index in range(4):
+        y, values = truth[:, index].numpy(), given[:, index].double().numpy()
+        assert areas[index] == pytest.approx(sklearn_metrics.roc_auc_score(y, values), abs=1e-12)
+        expected = sklearn_metrics.average_precision_score(y, values)
+        assert precisions[index] == pytest.approx(expected, abs=1e-12)
+    assert areas[4:] == [None, None] and precisions[4:] == [None, 1.0]
+
+
 def test_ranks_together_give_the_figures_of_one() -> None:
     logits, labels = answers(5, images=61)
     parts = [counted(logits[rank::2], labels[rank::2]) for rank in range(2)]

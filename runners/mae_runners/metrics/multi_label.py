@@ -13,7 +13,12 @@ from torch import Tensor
 
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.classification import binned, calibration_error, reliability
-from mae_runners.metrics.scores import Scores, area_under_roc, average_precision
+from mae_runners.metrics.scores import (
+    Scores,
+    area_under_roc,
+    average_precision,
+    best_thresholds,
+)
 
 MORE = {
     "mAP": "maximize",
@@ -156,28 +161,3 @@ class MultiLabelMetrics:
     @cached_property
     def _curves(self) -> tuple[list[float | None], list[float | None]]:
         return area_under_roc(*self._all), average_precision(*self._all)
-
-
-def best_thresholds(scores: Tensor, truth: Tensor) -> list[float]:
-    """The threshold of the best F1 of each class, half way to the next lower score.
-
-    Args:
-        scores: probabilities ``[N, C]``.  truth: 0 or 1, ``[N, C]``.
-
-    Returns:
-        One for each class; 0.5 where no image is of it.
-    """
-    from torchmetrics.functional.classification import binary_precision_recall_curve
-
-    found = []
-    for values, of_class in zip(scores.T, truth.T, strict=True):
-        if not of_class.any():
-            found.append(0.5)
-            continue
-        precision, recall, cuts = binary_precision_recall_curve(values, of_class)
-        both = precision[:-1] + recall[:-1]
-        f1 = torch.where(both > 0, 2 * precision[:-1] * recall[:-1] / both, 0.0)
-        best = int(f1.argmax())
-        lower = float(cuts[best - 1]) if best else 0.0
-        found.append(min(max((float(cuts[best]) + lower) / 2, 1e-6), 1 - 1e-6))
-    return found

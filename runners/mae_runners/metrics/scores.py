@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -62,9 +62,14 @@ def area_under_roc(scores: Tensor, truth: Tensor) -> list[float | None]:
     Returns:
         One for each class; None where all images are of it, or none.
     """
-    from torchmetrics.functional.classification import binary_auroc
-
-    return _each(binary_auroc, scores, truth, whole=True)
+    found: list[float | None] = []
+    for _, right, wrong in _curves(scores, truth):
+        if not right[-1] or not wrong[-1]:
+            found.append(None)
+            continue
+        recall, fallout = right / right[-1], wrong / wrong[-1]
+        found.append(float(torch.trapezoid(_from_zero(recall), _from_zero(fallout))))
+    return found
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> list[float | None]:
@@ -72,22 +77,53 @@ def average_precision(scores: Tensor, truth: Tensor) -> list[float | None]:
 
     Args, Returns: as of `area_under_roc`; None where no image is of the class.
     """
-    from torchmetrics.functional.classification import binary_average_precision
+    found: list[float | None] = []
+    for _, right, wrong in _curves(scores, truth):
+        if not right[-1]:
+            found.append(None)
+            continue
+        precision = right / (right + wrong)
+        found.append(float((_from_zero(right / right[-1]).diff() * precision).sum()))
+    return found
 
-    return _each(binary_average_precision, scores, truth, whole=False)
 
-
-def _each(
-    figure: Callable[[Tensor, Tensor], Tensor], scores: Tensor, truth: Tensor, *, whole: bool
-) -> list[float | None]:
-    """A figure of torchmetrics for each class.
+def best_thresholds(scores: Tensor, truth: Tensor) -> list[float]:
+    """The threshold of the best F1 of each class, the lowest of several, half way to the next lower
+    score.
 
     Args:
-        whole: it is undefined too where all images are of the class.
+        scores: probabilities ``[N, C]``.  truth: 0 or 1, ``[N, C]``.
+
+    Returns:
+        One for each class; 0.5 where no image is of it.
     """
-    found: list[float | None] = []
-    for values, of_class in zip(scores.T, truth.T, strict=True):
-        count = int(of_class.sum())
-        defined = 0 < count < len(of_class) or (count and not whole)
-        found.append(float(figure(values, of_class)) if defined else None)
+    found = []
+    for cuts, right, wrong in _curves(scores, truth):
+        if not right[-1]:
+            found.append(0.5)
+            continue
+        f1 = 2 * right / (right + wrong + right[-1])
+        best = int((f1 == f1.max()).nonzero()[-1])  # cuts fall
+        lower = float(cuts[best + 1]) if best + 1 < len(cuts) else 0.0
+        found.append(min(max((float(cuts[best]) + lower) / 2, 1e-6), 1 - 1e-6))
     return found
+
+
+def _curves(scores: Tensor, truth: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each class the scores that occur, falling, and how many images with at least that score
+    are of the class, and are not. float64.
+
+    The areas of torchmetrics and scikit-learn, which the tests compare with, cost 3.3 and 1.9 s of
+    imports in each evaluation.
+    """
+    for values, of_class in zip(scores.double().T, truth.double().T, strict=True):
+        ordered, places = values.sort(descending=True)
+        last = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+        last[:-1] = ordered[:-1] != ordered[1:]  # images of one score are told together
+        right = of_class[places].cumsum(0)
+        seen = torch.arange(1, len(ordered) + 1, device=ordered.device)
+        yield ordered[last], right[last], (seen - right)[last]
+
+
+def _from_zero(values: Tensor) -> Tensor:
+    return torch.cat([values.new_zeros(1), values])

@@ -2,7 +2,7 @@
 
 Fabric imports torchmetrics to compare its version, and for nothing else. With all that it loads in
 turn (transformers, scipy.signal, matplotlib) that took 3.0 of the 9.8 s in which a runner imports
-everything, and a runner that needs a metric of torchmetrics imports it itself.
+everything.
 """
 
 from __future__ import annotations
