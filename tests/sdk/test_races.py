@@ -15,7 +15,7 @@ from mae_skill.errors import MaeError
 
 from tests.support.jobs import start, wait_until
 
-SECONDS = 2.5
+SECONDS = 1.5
 ALONE = "exec 9> alone; flock -n 9 || touch overlap; sleep 0.05"
 
 
