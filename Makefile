@@ -34,7 +34,7 @@ LONG := $(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config
 
 test-long: $(STAMP)
 ifneq ($(K),wide)
-	$(LONG) tests/long$(if $(K),/$(K))
+	$(LONG) $(if $(filter parity,$(K)),-n $(WORKERS)) tests/long$(if $(K),/$(K))
 endif
 ifneq ($(filter wide,$(or $(K),wide)),)
 	$(LONG) -m wide --ignore=tests/long tests
