@@ -11,20 +11,19 @@ removed there.
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import json
 import os
 import re
-import shutil
-import socket
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 try:
     import fcntl
@@ -198,10 +197,10 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
         yield temporary
 
         if replace and path.exists():
-            shutil.rmtree(path)
+            _remove_tree(path, ignore_errors=False)
         temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_tree(temporary)
         _let_go(held)
 
 
@@ -280,10 +279,27 @@ def _remove_abandoned(path: Path, links: bool) -> bool:
         os.close(descriptor)
 
 
+def free_bytes(place: Path) -> int:
+    """Bytes free on the disk of a place.
+
+    Raises:
+        OSError: there is no such place.
+    """
+    import shutil
+
+    return shutil.disk_usage(place).free
+
+
+def _remove_tree(path: Path, *, ignore_errors: bool = True) -> None:
+    import shutil  # a supervisor, whose start a person waits for, does without it
+
+    shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
 def _remove(path: Path) -> bool:
     """Remove a file or a folder; whether it is gone."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_tree(path)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -299,6 +315,8 @@ def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
     Args:
         base: where; the system's place for temporary files.
     """
+    import tempfile
+
     place = Path(tempfile.gettempdir()) if base is None else base
     with contextlib.suppress(OSError):
         for entry in list(place.iterdir()):
@@ -313,7 +331,7 @@ def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_tree(folder)
         _let_go(held)
 
 
@@ -339,6 +357,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> Path:
     """Replace a file whole with a table, in UTF-8; returns `path`."""
+    import csv
+
     with (
         atomic_file(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as stream,
@@ -529,6 +549,8 @@ def _link_of(path: Path) -> Path:
 
 def _taken(token: str) -> socket.socket | None:
     """The socket of this name, of which there is one on a machine; None where it cannot be had."""
+    import socket
+
     place = socket.socket(socket.AF_UNIX)
     try:
         place.bind(f"\0{token}")
@@ -538,9 +560,18 @@ def _taken(token: str) -> socket.socket | None:
     return place
 
 
+def host_name() -> str:
+    """The name of this machine."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename  # as `socket.gethostname`, without the import of its module
+    import socket
+
+    return socket.gethostname()
+
+
 def _this_host() -> str:
     """What sees the same sockets: the machine, since it was started, and its network namespace."""
-    parts = [socket.gethostname()]
+    parts = [host_name()]
     for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/net"):
         with contextlib.suppress(OSError):
             path = Path(name)

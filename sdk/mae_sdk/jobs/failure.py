@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
-from mae_sdk.files import read_json
+from mae_sdk.files import free_bytes, read_json
 from mae_sdk.jobs.records import Failure
 
 CATEGORIES = (
@@ -243,7 +242,7 @@ def explain_loss(job_dir: Path, problem: Failure) -> Failure:
         message = f"{problem['message']}: {tail[full[-1]].strip()[:300]}"
         return failure("storage", message, lines=_around(tail, full[-1]))
     try:
-        is_full = shutil.disk_usage(job_dir).free == 0
+        is_full = free_bytes(job_dir) == 0
     except OSError:
         is_full = False
     if is_full:

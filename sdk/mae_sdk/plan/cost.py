@@ -19,7 +19,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -338,7 +337,7 @@ def measured_once(info: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         UsageError: as `measure`.
     """
     key = cost_key(info, plan.action, plan.spec, plan.launch, plan.resources)
-    name = hashlib.sha256(f"{socket.gethostname()} {key}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{files.host_name()} {key}".encode()).hexdigest()[:16]
     path = files.cache_home() / "steps" / f"{name}.json"
     if key is not None:
         with contextlib.suppress(OSError, ValueError):

@@ -65,7 +65,6 @@ has left there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -308,6 +307,8 @@ def attempt_name(job_dir: Path, record: JobRecord) -> str:
 
     Lower-case letters, digits and dashes, at most 52 characters, so that every engine takes it.
     """
+    import hashlib
+
     place = record["launch"].get("remote") or str(job_dir)
     digest = hashlib.sha256(place.encode()).hexdigest()[:8]
     word = "".join(c if c.isascii() and c.isalnum() else "-" for c in record["id"].lower())

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mae_sdk import files
 from mae_sdk.jobs.records import ProcessIdentity
 
 _PROC = Path("/proc")
@@ -55,7 +55,7 @@ def identify(pid: int | None = None) -> ProcessIdentity:
     """What `is_alive` needs to recognize the process later."""
     pid = os.getpid() if pid is None else pid
     return {
-        "host": socket.gethostname(),
+        "host": files.host_name(),
         "boot_id": boot_id(),
         "pid_namespace": _pid_namespace(),
         "pid": pid,
@@ -65,7 +65,7 @@ def identify(pid: int | None = None) -> ProcessIdentity:
 
 def same_host(identity: ProcessIdentity) -> bool:
     """Whether this process can see the other: same machine, same numbering of processes."""
-    return identity.get("host") == socket.gethostname() and identity.get("pid_namespace", "") in (
+    return identity.get("host") == files.host_name() and identity.get("pid_namespace", "") in (
         "",
         _pid_namespace(),
     )

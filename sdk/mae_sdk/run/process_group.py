@@ -12,7 +12,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -190,6 +189,8 @@ def _script_folder(command: Sequence[str]) -> str | None:
 
 def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
+    import socket
+
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

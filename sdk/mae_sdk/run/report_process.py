@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
 
@@ -30,7 +30,7 @@ def wanted(job_dir: Path) -> bool:
     if os.environ.get(VARIABLE, "").lower() in ("off", "0", "false", "no"):
         return False
     try:
-        return shutil.disk_usage(job_dir).free > _LEAST_ROOM
+        return files.free_bytes(job_dir) > _LEAST_ROOM
     except OSError:
         return False
 

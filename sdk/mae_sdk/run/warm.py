@@ -8,9 +8,7 @@ one study, outlives their controller, and ends when dismissed or idle.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -76,6 +74,8 @@ def start(command: Sequence[str], folder: Path) -> Path | None:
 
 def dismiss(folder: Path) -> None:
     """Tell the warm runner of `folder`, if there is one, that no more jobs will come."""
+    import socket
+
     path = _socket_path(folder)
     body = b'{"end": true}'
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
@@ -106,12 +106,16 @@ def socket_folder(base: str = "/tmp") -> Path | None:
 
 
 def _socket_path(folder: Path) -> Path | None:
+    import hashlib
+
     place = socket_folder()
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
     return None if place is None else place / f"{name}.sock"
 
 
 def _answers(path: Path) -> bool:
+    import socket
+
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(path))
         return True

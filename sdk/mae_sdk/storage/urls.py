@@ -7,7 +7,6 @@ A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -355,6 +354,8 @@ def seal(url: str) -> str:
     This process remembers what the variable stands for; `held` gives it to a job's environment. A
     URL without credentials, or sealed already, comes back as it is.
     """
+    import hashlib
+
     try:
         if not is_remote(url) or not _has_credentials(url) or _SEALED.match(urlsplit(url).netloc):
             return url
