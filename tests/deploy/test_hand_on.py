@@ -166,6 +166,46 @@ def test_timm_prepares_pictures_to_the_last_bit(made, size):
         assert (transform(Image.fromarray(pixels)) - prepared(pixels, size)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_the_filter_of_resizing_goes_along_and_comes_back(tmp_path, digits, format, kernel):
+    from transformers import AutoImageProcessor
+
+    case = TRANSFORMERS[0]
+    arch, stage, size, shape = case
+    file = save_checkpoint(
+        make_model(arch, stage, size, **shape),
+        tmp_path / "model.pth",
+        center_crop=0.8,  # 40 pixels, of which transformers cuts what evaluation does
+        eval_interpolation=kernel,
+    )
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format=format,
+        dataset__val_data_sources=str(digits),
+    )
+    export.run(spec, make_context("export", tmp_path))
+    folder = tmp_path / "export" / format
+    assert f"resized ({kernel}, antialiased)" in (folder / "README.md").read_text()
+    if format == "timm":
+        config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folder}"))
+        assert config["interpolation"] == kernel
+        prepare = timm.data.create_transform(**config, is_training=False)
+    else:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+        def prepare(picture):
+            return processor(picture, return_tensors="pt")["pixel_values"][0]
+
+    ours, other = load_model(folder), load_model(folder)
+    assert ours.meta.eval_interpolation == kernel
+    other._fit.filter = Image.Resampling.BICUBIC
+    picture = Image.effect_noise((83, 57), 90).convert("RGB")
+    wanted = prepare(picture)
+    assert (wanted - ours.preprocess(picture)[0]).abs().max() < 1e-6
+    assert (wanted - other.preprocess(picture)[0]).abs().max() > 1e-2
+
+
 GRAY = {"timm": TIMM[7], "transformers": TRANSFORMERS[8]}
 SIX = {"timm": TIMM[11], "transformers": TRANSFORMERS[6]}
 
