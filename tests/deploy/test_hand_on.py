@@ -380,6 +380,55 @@ def test_transformers_prepares_pictures_to_the_last_bit_where_the_margins_are_ev
         assert (theirs - prepared(pixels, 32, 0.8)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_a_vit_of_a_class_token_answers_pictures_in_transformers_as_here(tmp_path, digits, stage):
+    import transformers
+    from transformers import AutoImageProcessor
+
+    shape = {**SMALL, "global_pool": False} if stage == "finetune" else SMALL
+    model = make_model("vit_tiny_patch16", stage, 32, **shape)
+    with torch.no_grad():
+        for weight in model.parameters():  # fresh ones answer alike to every picture
+            weight.add_(torch.randn_like(weight) * 0.05)
+    file = save_checkpoint(model, tmp_path / "model.pth", center_crop=0.8)
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format="transformers",
+        dataset__val_data_sources=str(digits),
+    )
+    export.run(spec, make_context("export", tmp_path))
+    folder = tmp_path / "export" / "transformers"
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    files = sorted(digits.rglob("*.png"))[:6]
+    inputs = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt")
+    with torch.inference_mode():
+        if stage == "finetune":
+            theirs = transformers.ViTForImageClassification.from_pretrained(folder).eval()
+            logits = theirs(**inputs).logits
+            answers = load_model(file).predict(files)
+            ours = torch.tensor(np.stack([answer.probabilities for answer in answers]))
+            assert ours.std(dim=0).max() > 1e-3  # else any model's would do
+            assert (logits.softmax(dim=1) - ours).abs().max() < 1e-4
+            assert [theirs.config.id2label[int(i)] for i in logits.argmax(1)] == [
+                answer.label for answer in answers
+            ]
+            return
+        theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder).eval()
+        pixels = load_model(file).preprocess(files)
+        noise = torch.rand(len(files), model.num_units)
+        found = theirs(**inputs, noise=noise)
+        assert (found.loss - model.eval()(pixels, noise).loss).abs() < 1e-4
+        theirs.config.mask_ratio = 0.0
+        theirs.vit.embeddings.config.mask_ratio = 0.0
+        tokens = theirs.vit(inputs["pixel_values"], noise=noise.argsort(1).argsort(1).float())
+        assert tokens.last_hidden_state.shape[1] == 1 + model.num_units
+        restored = tokens.last_hidden_state[:, 1:].gather(
+            1, tokens.ids_restore.unsqueeze(2).expand(-1, -1, model.config["embed_dim"])
+        )
+        assert (restored.mean(1) - model.encode(pixels)).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("described", [True, False], ids=["described", "by its names alone"])
 @pytest.mark.parametrize("case", TRANSFORMERS, ids=names)
 def test_a_transformers_folder_comes_back_in_as_the_model_it_was(tmp_path, made, case, described):
