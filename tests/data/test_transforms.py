@@ -232,6 +232,33 @@ def test_the_center_crop_leaves_the_margin_that_the_spec_says(share: float) -> N
     assert np.array_equal(pixels, np.asarray(want))
 
 
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [64, [64, 96]])
+def test_evaluation_equals_timms_transform_by_each_filter(kernel: str, size: Any) -> None:
+    from timm.data import create_transform
+
+    height, width = (size, size) if isinstance(size, int) else size
+    theirs = create_transform(
+        (3, height, width), interpolation=kernel, crop_pct=0.8, mean=(0,) * 3, std=(1,) * 3
+    )
+    ours = EvalTransform(augmentation(input_size=size, center_crop=0.8, eval_interpolation=kernel))
+    for shape in ((200, 150), (40, 30)):
+        picture = photo(3, *shape)
+        wanted = (theirs(picture) * 255).round().numpy().transpose(1, 2, 0)
+        assert np.array_equal(ours.fit(np.asarray(picture)), wanted)
+
+
+def test_each_filter_resizes_bands_of_floats_as_well() -> None:
+    deep = np.random.default_rng(0).uniform(0, 255, (50, 70, 5)).astype(np.float32)
+    seen = [
+        EvalTransform(augmentation(input_size=32, eval_interpolation=kernel)).fit(deep)
+        for kernel in ("bilinear", "bicubic", "lanczos")
+    ]
+    assert all(one.shape == (32, 32, 5) and one.dtype == np.float32 for one in seen)
+    assert all(one.min() >= 0 and one.max() <= 255 for one in seen)  # lanczos rings
+    assert not np.allclose(seen[0], seen[1]) and not np.allclose(seen[1], seen[2])
+
+
 def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -340,7 +340,7 @@ def test_the_defaults_of_a_whole_spec_give_way_too(
     assert main(command) == 0
 
 
-def test_the_crop_that_a_model_was_validated_with_follows_it_and_another_can_be_asked_for(
+def test_the_crop_and_filter_of_a_models_validation_follow_it_and_others_can_be_asked_for(
     digits, tmp_path
 ):
     model = make_model("vit_tiny_patch16", "finetune", 64, depth=2)
@@ -363,6 +363,12 @@ def test_the_crop_that_a_model_was_validated_with_follows_it_and_another_can_be_
     spec = make_spec(export__checkpoint=str(wide), dataset__val_data_sources=str(digits))
     made = export.run(spec, make_context("export", tmp_path / "e"))["artefacts"][0]
     assert loss("f", made) == pytest.approx(of_wide, abs=1e-5)
+
+    kernel = "dataset__augmentation__eval_interpolation"
+    smooth = save_checkpoint(model, tmp_path / "smooth.pth", eval_interpolation="bilinear")
+    assert loss("g", smooth) != loss("b", usual)
+    assert loss("h", usual, **{kernel: "bilinear"}) == loss("g", smooth)
+    assert loss("i", smooth, **{kernel: "bicubic"}) == loss("b", usual)
 
 
 def test_what_could_not_be_read_is_in_the_result_of_every_action(finetuned, digits, tmp_path):

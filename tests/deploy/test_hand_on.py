@@ -166,6 +166,46 @@ def test_timm_prepares_pictures_to_the_last_bit(made, size):
         assert (transform(Image.fromarray(pixels)) - prepared(pixels, size)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_the_filter_of_resizing_goes_along_and_comes_back(tmp_path, digits, format, kernel):
+    from transformers import AutoImageProcessor
+
+    case = TRANSFORMERS[0]
+    arch, stage, size, shape = case
+    file = save_checkpoint(
+        make_model(arch, stage, size, **shape),
+        tmp_path / "model.pth",
+        center_crop=0.8,  # 40 pixels, of which transformers cuts what evaluation does
+        eval_interpolation=kernel,
+    )
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format=format,
+        dataset__val_data_sources=str(digits),
+    )
+    export.run(spec, make_context("export", tmp_path))
+    folder = tmp_path / "export" / format
+    assert f"resized ({kernel}, antialiased)" in (folder / "README.md").read_text()
+    if format == "timm":
+        config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folder}"))
+        assert config["interpolation"] == kernel
+        prepare = timm.data.create_transform(**config, is_training=False)
+    else:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+        def prepare(picture):
+            return processor(picture, return_tensors="pt")["pixel_values"][0]
+
+    ours, other = load_model(folder), load_model(folder)
+    assert ours.meta.eval_interpolation == kernel
+    other._fit.filter = Image.Resampling.BICUBIC
+    picture = Image.effect_noise((83, 57), 90).convert("RGB")
+    wanted = prepare(picture)
+    assert (wanted - ours.preprocess(picture)[0]).abs().max() < 1e-6
+    assert (wanted - other.preprocess(picture)[0]).abs().max() > 1e-2
+
+
 GRAY = {"timm": TIMM[7], "transformers": TRANSFORMERS[8]}
 SIX = {"timm": TIMM[11], "transformers": TRANSFORMERS[6]}
 
@@ -338,6 +378,55 @@ def test_transformers_prepares_pictures_to_the_last_bit_where_the_margins_are_ev
         pixels = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
         theirs = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
         assert (theirs - prepared(pixels, 32, 0.8)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_a_vit_of_a_class_token_answers_pictures_in_transformers_as_here(tmp_path, digits, stage):
+    import transformers
+    from transformers import AutoImageProcessor
+
+    shape = {**SMALL, "global_pool": False} if stage == "finetune" else SMALL
+    model = make_model("vit_tiny_patch16", stage, 32, **shape)
+    with torch.no_grad():
+        for weight in model.parameters():  # fresh ones answer alike to every picture
+            weight.add_(torch.randn_like(weight) * 0.05)
+    file = save_checkpoint(model, tmp_path / "model.pth", center_crop=0.8)
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format="transformers",
+        dataset__val_data_sources=str(digits),
+    )
+    export.run(spec, make_context("export", tmp_path))
+    folder = tmp_path / "export" / "transformers"
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    files = sorted(digits.rglob("*.png"))[:6]
+    inputs = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt")
+    with torch.inference_mode():
+        if stage == "finetune":
+            theirs = transformers.ViTForImageClassification.from_pretrained(folder).eval()
+            logits = theirs(**inputs).logits
+            answers = load_model(file).predict(files)
+            ours = torch.tensor(np.stack([answer.probabilities for answer in answers]))
+            assert ours.std(dim=0).max() > 1e-3  # else any model's would do
+            assert (logits.softmax(dim=1) - ours).abs().max() < 1e-4
+            assert [theirs.config.id2label[int(i)] for i in logits.argmax(1)] == [
+                answer.label for answer in answers
+            ]
+            return
+        theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder).eval()
+        pixels = load_model(file).preprocess(files)
+        noise = torch.rand(len(files), model.num_units)
+        found = theirs(**inputs, noise=noise)
+        assert (found.loss - model.eval()(pixels, noise).loss).abs() < 1e-4
+        theirs.config.mask_ratio = 0.0
+        theirs.vit.embeddings.config.mask_ratio = 0.0
+        tokens = theirs.vit(inputs["pixel_values"], noise=noise.argsort(1).argsort(1).float())
+        assert tokens.last_hidden_state.shape[1] == 1 + model.num_units
+        restored = tokens.last_hidden_state[:, 1:].gather(
+            1, tokens.ids_restore.unsqueeze(2).expand(-1, -1, model.config["embed_dim"])
+        )
+        assert (restored.mean(1) - model.encode(pixels)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("described", [True, False], ids=["described", "by its names alone"])

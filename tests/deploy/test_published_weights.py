@@ -208,13 +208,14 @@ OPEN = {
     if name != "dataset__augmentation__input_size"
 }
 HALF = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "crop_pct": 0.95}
+FILTER = "dataset.augmentation.eval_interpolation"
 
 
 @pytest.mark.parametrize("action", ["evaluate", "inference", "export"])
 def test_the_preparation_that_a_foreign_folder_says_is_taken(
     action: str, digits: Path, tmp_path: Path
 ) -> None:
-    folder = _folder_of_timm(tmp_path / "model", **HALF)
+    folder = _folder_of_timm(tmp_path / "model", **HALF, interpolation="lanczos")
     data = {"evaluate": "eval_dataset", "inference": "inference_dataset"}
     given: dict[str, Any] = {data[action]: str(digits)} if action in data else {}
 
@@ -226,26 +227,42 @@ def test_the_preparation_that_a_foreign_folder_says_is_taken(
     pictures = taken.spec["dataset"]["augmentation"]
     assert (pictures["input_size"], pictures["center_crop"]) == (64, 0.95)
     assert (pictures["mean"], pictures["std"]) == (HALF["mean"], HALF["std"])
+    assert pictures["eval_interpolation"] == "lanczos"
     notes = {item.field: item.note for item in taken.inferred}
     assert "of the weights' config.json" in notes["dataset.augmentation.input_size"]
 
     own = {"input_size": 96, "center_crop": 0.5, "mean": [0.1] * 3}
+    own |= {"eval_interpolation": "bilinear"}
     other = plan(**{f"dataset.augmentation.{word}": value for word, value in own.items()})
     assert other.spec["dataset"]["augmentation"]["input_size"] == 96
     said = " ".join(map(str, other.warnings))
-    for text in ("pictures with [64, 64]", "pictures with 0.95", "trained with [0.5, 0.4, 0.3]"):
+    for text in (
+        "pictures with [64, 64]",
+        "pictures with 0.95",
+        "pictures with lanczos",
+        "trained with [0.5, 0.4, 0.3]",
+    ):
         assert text in said
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "hiera_tiny_224"])
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("vit_tiny_patch16_224", None),
+        ("hiera_tiny_224", "bicubic"),
+        ("vit_tiny_patch16_224", "bilinear"),
+        ("vit_tiny_patch16_224", "lanczos"),
+    ],
+)
 def test_a_foreign_folder_answers_as_timm_does_with_its_own_transform(
-    name: str, tmp_path: Path
+    name: str, kernel: str | None, tmp_path: Path
 ) -> None:
     import timm
     from mae_runners.models.pretrained import load_described
     from mae_skill.spec import ExperimentSpec
 
-    folder = _folder_of_timm(tmp_path / "model", name, **HALF)
+    said = {"interpolation": kernel} if kernel else {}
+    folder = _folder_of_timm(tmp_path / "model", name, **HALF, **said)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(3):
@@ -261,6 +278,7 @@ def test_a_foreign_folder_answers_as_timm_does_with_its_own_transform(
     _, meta, _ = load_described(folder, None, spec, "inference.checkpoint")
     assert (list(meta.input_size), meta.center_crop) == ([64, 64], 0.95)
     assert list(meta.mean) == HALF["mean"]
+    assert meta.eval_interpolation == kernel or (kernel is None and "bicubic")
 
     inference.run(spec, make_context("inference", tmp_path))
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -346,6 +364,8 @@ def test_a_classifier_of_timm_is_run_by_its_folder_alone(digits: Path, tmp_path:
         ({"mean": "0.5"}, "dataset.augmentation.mean"),
         ({"std": [0.5, 0.5]}, "dataset.augmentation.std"),
         ({"crop_pct": -3}, "dataset.augmentation.center_crop"),
+        ({"interpolation": "nearest"}, FILTER),
+        ({"interpolation": 3}, FILTER),
     ],
 )
 def test_what_a_foreign_folder_says_and_cannot_be_taken_is_refused_and_not_left_to_the_default(
@@ -365,7 +385,58 @@ def test_what_a_foreign_folder_says_and_cannot_be_taken_is_refused_and_not_left_
     assert f"correct the file, or set {field}" in str(caught.value.hint)
     names = ("mean", "std") if field.endswith(("mean", "std")) else (field.rpartition(".")[2],)
     own = {"input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "center_crop": 0.9}
+    own |= {"eval_interpolation": "bicubic"}
     assert plan(**{f"dataset.augmentation.{name}": own[name] for name in names})
+
+
+@pytest.mark.parametrize(
+    ("processor", "kernel"),
+    [
+        ({"size": 64, "resample": 1}, "lanczos"),
+        ({"size": 64, "resample": 2}, "bilinear"),
+        ({"size": 64, "resample": 3}, "bicubic"),
+        ({"size": 64, "image_processor_type": "ViTImageProcessorFast"}, "bilinear"),
+        ({"size": 64, "image_processor_type": "BitImageProcessor"}, None),
+        ({"size": 64, "resample": 0}, 0),
+        ({"size": 64, "resample": True}, True),
+        ({"size": 64, "resample": "cubic"}, "cubic"),
+        ({"do_resize": False, "crop_size": 64, "resample": 0}, None),
+    ],
+)
+def test_the_filter_of_an_image_processor_of_transformers_is_told_or_refused(
+    tmp_path: Path, processor: dict[str, Any], kernel: Any
+) -> None:
+    from mae_skill.weights.config import misread, preparation
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "image_size": 64}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+
+    said = preparation(tmp_path).get("eval_interpolation", (None, ""))[0]
+    if kernel in ("lanczos", "bilinear", "bicubic", None):
+        assert said == kernel and FILTER not in misread(tmp_path)
+    else:
+        assert said is None
+        assert misread(tmp_path)[FILTER] == ("resample", kernel, "preprocessor_config.json")
+
+
+@pytest.mark.parametrize("action", ["inference", "export"])
+@pytest.mark.parametrize(("crop", "share"), [(0.1, "1%"), (0.4, "16%"), (0.05, None), (0.5, "")])
+def test_a_crop_of_a_foreign_folder_that_leaves_little_is_told(
+    digits: Path, tmp_path: Path, action: str, crop: float, share: str | None
+) -> None:
+    folder = _folder_of_timm(tmp_path / "model", **{**HALF, "crop_pct": crop})
+    data = {"inference_dataset": str(digits)} if action == "inference" else {}
+
+    def plan() -> Any:
+        return Skill().plan(action, spec_overrides={f"{action}.checkpoint": str(folder)}, **data)
+
+    if share is None:
+        with pytest.raises(MaeError, match="too little to judge it by") as caught:
+            plan()
+        assert "correct its crop_pct" in str(caught.value.hint)
+        return
+    said = [str(one) for one in plan().warnings if "center_crop" in str(one)]
+    assert bool(said) == bool(share) and all(f"the middle {share} of" in one for one in said)
 
 
 def test_one_number_for_all_channels_names_that_do_not_fit_and_a_broken_description(

@@ -503,6 +503,7 @@ def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: P
 
 
 CROP = "dataset.augmentation.center_crop"
+FILTER = "dataset.augmentation.eval_interpolation"
 SAID = {
     "arch": SMALL["arch"],
     "stage": "finetune",
@@ -579,6 +580,13 @@ def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
         ("evaluate", CROP, 0.5, "0.5 here, and 0.9 in the validation of the model"),
         ("inference", CROP, 1.0, "1 here, and 0.9 in the validation of the model"),
         ("evaluate", CROP, 0.9, None),
+        (
+            "evaluate",
+            FILTER,
+            "lanczos",
+            "lanczos here, and bilinear in the validation",
+        ),
+        ("inference", FILTER, "bilinear", None),
         ("evaluate", "dataset.batch_size", 2, None),
         ("export", "export.input_height", 64, "64 pixels, and 32 in the training of the model"),
         ("export", "export.input_height", 32, None),
@@ -588,7 +596,8 @@ def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
 def test_a_model_that_is_to_see_pictures_otherwise_than_before_is_warned_of(
     action: str, key: str, value: Any, says: str | None, tmp_path: Path
 ) -> None:
-    root, about = tmp_path / "jobs", {**SAID, "center_crop": 0.9}
+    own = {"center_crop": 0.9, "eval_interpolation": "bilinear"}
+    root, about = tmp_path / "jobs", {**SAID, **own}
     shape = about.pop("model")
     trained(root, "t1", learned_from(tmp_path), said={**about, "model": shape}, **about)
     source = str(classes(tmp_path / "new", "ants", "bees"))
@@ -604,6 +613,8 @@ def test_a_model_that_is_to_see_pictures_otherwise_than_before_is_warned_of(
     told = [str(one) for one in made.warnings if "of the model: it" in str(one)]
     assert len(told) == (says is not None)
     assert says is None or told[0].startswith(f"{key}: {says}")
+    pictures = made.spec["dataset"]["augmentation"]  # what nobody set is the parent's
+    assert key == FILTER or pictures["eval_interpolation"] == "bilinear"
 
 
 def test_pictures_of_another_kind_than_the_model_learned_from_are_said(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     AUG + "mixup_mode": ("elem", {}),
     AUG + "interpolation": ("bilinear", {}),
     AUG + "center_crop": (0.5, {"dataset.val_data_sources": HELD}),
+    AUG + "eval_interpolation": ("bilinear", {"dataset.val_data_sources": HELD}),
     AUG + "hflip": (1.0, {}),
     AUG + "vflip": (1.0, {}),
     AUG + "rotation": (30.0, {}),

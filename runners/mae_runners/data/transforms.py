@@ -3,7 +3,7 @@
 Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area,
 ``min_ratio``–``max_ratio``), flips, an affine change (``rotation, shear, zoom, shift``), color
 jitter. Fine-tuning adds ``auto_aug`` (timm) and random erasing. Evaluation: the short side to size
-over ``center_crop`` (bicubic), then the center.
+over ``center_crop`` (``eval_interpolation``), then the center.
 """
 
 from __future__ import annotations
@@ -346,9 +346,10 @@ class EvalTransform:
         self.reading = reading
         self.height, self.width = input_shape(augmentation.input_size)
         self.share = augmentation.center_crop
+        self.filter = Image.Resampling[augmentation.eval_interpolation.upper()]
 
     def __call__(self, data: bytes, name: str, key: int = 0) -> Pixels:
-        """Decode, resize with Pillow's bicubic filter, cut the center. ``key`` is not used: nothing
+        """Decode, resize with Pillow's filter, cut the center. ``key`` is not used: nothing
         here is random."""
         return self.fit(decode(data, name, self.reading))
 
@@ -363,21 +364,19 @@ class EvalTransform:
         else:  # timm's ResizeKeepRatio
             ratio = min(width / want_w, height / want_h)
             new_w, new_h = round(width / ratio), round(height / ratio)
-        resized = bicubic(pixels, new_w, new_h)
+        resized = filtered(pixels, new_w, new_h, self.filter)
         y, x = round((new_h - self.height) / 2), round((new_w - self.width) / 2)
         return resized[y : y + self.height, x : x + self.width]
 
 
-def bicubic(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Pillow's bicubic filter, which antialiases: ``[H, W, C]`` → ``[height, width, C]``."""
+def filtered(pixels: Pixels, width: int, height: int, by: Image.Resampling) -> Pixels:
+    """Resized by Pillow's filter, which antialiases: ``[H, W, C]`` → ``[height, width, C]``."""
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         picture = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        return np.asarray(picture.resize((width, height), by))
     bands = [
         np.asarray(
-            Image.fromarray(np.ascontiguousarray(pixels[..., i])).resize(
-                (width, height), Image.Resampling.BICUBIC
-            )
+            Image.fromarray(np.ascontiguousarray(pixels[..., i])).resize((width, height), by)
         )
         for i in range(pixels.shape[2])
     ]

@@ -42,7 +42,7 @@ class ArtifactMeta:
         input_size: [height, width] in pixels.
         patch_size: as in the checkpoint; None = the architecture's.
         mean, std: per channel, of pixels in [0, 1].
-        center_crop: of `EvalTransform`.
+        center_crop, eval_interpolation: of `EvalTransform`.
         output: ``logits`` | ``pooled`` | ``tokens``.
         classes: class names in output order, or None.
         num_classes: width of the logits, or None for features.
@@ -76,6 +76,7 @@ class ArtifactMeta:
     checkpoint_sha256: str | None = None
     task: str = "classification"
     center_crop: float = 0.875
+    eval_interpolation: str = "bicubic"
     patch_size: int | None = None
     channels: int = 3
     value_range: list[float] | None = None
@@ -131,6 +132,7 @@ class ArtifactMeta:
             checkpoint_sha256=digest(path),
             task=saved.task,
             center_crop=saved.center_crop,
+            eval_interpolation=saved.eval_interpolation,
             patch_size=saved.model.get("patch_size"),
             channels=saved.channels,
             value_range=saved.value_range,
@@ -281,9 +283,12 @@ def reading_for(meta: ArtifactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
 
 
 def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtifactMeta) -> None:
-    """A crop that somebody set is taken; else the one that the model was validated with stays."""
+    """A crop, and a filter of resizing, that somebody set are taken; else those that the model was
+    validated with stay."""
     if is_explicit(provenance, "dataset.augmentation.center_crop"):
         meta.center_crop = float(spec.dataset.augmentation.center_crop)
+    if is_explicit(provenance, "dataset.augmentation.eval_interpolation"):
+        meta.eval_interpolation = str(spec.dataset.augmentation.eval_interpolation)
 
 
 def take_masks(spec: ExperimentSpec, meta: ArtifactMeta) -> None:

@@ -100,9 +100,9 @@ def preparation(format: str, saved: CheckpointMeta) -> str:
         low, high = saved.value_range
         bands += f"; stored values {low:g} … {high:g} brought to 0 … 255"
     text = (
-        f"{bands}; resized (bicubic, antialiased) until it covers {shown[0]}×{shown[1]} pixels; "
-        f"the center {height}×{width} cut out; divided by 255; mean {_list(saved.mean)} "
-        f"subtracted, divided by {_list(saved.std)}."
+        f"{bands}; resized ({saved.eval_interpolation}, antialiased) until it covers "
+        f"{shown[0]}×{shown[1]} pixels; the center {height}×{width} cut out; divided by 255; "
+        f"mean {_list(saved.mean)} subtracted, divided by {_list(saved.std)}."
     )
     unprepared = cannot_prepare(format, saved.channels, saved.value_range)
     return text + (f"\n\n{unprepared}." if unprepared else "")

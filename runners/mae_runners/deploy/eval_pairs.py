@@ -39,6 +39,7 @@ def augmentation_of(spec: ExperimentSpec, meta: ArtifactMeta) -> Any:
             "mean": list(meta.mean),
             "std": list(meta.std),
             "center_crop": float(meta.center_crop),
+            "eval_interpolation": meta.eval_interpolation,
         }
     )
 

@@ -42,6 +42,7 @@ def write(section: ExportSpec, model: Backboned, meta: ArtifactMeta, folder: Pat
         mean=meta.mean,
         std=meta.std,
         center_crop=meta.center_crop,
+        eval_interpolation=meta.eval_interpolation,
         value_range=meta.value_range,
         exif_orientation=meta.exif_orientation,
         multi_label=meta.multi_label,

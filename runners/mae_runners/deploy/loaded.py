@@ -79,7 +79,9 @@ class Model:
         self._reading = reading_for(self.meta)
         self._fit = EvalTransform(
             AugmentationSpec(
-                input_size=list(self.meta.input_size), center_crop=self.meta.center_crop
+                input_size=list(self.meta.input_size),
+                center_crop=self.meta.center_crop,
+                eval_interpolation=self.meta.eval_interpolation,  # type: ignore[arg-type]
             )
         )
 

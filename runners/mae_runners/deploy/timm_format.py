@@ -104,7 +104,7 @@ def configuration(model: Backboned, saved: CheckpointMeta, license: str | None) 
         "input_size": [saved.channels, *saved.input_size],
         "fixed_input_size": arch.family != "convnextv2",
         "pool_size": None,
-        "interpolation": "bicubic",
+        "interpolation": saved.eval_interpolation,
         "crop_pct": saved.center_crop,
         "crop_mode": "center",
         "mean": list(saved.mean),

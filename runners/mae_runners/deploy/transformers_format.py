@@ -26,6 +26,7 @@ from mae_skill.archs import hiera_kernel
 from mae_skill.weights.config import DESCRIPTION
 from mae_skill.weights.hand_on import cannot_prepare
 from mae_skill.weights.names import translate
+from PIL import Image
 from torch import Tensor, nn
 
 from mae_runners.deploy.onnx import Features
@@ -197,7 +198,7 @@ def preprocessor(saved: CheckpointMeta) -> dict[str, Any]:
         "do_convert_rgb": saved.channels == 3,
         "do_resize": True,
         "size": {"shortest_edge": math.floor(height / saved.center_crop)},
-        "resample": 3,  # bicubic
+        "resample": int(Image.Resampling[saved.eval_interpolation.upper()]),
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,

@@ -58,6 +58,7 @@ class CheckpointMeta:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     center_crop: float = 0.875
+    eval_interpolation: str = "bicubic"
     value_range: list[float] | None = None
     exif_orientation: bool = True
     global_pool: bool = True

@@ -191,6 +191,7 @@ def load_described(
             mean=per_channel(augmentation.mean, channels),
             std=per_channel(augmentation.std, channels),
             center_crop=augmentation.center_crop,
+            eval_interpolation=augmentation.eval_interpolation,
             value_range=ends if isinstance(ends, list) else None,
             exif_orientation=spec.dataset.exif_orientation,
         )

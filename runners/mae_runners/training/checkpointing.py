@@ -81,6 +81,7 @@ class CheckpointWriter:
             mean=list(task.aug.mean),
             std=list(task.aug.std),
             center_crop=float(task.aug.center_crop),
+            eval_interpolation=str(task.aug.eval_interpolation),
             value_range=ends_of(task.reading),
             exif_orientation=task.reading.exif,
             multi_label=isinstance(task, MultiLabelTask),
@@ -125,6 +126,7 @@ class CheckpointWriter:
             mean=meta["mean"],
             std=meta["std"],
             center_crop=meta["center_crop"],
+            eval_interpolation=meta["eval_interpolation"],
         )
 
     def _thin(self) -> None:

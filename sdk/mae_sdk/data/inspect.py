@@ -19,6 +19,7 @@ from mae_skill.rules.seen import TRAIN, VAL
 from mae_sdk import files
 from mae_sdk.data.class_names import doubtful_names, near_names, numbers_and_names
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
+from mae_sdk.data.detection import labels_beside, named_classes
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.of_classes import of_classes
@@ -321,7 +322,8 @@ def loose_images(source: Source) -> dict[str, Any]:
 
 
 def left_out(source: Source) -> dict[str, Any]:
-    """What else a source holds, by reason: `LeftOut.to_dict`, summed over its parts."""
+    """What else a source holds, by reason: `LeftOut.to_dict`, summed over its parts. A detector's
+    labels count where they lie in a folder beside it too."""
     found: dict[str, Any] = {}
     for part in source.left_out:
         for reason, some in part.to_dict().items():
@@ -333,6 +335,10 @@ def left_out(source: Source) -> dict[str, Any]:
             kept = found.setdefault(reason, {"count": 0, "files": []})
             kept["count"] += some["count"]
             kept["files"] = [*kept["files"], *some["files"]][:FEW]
+            if kinds := {*kept.get("kinds", ()), *some.get("kinds", ())}:
+                kept["kinds"] = sorted(kinds)
+    if labels := found.pop("detection_labels", None) or labels_beside(source):
+        found["detection_labels"] = labels | named_classes(source)
     return found
 
 

@@ -24,26 +24,41 @@ MAX_LABELS = 20
 HEAD = 4096
 """First bytes that are read of a file."""
 
-_YOLO = re.compile(rb"\d+(?:[ \t]+(?:0|1|[01]?\.\d+(?:e-?\d+)?)){4,}[ \t]*")
+_NUMBER = rb"[ \t]+(?:0|1|[01]?\.\d+(?:e-?\d+)?)"
+_YOLO = re.compile(rb"\d+((?:" + _NUMBER + rb"){4,})[ \t]*")
+
+BOXES, POLYGONS, COCO, VOC = "YOLO boxes", "YOLO polygons", "COCO", "VOC"
+"""Whose labels of a detector, or of an instance segmenter, a file holds."""
 
 
-def is_detection(name: str, head: bytes) -> bool:
-    """Whether a file looks like a detector's labels: COCO's JSON, YOLO's lines of a class and a
-    box, VOC's XML.
+def detector_labels(name: str, head: bytes) -> str | None:
+    """What a file looks like that holds a detector's labels: COCO's JSON, YOLO's lines of a class
+    and a box (a class and the corners of an outline are polygons), VOC's XML; else None.
 
     Args:
         head: its first bytes.
     """
     suffix = suffix_of(name)
     if suffix == ".json":
-        return b'"bbox"' in head or (b'"images"' in head and b'"file_name"' in head)
+        is_coco = b'"bbox"' in head or (b'"images"' in head and b'"file_name"' in head)
+        return COCO if is_coco else None
     if suffix == ".xml":
-        return b"<annotation" in head and (b"<object" in head or b"<bndbox" in head)
-    if suffix != ".txt":
-        return False
+        is_voc = b"<annotation" in head and (b"<object" in head or b"<bndbox" in head)
+        return VOC if is_voc else None
+    return _yolo(head) if suffix == ".txt" else None
+
+
+def _yolo(head: bytes) -> str | None:
+    """Boxes where each line has four numbers, or a certainty behind them; polygons where one has
+    more."""
     lines = head.splitlines()
-    lines = [line for line in (lines if len(head) < HEAD else lines[:-1]) if line.strip()]
-    return bool(lines) and all(_YOLO.fullmatch(line.strip()) for line in lines)
+    if len(head) >= HEAD and lines:  # cut off within a number: of one long line all before it
+        lines = lines[:-1] or [lines[0].rpartition(b" ")[0]]
+    found = [_YOLO.fullmatch(line.strip()) for line in lines if line.strip()]
+    if not found or None in found:
+        return None
+    most = max(len(one[1].split()) for one in found if one)
+    return BOXES if most <= 5 else POLYGONS
 
 
 @dataclass
@@ -76,6 +91,7 @@ class LeftOut:
         dangling: links to nothing.  loops: linked folders that hold themselves.
         locked: system folders that may not be read.
         detection_labels: of ``other``, files that look like a detector's labels, among the first.
+        detection_kinds: what these look like (`detector_labels`).
         columns: of a table of pictures without one of classes, those that are not read.
         twins: images that are the same file as another of the source; they are read, each time.
         folders: folder → pictures in it that are not read, of folders without an image in them.
@@ -90,6 +106,7 @@ class LeftOut:
     loops: Some = field(default_factory=Some)
     locked: Some = field(default_factory=Some)
     detection_labels: Some = field(default_factory=Some)
+    detection_kinds: set[str] = field(default_factory=set)
     columns: Some = field(default_factory=Some)
     twins: Some = field(default_factory=Some)
     folders: dict[str, int] = field(default_factory=dict)
@@ -112,8 +129,9 @@ class LeftOut:
         may_label = not is_picture and suffix_of(name) in (".json", ".txt", ".xml")
         if may_label and head is not None and self._looked < MAX_LABELS:
             self._looked += 1
-            if is_detection(name, head()):
+            if kind := detector_labels(name, head()):
                 self.detection_labels.add(name)
+                self.detection_kinds.add(kind)
         packed = self.archives if urls.is_archive(name) else self.other
         (self.pictures if is_picture else packed).add(name)
         self.suffixes[suffix_of(name) or "no suffix"] += 1
@@ -160,6 +178,8 @@ class LeftOut:
         found: dict[str, Any] = {
             name: some.to_dict() for name in reasons if (some := getattr(self, name)).count
         }
+        if self.detection_kinds:
+            found["detection_labels"]["kinds"] = sorted(self.detection_kinds)
         if self.suffixes:
             found["suffixes"] = dict(self.suffixes.most_common(20))
         return found

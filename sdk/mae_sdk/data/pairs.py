@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mae_skill.errors import DataError, MaeError
 from mae_skill.spelling import and_more, one_line, shown, spelled
 
+from mae_sdk.data.detection import as_boxes
 from mae_sdk.data.label_file import chosen_parts
 from mae_sdk.data.left_out import FEW, Some
 from mae_sdk.data.names import same
@@ -251,7 +252,8 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
             "or mask sources",
             hint=f"set dataset.segmentation.{role}_mask_sources to the folder or archive of the "
             "masks"
-            + ("" if sibling is None else f"; there is none at {urls.redact(sibling)} either"),
+            + ("" if sibling is None else f"; there is none at {urls.redact(sibling)} either")
+            + (f"; {boxes}" if (boxes := as_boxes(source)) else ""),
         )
 
     return _Part(source, None, _rows(images, {}), [])

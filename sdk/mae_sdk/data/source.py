@@ -238,6 +238,10 @@ class Source:
                 found[folder] = found.get(folder, 0) + count
         return found
 
+    def local_folders(self) -> list[tuple[Path, Sequence[str]]]:
+        """The sources that are folders of this machine, each with the names of its images."""
+        return [(part.root, part.names) for part in self._parts if isinstance(part, _Folder)]
+
     @property
     def left_out(self) -> list[LeftOut]:
         """What else there is, of each source."""

@@ -22,7 +22,7 @@ TRAINS = SOURCE_KEY["train"]
 MOST_ABOVE = 8
 """Jobs that are looked at above one another: of an engine, its export and its training."""
 
-_MAY_DIFFER = ("input_size", "mean", "std", "center_crop")
+_MAY_DIFFER = ("input_size", "mean", "std", "center_crop", "eval_interpolation")
 
 
 def settings(action: str, info: Mapping[str, Any], parent: ParentInfo | None) -> dict[str, Any]:

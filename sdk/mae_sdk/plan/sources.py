@@ -656,7 +656,7 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
                 if odd == "one picture"
                 else "a table of labels goes to dataset.labels, beside the folder of the images"
                 if odd == "a table"
-                else "name the folder or the archive itself",
+                else _pictures_of(Path(base)) or "name the folder or the archive itself",
             )
         if _holds_something(base) or is_archive(base):
             inside = _entries(base)
@@ -688,6 +688,16 @@ def _no_source(path: str) -> str | None:
     if ends_as_image(path):
         return "one picture"
     return "a table" if path.lower().endswith((".csv", ".tsv")) else "a file of another kind"
+
+
+def _pictures_of(path: Path) -> str:
+    """Where the training pictures are that a ``data.yaml`` of YOLO describes, in words; empty where
+    the file is none that says it."""
+    from mae_sdk.data.detection import read_description
+
+    said = read_description(path) if path.suffix.lower() in (".yaml", ".yml") else {}
+    train = said.get("train")
+    return f"it describes a set for YOLO: name its folder of pictures, {train}" if train else ""
 
 
 def find_source(uri: str, info: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from mae_skill.rules.base import Case, Rule
 PICTURES = "dataset.augmentation"
 RANGE = "dataset.value_range"
 CROP = f"{PICTURES}.center_crop"
+FILTER = f"{PICTURES}.eval_interpolation"
 REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
 HINTS = {
     REDUCE_ZERO: "leave it out: masks are read as in the training of the model; of masks that are "
@@ -152,6 +153,13 @@ def _otherwise(case: Case, said: Mapping[str, Any]) -> None:
             CROP,
             f"{asked:g} here, and {own:g} in the validation of the model: it sees another part of "
             "each picture, and its figures are others; leave it out for the model's own",
+        )
+    kept, filter = said.get("eval_interpolation") or (own and "bicubic"), case(FILTER)
+    if judges and kept and filter and is_explicit(case.provenance, FILTER) and filter != kept:
+        case.warn(
+            FILTER,
+            f"{filter} here, and {kept} in the validation of the model: its figures are others; "
+            "leave it out for the model's own",
         )
     size = said.get("input_size")
     if case.action != "export" or not size:

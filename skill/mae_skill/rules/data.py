@@ -126,7 +126,10 @@ def center(case: Case) -> None:
     )
     if share < SMALL_CENTER and case.origin(key) is not OriginKind.PARENT:
         usual = "0.875 to 1 is usual"
-        case.error(key, f"{text}: too little to judge it by", usual, f"leave {key} out, or set 1")
+        mend = f"leave {key} out, or set 1"
+        if case.origin(key) is OriginKind.INFERRED:
+            mend = f"the weights' folder says so: correct its crop_pct, or set {key}"
+        case.error(key, f"{text}: too little to judge it by", usual, mend)
     else:
         case.warn(key, f"{text}; 0.875 to 1 is usual")
 
@@ -431,7 +434,7 @@ RULES = [
     Rule(erased, ("train",)),
     Rule(mirrored, ("train",)),
     Rule(sides, ("train",)),
-    Rule(center, ("train", "evaluate", "inference")),
+    Rule(center, ("train", "evaluate", "inference", "export")),
     Rule(value_range),
     Rule(statistics, ("train",)),
     Rule(units),

@@ -346,6 +346,8 @@ EXPECTED = {
     "mean": "a number for each channel",
     "std": "a number for each channel",
     "crop_pct": "a share above 0, at most 1",
+    "interpolation": "bilinear, bicubic or lanczos",
+    "resample": "1 (lanczos), 2 (bilinear) or 3 (bicubic)",
     "label_names": "a name for each of its num_classes outputs, each once",
 }
 
@@ -391,13 +393,16 @@ def _other_preparation(case: Case, file: Path) -> None:
             )
     if case.action == "train":  # trained on, they may see pictures of another size
         return
-    for word in ("input_size", "center_crop"):
+    for word in ("input_size", "center_crop", "eval_interpolation"):
         field = f"dataset.augmentation.{word}"
         theirs, source = said.get(word, (None, ""))
         ours = case(field)
         if theirs is None or ours is None or case("model.task") == "segmentation":
             continue
-        same = list(hw(ours)) == theirs if word == "input_size" else abs(ours - theirs) < 1e-3
+        if word == "input_size":
+            same = list(hw(ours)) == theirs
+        else:
+            same = ours == theirs if isinstance(theirs, str) else abs(ours - theirs) < 1e-3
         if not same:
             case.warn(
                 field,

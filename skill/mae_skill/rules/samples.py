@@ -525,8 +525,8 @@ def left_out(case: Case) -> None:
         if boxes := left.get("detection_labels"):
             case.warn(
                 key,
-                "what looks like the labels of a detector (COCO, YOLO or VOC) is not read: "
-                f"{files_of(boxes)}; classes come from folders or from dataset.labels",
+                f"what looks like the labels of a detector ({_kinds(boxes)}) is not read: "
+                f"{files_of(boxes)}; {_boxes(case, boxes)}",
             )
         if (lost := left.get("dangling")) and lost["count"] > found["images"]:
             case.error(
@@ -543,6 +543,27 @@ def left_out(case: Case) -> None:
                 f"{left['twins']['count']} images are files that the source holds under another "
                 f"name too, and count again: {files_of(left['twins'])}",
             )
+
+
+def _kinds(labels: Seen) -> str:
+    """Whose labels they are, and what YOLO's are."""
+    return ", ".join(labels.get("kinds") or ["COCO, YOLO or VOC"])
+
+
+def _boxes(case: Case, labels: Seen) -> str:
+    """What a detector's labels say, and what can be done with their pictures here."""
+    names = labels.get("classes") or []
+    of = f" of {len(names)} classes ({and_more(names, FEW)})" if names else ""
+    text = f"they say where things{of} are in a picture, not of which class it is"
+    if segments(case):
+        return f"{text}; a segmenter learns from masks of pixels: draw the outlines into some"
+    if case("train.stage") == "pretrain":
+        return f"{text}; pretraining needs no labels"
+    return (
+        f"{text}: classes come from folders or from dataset.labels, where a table of path and "
+        "labels (a|b) says which things are in a picture, with model.multi_label=true; pretraining "
+        "needs none"
+    )
 
 
 _TABLE = {
@@ -849,7 +870,13 @@ def labels(case: Case) -> None:
     if no_classes(found) or any((found.get("missing_classes") or {}).values()):
         return  # said by the rules above; the number of classes follows from it
     if classes == 0:
-        unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
+        boxes = (found.get("left_out") or {}).get("detection_labels")
+        text = "the training images have no labels"
+        hint = _one_folder(found)
+        if boxes:
+            text = f"{text} that say their class: {boxes['files'][0]} looks like {_kinds(boxes)}"
+            hint = _boxes(case, boxes)
+        unlabeled(case, TRAIN, text, hint)
     elif classes == 1 and not case(MULTI):
         name, table = (
             next(iter(found.get("class_counts") or ["one class"])),

@@ -219,6 +219,14 @@ class AugmentationSpec(SpecModel):
         applies_when=CLASSIFICATION,
         automl_disabled=True,  # trials would be judged by other pixels
     )
+    eval_interpolation: Literal["bilinear", "bicubic", "lanczos"] = spec_field(
+        "bicubic",
+        "Filter of the resizing in validation, evaluation and inference, Pillow's, which "
+        "antialiases; published MAE models were judged by bicubic.",
+        related=["dataset.augmentation.center_crop"],
+        applies_when=CLASSIFICATION,
+        automl_disabled=True,  # trials would be judged by other pixels
+    )
     hflip: float = spec_field(
         0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5)
     )

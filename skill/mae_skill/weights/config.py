@@ -22,6 +22,9 @@ DESCRIPTION = "mae"
 """The key of this project's own description: in a checkpoint, and in the ``config.json`` of a
 folder that ``export`` wrote."""
 
+_FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's number of a filter → its name, of those that are offered here."""
+
 _EXACT_GELU = ("gelu", "gelu_python")
 
 
@@ -108,8 +111,9 @@ def preparation(path: Path) -> dict[str, Any]:
 
     Returns:
         What it says of ``mean`` and ``std``, ``input_size`` ([height, width]), ``center_crop``
-        (the share of the short side that is seen) and ``squeezes`` (whole pictures are squeezed
-        into the size), each as ``(value, file)``.
+        (the share of the short side that is seen), ``eval_interpolation`` (the filter of the
+        resizing) and ``squeezes`` (whole pictures are squeezed into the size), each as ``(value,
+        file)``.
     """
     if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
         return {}  # a checkpoint may lie beside another model's description
@@ -126,8 +130,9 @@ def preparation(path: Path) -> dict[str, Any]:
     if "architecture" in config or "crop_pct" in inner:
         found = {"center_crop": inner.get("crop_pct")}
         found["squeezes"] = inner.get("crop_mode") == "squash"
+        found["eval_interpolation"] = inner.get("interpolation")
     elif processor:
-        found = _of_processor(processor)
+        found = {**_of_processor(processor), "eval_interpolation": _filter_of(processor)}
     else:
         found = {}
     file = PREPROCESSOR if processor and "input_size" in found else CONFIG
@@ -137,6 +142,9 @@ def preparation(path: Path) -> dict[str, Any]:
         said["input_size"] = (list(size), file)
     if isinstance(crop, (int, float)) and not isinstance(crop, bool) and 0 < crop <= 1:
         said["center_crop"] = (float(crop), file)
+    if found.get("eval_interpolation") in _FILTERS.values():
+        source = CONFIG if "architecture" in config or "crop_pct" in inner else PREPROCESSOR
+        said["eval_interpolation"] = (found["eval_interpolation"], source)
     if found.get("squeezes"):
         said["squeezes"] = (True, file)
     return said
@@ -161,12 +169,22 @@ def misread(path: Path) -> dict[str, tuple[str, Any, str]]:
 
     said, inner = preparation(path), config.get("pretrained_cfg")
     inner = inner if isinstance(inner, Mapping) else config if "architecture" in config else {}
-    taken = {"input_size": "input_size", "mean": "mean", "std": "std", "crop_pct": "center_crop"}
+    taken = {
+        "input_size": "input_size",
+        "mean": "mean",
+        "std": "std",
+        "crop_pct": "center_crop",
+        "interpolation": "eval_interpolation",
+    }
     found = {
         f"dataset.augmentation.{word}": (name, inner[name], CONFIG)
         for name, word in taken.items()
         if inner.get(name) is not None and word not in said
     }
+    processor = {} if inner else _read(folder / PREPROCESSOR)
+    if _resamples(processor) and _filter_of(processor) not in _FILTERS.values():
+        field = "dataset.augmentation.eval_interpolation"
+        found[field] = ("resample", processor["resample"], PREPROCESSOR)
     names, count = config.get("label_names"), classes_said({CONFIG: config})
     if names and count and (not (read := _names(names)) or len(read) != count or repeated(read)):
         found["dataset.classes"] = ("label_names", names, CONFIG)
@@ -289,6 +307,23 @@ def _of_processor(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"input_size": whole, "center_crop": 1.0, "squeezes": True} if whole else {}
 
 
+def _resamples(found: Mapping[str, Any]) -> bool:
+    """Whether an image processor says by which filter it resizes."""
+    return found.get("resample") is not None and found.get("do_resize") is not False
+
+
+def _filter_of(found: Mapping[str, Any]) -> Any:
+    """The name of an image processor's filter; its own value where it is none of those here, and
+    None where it says none."""
+    if _resamples(found):
+        value = found["resample"]
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return _FILTERS.get(value, value) if is_number else value
+    kind = str(found.get("image_processor_type", found.get("feature_extractor_type", "")))
+    of_vit = kind.startswith("ViT") and found.get("do_resize") is not False
+    return "bilinear" if of_vit else None  # transformers' default; of others it is bicubic
+
+
 def _sides(value: Any) -> tuple[int, int] | None:
     """Height and width of a processor's size: a number, or an object with both."""
     if isinstance(value, Mapping):
@@ -340,7 +375,7 @@ def own_description(contents: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 _SHAPE = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-_PICTURES = ("mean", "std", "center_crop")
+_PICTURES = ("mean", "std", "center_crop", "eval_interpolation")
 
 
 def own_settings(contents: Mapping[str, Any]) -> dict[str, Any]:
