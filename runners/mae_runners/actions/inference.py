@@ -76,18 +76,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     )
 
     _enough(k, len(images))
-    size = artifact.batch_size(spec.inference, spec)
-    rows: list[tuple[int, Answer]] = []
-    with connected(context) as ranks:
-        batches = -(-len(images) // (size * context.world_size))
-        with context.progress(batches, "inference") as progress:
-            for batch in images.batches(size, rank=context.rank, world=context.world_size):
-                answers = answer(runtime, batch["input"], kind, pooled=k > 0)
-                rows += zip(batch["index"].tolist(), answers, strict=True)
-                progress.advance()
-
-        parts = ranks.gather_on_first(rows)
-        bad = ranks.gather_on_first(images.dataset.corrupt)
+    parts, bad = _answers(spec, context, runtime, images, kind, pooled=k > 0)
     if not context.is_main:
         return {}
 
@@ -128,6 +117,30 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         **({"multi_label": True} if several else {}),
         **({"left_out": left} if unreadable else {}),
     }
+
+
+def _answers(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    images: EvalImages,
+    kind: str | None,
+    *,
+    pooled: bool,
+) -> tuple[list[list[tuple[int, Answer]]], list[list[str]]]:
+    """Of each rank the answers, by the image's place, and the paths of what it could not read; on
+    the first rank alone."""
+    size = artifact.batch_size(spec.inference, spec)
+    rows: list[tuple[int, Answer]] = []
+    with connected(context) as ranks:
+        batches = -(-len(images) // (size * context.world_size))
+        with context.progress(batches, "inference") as progress:
+            for batch in images.batches(size, rank=context.rank, world=context.world_size):
+                answers = answer(runtime, batch["input"], kind, pooled=pooled)
+                rows += zip(batch["index"].tolist(), answers, strict=True)
+                progress.advance()
+
+        return ranks.gather_on_first(rows), ranks.gather_on_first(images.dataset.corrupt)
 
 
 def counts_of(

@@ -873,23 +873,42 @@ def plan_of(draft: Draft) -> Plan:
 
 
 def _plan_of(draft: Draft) -> Plan:
-    bundle, layers = draft.bundle, draft.layers
     survey = survey_of(draft)
+    found = _resolved(draft, survey)
+    plan = _gathered(draft, survey, found)
+    _say_what_a_run_would_not_do(draft, plan)
+    take_nodes(draft, plan)
+    estimate(draft.bundle, plan)
+    plan.warnings += _too_large_for_memory(plan)
+    there = None if draft.request.on is None else Machine.of(draft.request.on)
+    if draft.decision.automl:
+        describe_study(draft, plan, draft.layers.schema, survey, there)
+    _say_what_it_costs(draft, plan, there)
+    _take_options_out(draft.bundle, plan, draft.layers.schema)
+    return plan
+
+
+def _resolved(draft: Draft, survey: Survey) -> Resolution:
+    """The spec of the draft, judged with its data and its files.
+
+    Raises:
+        MaeError: it cannot be run; all that is wrong is said.
+    """
     found = resolve(
-        bundle,
+        draft.bundle,
         draft.action,
-        layers,
+        draft.layers,
         settle=lambda merged: settle(draft, merged),
         look=survey.look,
         problems=draft.problems,
     )
     if draft.resources.here:
         errors, warnings = input_files.missing(
-            bundle,
+            draft.bundle,
             draft.action,
             found.spec,
             found.provenance,
-            layers.given - draft.owned,
+            draft.layers.given - draft.owned,
             mounts_of(draft.request.platform, draft.platform_options),
         )
         known = {one.field for one in found.errors}
@@ -899,9 +918,13 @@ def _plan_of(draft: Draft) -> Plan:
         found.errors += _nodes_beside(draft, found.spec)
     raise_all(found.errors, draft.action)
     draft.references = found.references
+    return found
 
-    said = (draft.decision.report, draft.decision.understood)
-    plan = Plan(
+
+def _gathered(draft: Draft, survey: Survey, found: Resolution) -> Plan:
+    """The plan of what was resolved, with its launch; nothing is estimated yet."""
+    bundle, said = draft.bundle, (draft.decision.report, draft.decision.understood)
+    return Plan(
         request=draft.request,
         key=draft.key,
         job_id=draft.job_id,
@@ -929,9 +952,18 @@ def _plan_of(draft: Draft) -> Plan:
         notices=[*found.notices, *filter(None, said)],
         stage=_stage(bundle.info, found.spec),
         references={**found.references, **found.open_references},
-        aliases=dict(layers.schema.get("x_aliases") or {}),
+        aliases=dict(draft.layers.schema.get("x_aliases") or {}),
         secrets=draft.secrets,
     )
+
+
+def _say_what_a_run_would_not_do(draft: Draft, plan: Plan) -> None:
+    """What its command does not receive, its results elsewhere, files that it would not see.
+
+    Raises:
+        MaeError: a model is named that the command does not receive.
+    """
+    bundle = draft.bundle
     plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
     plan.notices += braces_left(bundle, draft.action)
     told = _told(bundle, plan)
@@ -944,25 +976,21 @@ def _plan_of(draft: Draft) -> Plan:
     plan.warnings += _out_of_sight(draft, plan)
     plan.warnings += _not_looked_at(draft, plan)
     plan.warnings += _among_the_images(plan)
-    take_nodes(draft, plan)
-    estimate(bundle, plan)
-    plan.warnings += _too_large_for_memory(plan)
-    there = None if draft.request.on is None else Machine.of(draft.request.on)
-    if draft.decision.automl:
-        describe_study(draft, plan, layers.schema, survey, there)
+
+
+def _say_what_it_costs(draft: Draft, plan: Plan, there: Machine | None) -> None:
+    """Disk, time and price, here or on the machine that is named."""
     exchanged = {} if there is None else exchange(there, plan)
     if there is None:
         warn_of_disk(plan, draft.job_dir)
     else:
         plan.notices += notice_of_disk(plan)
-    estimate_time(bundle, plan)
+    estimate_time(draft.bundle, plan)
     plan.warnings += too_little_time(plan)
     plan.notices += started_again(plan)
     if there is not None:
         plan.notices += filter(None, [there.assumed])
         estimate_machine(plan, there, exchanged)
-    _take_options_out(bundle, plan, layers.schema)
-    return plan
 
 
 def _take_options_out(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> None:
@@ -1407,17 +1435,7 @@ def describe_study(
     seconds = _budget(draft)
     if seconds is not None:
         options.setdefault("timeout", seconds)
-    auto: dict[str, Any] = {}
-    too_long = None
-    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and is_counted(plan.sources):
-        share = seconds and seconds_of_a_run(seconds, plan.request.automl)
-        pace = draft.pace if machine is None else pace_of(machine, plan)
-        auto, _ = recommend(draft.bundle, draft.layers, survey, share, pace)
-        if machine is not None and "seconds_per_step" in plan.seconds:
-            plan.seconds["seconds_per_step"] *= pace
-        given = cost.time_of(bundle.info, plan).get("seconds_total")
-        if seconds and share and given and given > seconds - share:
-            too_long = f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
+    auto, too_long = _auto_beside(draft, plan, survey, machine, seconds)
     there = range(plan.resources.gpus or 0) if launch["device_count"] else []
     untold: list[str] = []
     if parse(options).parameters is None:
@@ -1446,9 +1464,41 @@ def describe_study(
     plan.study = study
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
+    _say_of_study(draft, plan, study, auto, too_long)
+    _estimate_trials(plan, study, bundle)
+
+
+def _auto_beside(
+    draft: Draft, plan: Plan, survey: Survey, machine: Machine | None, seconds: float | None
+) -> tuple[dict[str, Any], str | None]:
+    """What the auto recipe chooses for a trial of its own, and why the spec as given is not tried
+    before it, if it is not."""
+    info = draft.bundle.info
+    if plan.request.recipe == AUTO or not info.get("auto_recipe") or not is_counted(plan.sources):
+        return {}, None
+    share = seconds and seconds_of_a_run(seconds, plan.request.automl)
+    pace = draft.pace if machine is None else pace_of(machine, plan)
+    auto, _ = recommend(draft.bundle, draft.layers, survey, share, pace)
+    if machine is not None and "seconds_per_step" in plan.seconds:
+        plan.seconds["seconds_per_step"] *= pace
+    given = cost.time_of(info, plan).get("seconds_total")
+    if seconds and share and given and given > seconds - share:
+        return auto, f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
+    return auto, None
+
+
+def _say_of_study(
+    draft: Draft,
+    plan: Plan,
+    study: StudyRecord,
+    auto: Mapping[str, Any],
+    too_long: str | None,
+) -> None:
+    """What a person should know of a search before it begins."""
+    bundle = draft.bundle
     plan.warnings += _few_to_compare_by(plan.facts)
     plan.warnings += _whole_sets(bundle, plan, study)
-    if seconds is not None and "timeout" in plan.request.automl:
+    if _budget(draft) is not None and "timeout" in plan.request.automl:
         plan.notices.append(
             f"the study ends by automl.timeout={study['options']['timeout']:g} s; "
             f"budget={plan.request.budget} sizes the run of the auto recipe alone"
@@ -1466,6 +1516,10 @@ def describe_study(
     elif too_long and study["spec"] != plan.spec:
         plan.notices.append(f"the spec as given is not tried: {too_long}")
         plan.notices.append(_auto_trial(auto, 0))
+
+
+def _estimate_trials(plan: Plan, study: StudyRecord, bundle: Bundle) -> None:
+    """Time and disk of the trials, where the bundle can estimate them."""
     if not bundle.info.get("estimator"):
         return
 

@@ -298,13 +298,8 @@ def weights(case: Case) -> None:
         error.field = error.field or key
         case.errors.append(error)
         return
-    model = f"{case('train.stage')} {case('model.arch')}"
-    lack = lack_of(found, file.name, key, model) if case.action != "train" else None
     classifier = f"train.stage=finetune model.num_classes={answers}" if answers else ""
-    if wrong := found.refusal or lack:
-        if classifier and case("train.stage") == "pretrain":
-            wrong.hint = f"its config.json says a classifier of {answers} classes: set {classifier}"
-        wrong.hint = _own_shape(case, contents) or wrong.hint
+    if wrong := _refused(case, file, found, contents, answers):
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
@@ -316,29 +311,52 @@ def weights(case: Case) -> None:
         )
     frozen_head(case, target, found)
     frozen_parts(case, target, found)
-    judged = case.facts.data.get("dataset.val_data_sources") or {}
     if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
-        folders = list(judged.get("class_counts") or ())
-        outputs = case("model.num_classes")
-        if folders and len(folders) != outputs:
-            case.error(
-                "dataset.val_data_sources",
-                f"has {len(folders)} classes, and {file.name} has {outputs} outputs and names none "
-                "of them: nobody can tell which output is which class",
-                f"images of {outputs} classes, or the names of all outputs",
-                f"dataset.classes=[…] names the {outputs}, in the order of the outputs",
-                kind=DataError,
-            )
-        elif folders and (said := by_position(folders)):
-            case.warn(key, said)
+        _outputs_without_names(case, file, key)
     own = own_description(contents)
-    if own is not None:
-        _without_masks(case, own, file)
-        _other_pictures(case, own, file)
     if own is None:
         _other_preparation(case, file)
+    else:
+        _without_masks(case, own, file)
+        _other_pictures(case, own, file)
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _refused(
+    case: Case, file: Path, found: Fit, contents: Mapping[str, Any], answers: int | None
+) -> MaeError | None:
+    """Why these weights cannot be taken, with what would have them; None where they can."""
+    key = PRETRAINED if case.action == "train" else MODEL[case.action]
+    model = f"{case('train.stage')} {case('model.arch')}"
+    lack = lack_of(found, file.name, key, model) if case.action != "train" else None
+    wrong = found.refusal or lack
+    if wrong is None:
+        return None
+    if answers and case("train.stage") == "pretrain":
+        classifier = f"train.stage=finetune model.num_classes={answers}"
+        wrong.hint = f"its config.json says a classifier of {answers} classes: set {classifier}"
+    wrong.hint = _own_shape(case, contents) or wrong.hint
+    return wrong
+
+
+def _outputs_without_names(case: Case, file: Path, key: str) -> None:
+    """Outputs of a model that names none are taken for the folders in their order, if there are as
+    many."""
+    judged = case.facts.data.get("dataset.val_data_sources") or {}
+    folders = list(judged.get("class_counts") or ())
+    outputs = case("model.num_classes")
+    if folders and len(folders) != outputs:
+        case.error(
+            "dataset.val_data_sources",
+            f"has {len(folders)} classes, and {file.name} has {outputs} outputs and names none "
+            "of them: nobody can tell which output is which class",
+            f"images of {outputs} classes, or the names of all outputs",
+            f"dataset.classes=[…] names the {outputs}, in the order of the outputs",
+            kind=DataError,
+        )
+    elif folders and (said := by_position(folders)):
+        case.warn(key, said)
 
 
 EXPECTED = {
