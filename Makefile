@@ -27,9 +27,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Slow suites by area, the folders of tests/long: make test-long K=chaos (or bench, bundles, curves,
-# data, db, docs, folder, fuzz, image, mcp, nodes, notebooks, parity, platforms, remote, report, rtx,
-# segmentation, sweep), and K=wide: the cases of the other tests that `make test` leaves out
-# (tests/support/wide.py). Without K: all of them.
+# data, db, docs, evals, folder, fuzz, image, mcp, nodes, notebooks, parity, platforms, quickstart,
+# remote, report, rtx, segmentation, sweep), and K=wide: the cases of the other tests that
+# `make test` leaves out (tests/support/wide.py). Without K: all of them.
 LONG := $(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config --import-mode=importlib" --timeout 1800
 
 test-long: $(STAMP)
