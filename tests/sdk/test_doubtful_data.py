@@ -1362,6 +1362,10 @@ def test_a_mirror_image_of_a_class_that_is_named_by_a_side_is_told(
     found = [one for one in made.warnings if "named by a side" in str(one)]
     assert [str(one.field).rpartition(".")[2] for one in found] == warned
 
+    turned = {"dataset.augmentation.rotation": 180}
+    made = plan(tmp_path / "d", **FINETUNE, **turned)
+    assert any("turns pictures by up to 180" in str(one) for one in made.warnings) is bool(warned)
+
 
 def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
     source = classes(tmp_path / "d", "train/ant", "val/ant")

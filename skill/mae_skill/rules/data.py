@@ -28,6 +28,8 @@ MAGNIFIED = 4
 """Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
 SMALL_CENTER = 0.1
 """Share of the sides below which less than a hundredth of a picture is judged."""
+TURNED = 45
+"""Degrees from which on a turn may make left of up."""
 LOST_SCALE = 10
 """Times by which pictures are magnified or shrunk that show next to nothing of what is judged."""
 SMALL_CROP = 0.05
@@ -112,6 +114,16 @@ def sides(case: Case) -> None:
                 f"{first_of(named)}; if a mirror image is of another class, set {key}=0",
                 serious=True,
             )
+
+    key = "dataset.augmentation.rotation"
+    named = list(dict.fromkeys([*sided(names, "hflip"), *sided(names, "vflip")]))
+    if float(case(key, 0.0)) > TURNED and named:
+        case.warn(
+            key,
+            f"training turns pictures by up to {case(key):g} degrees, and classes are named by a "
+            f"side: {first_of(named)}; if a turned image is of another class, 15 is enough",
+            serious=True,
+        )
 
 
 def center(case: Case) -> None:
