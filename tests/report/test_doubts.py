@@ -34,6 +34,20 @@ def test_an_accuracy_whose_interval_holds_the_largest_class_is_no_better_than_ch
     assert "knn_acc" in doubts.of_share("knn_acc", 0.55, np.array([50, 50]), NAMES[:2])[0]
 
 
+def test_the_doubt_of_probes_is_of_the_one_that_the_evaluation_is_judged_by() -> None:
+    counts = np.array([17, 14])
+    shares = {"knn_acc": 17 / 31, "linear_acc": 11 / 31, "attentive_acc": 14 / 31}
+    (said,) = doubts.of_probes(shares, counts, NAMES[:2])
+    assert said.startswith("no better than chance: linear probe accuracy (linear_acc) 35.5 % (95 %")
+    assert said.endswith(
+        "k-NN probe accuracy (knn_acc) is 54.8 %; attentive probe accuracy "
+        "(attentive_acc) is 45.2 %"
+    )
+    assert doubts.of_probes({**shares, "linear_acc": 30 / 31}, counts, NAMES[:2]) == []
+    (said,) = doubts.of_probes({"knn_acc": 17 / 31}, counts, NAMES[:2])
+    assert "(knn_acc) 54.8 %" in said
+
+
 def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
     good = {name: {"images": 20, "auroc": 0.9} for name in NAMES}
     areas = dict(zip(NAMES, (0.4, 0.6, 0.52), strict=True))

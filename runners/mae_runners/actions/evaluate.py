@@ -448,8 +448,9 @@ def evaluate_features(
         metrics["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
         metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
-        metrics["doubts"] = _probes_doubted(metrics, found.labels, found.classes)
-        counts = torch.bincount(found.labels)
+        counts = torch.bincount(found.labels, minlength=len(found.classes)).numpy()
+        known = {name: metrics[name] for name in SHARES if metrics.get(name) is not None}
+        metrics["doubts"] = doubts.of_probes(known, counts, found.classes)
         metrics["most_frequent"] = {
             "class": spelled(found.classes[int(counts.argmax())]),
             "share": float(counts.max() / counts.sum()),
@@ -550,16 +551,6 @@ def probe(
         found.features, labels, k=k, seed=spec.train.seed, patches=found.patches
     )
     return {"k": k, **accuracy}
-
-
-def _probes_doubted(metrics: Mapping[str, Any], labels: Tensor, classes: list[str]) -> list[str]:
-    """`doubts` of the best probe."""
-    known = {name: metrics[name] for name in SHARES if metrics.get(name) is not None}
-    if not known:
-        return []
-    best = max(known, key=known.__getitem__)
-    counts = torch.bincount(labels, minlength=len(classes)).numpy()
-    return doubts.of_share(best, float(known[best]), counts, classes)
 
 
 def _as_in_the_bank(labels: Tensor, names: list[str], bank: list[str], field: str) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from mae_sdk.jobs.intervals import Z, wilson
+from mae_sdk.jobs.metrics import HEADLINES
+from mae_sdk.report.words import named
 from mae_skill.spelling import and_more, one_line
 
 NAMED = 8
@@ -48,6 +50,17 @@ def of_share(name: str, value: float, counts: np.ndarray, classes: Sequence[str]
         return []
     doubt = _at_chance(name, value, int(counts.sum()), counts, classes)
     return [doubt] if doubt else []
+
+
+def of_probes(shares: Mapping[str, float], counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """As `of_share`, of the probe that an evaluation is judged by; the others stand beside it.
+
+    Args:
+        shares: name of each probe's accuracy → share of right answers.
+    """
+    first, *others = [name for name in dict.fromkeys((*HEADLINES, *shares)) if name in shares]
+    rest = "".join(f"; {named(name)} is {_percent(shares[name])}" for name in others)
+    return [doubt + rest for doubt in of_share(named(first), shares[first], counts, classes)]
 
 
 def _at_chance(

@@ -171,6 +171,7 @@ class Card:
     Attributes:
         figure: the large text.  lines: below it.  code: a command.
         tone: ``""``, ``good``, ``warning`` or ``error``.
+        sure: of a result the one line of `lines` that holds its own interval.
     """
 
     title: str
@@ -180,6 +181,7 @@ class Card:
     tone: str = ""
     wide: bool = False
     listed: bool = False
+    sure: str = ""
 
 
 @dataclass

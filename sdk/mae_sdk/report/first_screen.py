@@ -240,14 +240,16 @@ def measured(facts: Facts) -> Card:
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
-    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+    wide = bool(facts.doubts)
+    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=wide, sure=sure)
 
 
 def _of_a_probe(facts: Facts) -> list[str]:
     """How the probes of a pretrained model were taught, and what no features at all would give."""
     protocol, most = facts.judged.get("protocol"), mapping(facts.judged.get("most_frequent"))
     found = [f"a probe of the features: {protocol}"] if protocol else []
-    if is_number(share := most.get("share")):
+    told = any("always answers" in doubt for doubt in facts.doubts)
+    if is_number(share := most.get("share")) and not told:
         found.append(f"who always answers {most.get('class')} has {percent(share)}")
     return found
 
@@ -289,11 +291,18 @@ def _prevalence(facts: Facts) -> float | None:
     return float(sum(known) / len(known) / images)
 
 
-def how_sure(card: Card) -> str:
-    """The first line of a result, and that its images chose the model, where another line says."""
-    first, *others = card.lines or [""]
-    chosen = search.CHOSEN not in first and any(search.CHOSEN in line for line in others)
-    return f"{first}; {search.CHOSEN}" if chosen else first
+def how_sure(facts: Facts, card: Card) -> str:
+    """The interval of a result, else its first line; that it or its model is in doubt, and that its
+    images chose the model, where another line says."""
+    first = card.sure or next(iter(card.lines), "")
+    said = [first.removeprefix(f"{card.title.removeprefix('Result: ')}, ")]
+    if facts.doubts and first not in facts.doubts:
+        said.append(f"in doubt: {facts.doubts[0].partition(':')[0]}")
+    elif facts.inherited and facts.state == records.COMPLETE:
+        said.append("its model is in doubt")
+    if search.CHOSEN not in first and any(search.CHOSEN in line for line in card.lines):
+        said.append(search.CHOSEN)
+    return "; ".join(said)
 
 
 def figure(name: str, value: Any, images: int | None = None) -> str:

@@ -35,10 +35,11 @@ def headline(facts: Facts) -> Card:
         return Card("So far", "no trial has succeeded", [counts or "none has ended"])
     images = study.get("images")
     value = best["value"]
-    lines = [*facts.doubts, verdict(study)]
+    lines, sure = [*facts.doubts, verdict(study)], ""
     if isinstance(images, int):
         low, high = wilson(value, images)
-        lines.append(f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)")
+        sure = f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
+        lines.append(sure)
         shown = percent(value)
     else:
         shown = number(value)
@@ -57,7 +58,7 @@ def headline(facts: Facts) -> Card:
         lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
     title = f"{'So far' if facts.is_running else 'Result'}: {named(metric)}"
     tone = "warning" if facts.doubts else ""
-    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts))
+    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts), sure=sure)
 
 
 CHOSEN = "it was chosen on these images: on others expect less"
