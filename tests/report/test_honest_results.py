@@ -729,3 +729,46 @@ def test_the_interval_of_a_segmenter_is_said_to_come_with_its_evaluation(tmp_pat
     entry = {"file": "model_epoch_000.pth", "epoch": 0, "step": 4, "metrics": {"mIoU": 0.5}}
     files.write_json(folder / "train/checkpoints.json", {**index, "checkpoints": [entry]})
     assert "an evaluation has one, a bootstrap over the images" in page_of(folder).text
+
+
+def test_an_inference_of_a_segmenter_tells_pixels_from_images_and_how_sure_its_score_is(
+    tmp_path: Path,
+) -> None:
+    seen = {"images": 14, "chose": {"count": 14, "compared": 14, "job": "train-1"}}
+    result = {
+        "kpis": {"images": 14, "mIoU": 0.302, "aAcc": 0.857},
+        "answered": {"ground": 14, "circle": 0, "square": 3, "cross": 1},
+        "answered_pixels": {"ground": 0.982, "circle": 0.0, "square": 0.006, "cross": 0.012},
+    }
+    told = {"model": {"task": "segmentation"}}
+    options: dict[str, Any] = {"spec": told, "data": {"dataset.test_data_sources": seen}}
+    folder = write_job(tmp_path, "inference-1", "inference", result=result, **options)
+    judged = {
+        "images": 14,
+        "most_frequent": {"class": "ground", "aAcc": 0.841, "mIoU": 0.2102},
+        "intervals": {"mIoU": {"low": 0.211, "high": 0.408, "method": "bootstrap over 14 images"}},
+    }
+    files.write_json(folder / "inference/metrics.json", judged)
+    text = page_of(folder).text
+    assert (
+        "ground: 98.2 % of the pixels, in 14 images; cross: 1.2 % of the pixels, in 1 image; "
+        in text
+    )
+    assert "square: 0.6 % of the pixels, in 3 images; circle: none" in text
+    assert "share of the pixels" in text and "images that hold it" in text
+    assert "mean IoU (mIoU) 30.2 %" in text and "95 %: 21.1 % to 40.8 % (bootstrap over 14" in text
+    assert "14 of the 14 images that were compared chose the checkpoint, in train-1" in text
+    assert "ground for every pixel, the most frequent class, would have a pixel accuracy of" in text
+    chain = read_page(Job(folder).report(chain=True).path).text
+    assert "on the masks beside them mIoU is 30.2 % (95 %: 21.1 % to 40.8 %)." in chain.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+
+
+def test_a_segmenter_stands_beside_one_answer_for_every_pixel(tmp_path: Path) -> None:
+    result = {"kpis": {"mIoU": 0.302, "aAcc": 0.857}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", spec=SPEC, result=result)
+    constant = {"class": "ground", "aAcc": 0.841, "mIoU": 0.2102}
+    files.write_json(folder / "evaluate/metrics.json", {"most_frequent": constant})
+    said = "would have a pixel accuracy of 84.1 % and an mIoU of 21.0 %"
+    assert said in page_of(folder).text

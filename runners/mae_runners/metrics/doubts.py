@@ -13,6 +13,8 @@ from mae_sdk.jobs.metrics import HEADLINES
 from mae_sdk.report.words import named
 from mae_skill.spelling import and_more, one_line
 
+from mae_runners.metrics.iou import one_answer
+
 NAMED = 8
 """Classes that a doubt names; the others are counted."""
 
@@ -157,39 +159,50 @@ def _rankings(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
     return [f"{text}is 0.5 ± {Z * error:.2g}"]
 
 
-def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+def of_masks(
+    confusion: np.ndarray,
+    classes: Sequence[str],
+    interval: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Of a segmenter, from its confusion matrix of pixels ``[C, C]``: it answers one class alone,
     hits no pixel of all classes but one, or has no higher mean IoU, or fewer pixels right, than the
-    most frequent class for every pixel."""
+    most frequent class for every pixel; or the interval of its mean IoU holds that one's.
+
+    Args:
+        interval: ``low, high, method`` of the mean IoU, where there is one.
+    """
     hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     there = truths > 0
-    if np.count_nonzero(there) < 2:
+    constant = one_answer(confusion, classes)
+    if constant is None:
         return []
     if np.count_nonzero(guesses) == 1:
         name = one_line(classes[int(guesses.argmax())])
         return [f"the model answers {name} for every pixel: it tells nothing"]
     missed = int(np.count_nonzero(hits[there] == 0))
-    if missed < np.count_nonzero(there) - 1:
-        union = truths + guesses - hits
-        mean = float((hits[union > 0] / union[union > 0]).mean())
-        share = float(truths.max() / truths.sum())
-        constant = share / np.count_nonzero(there)
-        name = one_line(classes[int(truths.argmax())])
-        right = float(hits.sum() / truths.sum())
-        if mean > constant and right >= share:
-            return []
-        if mean > constant:
-            one = f"with {name} for every pixel {_percent(share)} would be"
-            return [
-                f"{_percent(right)} of the pixels are right, and {one}, at an mIoU of "
-                + _percent(constant)
-            ]
+    if missed >= np.count_nonzero(there) - 1:
+        of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
+        return [f"the IoU is 0 for {of}: the model hits at most one of them"]
+
+    union = truths + guesses - hits
+    mean = float((hits[union > 0] / union[union > 0]).mean())
+    least, right = constant["mIoU"], float(hits.sum() / truths.sum())
+    name = one_line(constant["class"])
+    sure = ""
+    if interval is not None:
+        sure = f" (95 %: {_percent(interval['low'])} to {_percent(interval['high'])})"
+    beside = f"mIoU {_percent(mean)}{sure}, and {name} for every pixel has {_percent(least)}"
+    if mean <= least:
+        return [f"no better than one answer: {beside}"]
+    if interval is not None and interval["low"] <= least:
+        return [f"not told from one answer, by a {interval['method']}: {beside}"]
+    if right < constant["aAcc"]:
+        one = f"with {name} for every pixel {_percent(constant['aAcc'])} would be"
         return [
-            f"no better than one answer: mIoU {_percent(mean)}, and {name} for every pixel has "
-            + _percent(constant)
+            f"{_percent(right)} of the pixels are right, and {one}, at an mIoU of "
+            + _percent(least)
         ]
-    of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
-    return [f"the IoU is 0 for {of}: the model hits at most one of them"]
+    return []
 
 
 def _percent(value: float) -> str:

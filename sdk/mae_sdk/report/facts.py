@@ -249,7 +249,8 @@ class Facts:
         found: dict[str, list[str]] = {}
         for job in line.values():
             for doubt in facts_of(job, job.record, "").doubts:
-                found.setdefault(doubt, []).append(job.id)
+                if doubt not in self.doubts:
+                    found.setdefault(doubt, []).append(job.id)
         return found
 
     @property

@@ -231,8 +231,8 @@ def measured(facts: Facts) -> Card:
             f"{percent(chance)} in the mean of the labels"
         )
         lines += of_labels(facts)
-    if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
-        lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    if name == "mIoU":
+        lines += _of_masks(facts)
     lines += _of_a_probe(facts)
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
@@ -251,6 +251,20 @@ def _of_a_probe(facts: Facts) -> list[str]:
     told = any("always answers" in doubt for doubt in facts.doubts)
     if is_number(share := most.get("share")) and not told:
         found.append(f"who always answers {most.get('class')} has {percent(share)}")
+    return found
+
+
+def _of_masks(facts: Facts) -> list[str]:
+    """What stands beside mIoU: which pixels counted, and what one answer for all of them has."""
+    found, most = [], mapping(facts.judged.get("most_frequent"))
+    share = facts.judged.get("labeled_share")
+    if is_number(share) and share < 1:
+        found.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    if is_number(right := most.get("aAcc")) and is_number(mean := most.get("mIoU")):
+        found.append(
+            f"{most.get('class')} for every pixel, the most frequent class, would have a pixel "
+            f"accuracy of {percent(right)} and an mIoU of {percent(mean)}"
+        )
     return found
 
 
@@ -354,8 +368,9 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
         judged = facts.judged.get("images")
         if is_number(judged) and judged < 10:
             return f"no interval: of {number(judged)} images a bootstrap says nothing"
-        if facts.action == "train":
-            return "no interval in training: an evaluation has one, a bootstrap over the images"
+        if facts.action in ("train", "inference"):
+            here = "training" if facts.action == "train" else "this inference"
+            return f"no interval in {here}: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
@@ -515,25 +530,55 @@ def _megabytes(value: Any) -> str:
 
 def _predicted(facts: Facts) -> Card:
     images = facts.kpis.get("images")
-    lines = []
-    if counts := mapping(facts.result.get("answered")):
-        ordered = sorted(counts.items(), key=lambda one: -one[1] if is_number(one[1]) else 0)
-        named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
-        if len(ordered) == 4:  # the one that is left has a name too
-            named_ones.append(f"{ordered[3][0]}: {number(ordered[3][1])}")
-        rest = len(ordered) - len(named_ones)
-        lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
+    lines = _answers(facts)
     table = facts.text(f"{facts.action}/{TABLE}")
-    lines += right(table)
+    scored = right(table)
+    if is_number(value := facts.kpis.get("mIoU")):
+        sure = uncertainty(facts, "mIoU", value, None)
+        scored = [f"mean IoU (mIoU) {percent(value)} on the masks beside them; {sure}"]
+        scored += _of_masks(facts)
+    if scored:
+        scored += [*taught(facts), *chose(facts)]
+    lines += scored
     if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
-    if is_number(facts.kpis.get("mIoU")):
-        lines.append(f"mean IoU (mIoU) {percent(facts.kpis['mIoU'])} on the masks beside them")
     if facts.kpis.get("unreadable"):
         lines.append(f"{facts.kpis['unreadable']} could not be read")
-    tone = "warning" if facts.doubts else ""
+    tone = "warning" if facts.doubts or (scored and taught(facts)) else ""
     shown = f"{number(images)} images answered"
-    return Card("Result", shown, [*facts.doubts, *lines], tone=tone)
+    sure = scored[0] if scored else ""
+    return Card("Result", shown, [*facts.doubts, *lines], tone=tone, sure=sure)
+
+
+def _answers(facts: Facts) -> list[str]:
+    """What an inference answered, in a line: the classes of the most images; of a segmenter those
+    of the most pixels."""
+    counts = mapping(facts.result.get("answered"))
+    shares = mapping(facts.result.get("answered_pixels"))
+    if not counts:
+        return []
+
+    def rank(name: str) -> tuple[float, float]:
+        both = (shares.get(name), counts[name])
+        share, count = (float(one) if is_number(one) else 0.0 for one in both)
+        return -share, -count
+
+    def said(name: str) -> str:
+        if not is_number(shares.get(name)):
+            return f"{name}: {number(counts[name])}"
+        if not counts[name]:
+            return f"{name}: none"
+        images = f"{number(counts[name])} image{'' if counts[name] == 1 else 's'}"
+        return f"{name}: {percent(shares[name])} of the pixels, in {images}"
+
+    ordered = sorted(counts, key=rank)
+    first = ordered[: 4 if len(ordered) == 4 else 3]  # one that is left has a name too
+    rest = len(ordered) - len(first)
+    between = "; " if shares else ", "
+    line = between.join(map(said, first)) + (f" and {rest} more classes" if rest else "")
+    if facts.segments and not shares:  # of an older version
+        line = f"the largest class of each image: {line}"
+    return [line]
 
 
 def right(table: str) -> list[str]:

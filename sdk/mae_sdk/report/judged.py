@@ -132,6 +132,8 @@ def answered(facts: Facts) -> Section | None:
     known = [(str(name), count) for name, count in counts.items() if is_number(count)]
     if not known:
         return None
+    if shares := mapping(facts.result.get("answered_pixels")):
+        return _pixels_answered(facts, shares, dict(known))
     known.sort(key=lambda one: -one[1])
     total = facts.kpis.get("images")
     images = total if is_number(total) and total else max(sum(count for _, count in known), 1)
@@ -144,6 +146,28 @@ def answered(facts: Facts) -> Section | None:
     lead = f"Every answer is in {facts.action}/results.csv, in the job's folder."
     if len(known) > MAX_CLASSES:
         lead += f" {_more(len(known))} there."
+    return Section("Answers by class", [table], lead)
+
+
+def _pixels_answered(
+    facts: Facts, shares: Mapping[str, Any], counts: Mapping[str, Any]
+) -> Section | None:
+    """How many pixels a segmenter took for each class, and how many images hold one of it."""
+    known = sorted(((s, str(n)) for n, s in shares.items() if is_number(s)), reverse=True)
+    rows = [
+        [name, Bar(share, percent(share)), number(counts.get(name))]
+        for share, name in known[:MAX_CLASSES]
+    ]
+    if not rows:
+        return None
+    head = ["class", "share of the pixels", "images that hold it"]
+    table = Table(head, rows, f"Of {number(facts.kpis.get('images'))} images", (2,))
+    lead = (
+        "As the model answered; the largest classes of each image are in "
+        f"{facts.action}/results.csv, in the job's folder."
+    )
+    if len(known) > MAX_CLASSES:
+        lead += f" {_more(len(known))} not shown."
     return Section("Answers by class", [table], lead)
 
 

@@ -106,7 +106,10 @@ def _of_inference(facts: Facts, line: Sequence[Facts]) -> str:
     images = facts.kpis.get("images")
     answered = f"{number(images)} images were answered" if is_number(images) else "It has answered"
     if is_number(facts.kpis.get("mIoU")):
-        iou = percent(facts.kpis["mIoU"])
+        found = measured(facts)
+        assert found is not None
+        span = f" (95 %: {found.span})" if found.span else ""
+        iou = f"{percent(facts.kpis['mIoU'])}{span}{_doubted(found.doubts)}"
         return f"{answered}; on the masks beside them mIoU is {iou}."
     ancestors = _ancestors(facts, line)[:-1]
     known = " ".join(_of_model(ancestors[-1], line)) if ancestors else ""
