@@ -23,6 +23,7 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.report import charts
 from mae_sdk.report.make import Ending, refresh
+from mae_skill.dotted import set_dotted
 from mae_skill.rules import Case, Facts, samples
 
 from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
@@ -772,3 +773,54 @@ def test_a_segmenter_stands_beside_one_answer_for_every_pixel(tmp_path: Path) ->
     files.write_json(folder / "evaluate/metrics.json", {"most_frequent": constant})
     said = "would have a pixel accuracy of 84.1 % and an mIoU of 21.0 %"
     assert said in page_of(folder).text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {
+                "model.arch": "vit_tiny_patch16",
+                "model.multi_label": True,
+                "dataset.labels.train": "/d/a.csv",
+                "dataset.labels.val": "/d/b.csv",
+            },
+            (
+                "model.num_classes=3 model.multi_label=true model.arch=vit_tiny_patch16 "
+                "dataset.labels.train=TABLE dataset.labels.val=TABLE"
+            ),
+        ),
+        (
+            {
+                "model.arch": "convnextv2_atto",
+                "model.task": "segmentation",
+                "dataset.segmentation.class_list": ["sky", "sea"],
+                "dataset.segmentation.val_mask_sources": "/d/masks",
+            },
+            (
+                "model.num_classes=3 model.task=segmentation model.arch=convnextv2_atto "
+                'dataset.segmentation.class_list=\'["sky", "sea"]\' '
+                "dataset.segmentation.val_mask_sources=URI"
+            ),
+        ),
+    ],
+)
+def test_training_again_is_of_the_same_kind_of_model_on_data_read_alike(
+    tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    told: dict[str, Any] = {}
+    for key, value in {**fields, "model.num_classes": 3, "model.drop_path_rate": 0.3}.items():
+        set_dotted(told, key, value)
+    changed = {key: {"origin": "override"} for key in fields}
+    changed["model.drop_path_rate"] = {"origin": "recipe (auto)"}  # it would find that itself
+    write_job(tmp_path, "train-1", spec=told, changed=changed, result={"kpis": {"mAP": 0.5}})
+    judged = {"kpis": {"mAP": 0.5}, "doubts": [DOUBT]}
+    folder = write_job(
+        tmp_path, "evaluate-1", "evaluate", parent="train-1", spec=told, result=judged
+    )
+    train, evaluate = answers.after(Job(folder))
+    assert answers.command_of(train).endswith(f"train.stage=finetune {said}")
+    again = dict(evaluate.overrides)
+    place = [key for key in fields if key.endswith((".val", ".val_mask_sources"))]
+    assert list(again) == place, "an evaluation needs what lies beside its images"
+    assert f"mae run {train.action} " in page_of(folder).text

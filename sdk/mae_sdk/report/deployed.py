@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import answers
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.blocks import Block, Code, Section, Table, Text
@@ -104,7 +105,7 @@ def speeds(facts: Facts) -> Section | None:
             if found:
                 own = other.record.get("parent") == facts.id
                 runtimes[f"{of}{' (this file)' if own else ''}"] = None
-    command = f"mae run evaluate --parent {facts.id} --eval-dataset URI{facts.root_flag}"
+    command = answers.command_of(answers.evaluation(facts.job), facts.root_flag)
     again = f"mae report {facts.id}{facts.root_flag}"
     if not rows:
         lead = "Not measured yet: an evaluation does it, and then mae report shows it here."

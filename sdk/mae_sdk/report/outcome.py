@@ -3,11 +3,11 @@ images; of what was made of a model also whether it answers as the model does.""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import difference, wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
@@ -141,8 +141,7 @@ def _of_model(facts: Facts, line: Sequence[Facts]) -> list[str]:
 
 
 def _how(facts: Facts) -> str:
-    job = shlex.quote(facts.id)
-    return f"mae run evaluate --parent {job} --eval-dataset URI does it."
+    return f"{answers.command_of(answers.evaluation(facts.job))} does it."
 
 
 def _name(facts: Facts) -> str:
