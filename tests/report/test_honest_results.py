@@ -824,3 +824,41 @@ def test_training_again_is_of_the_same_kind_of_model_on_data_read_alike(
     place = [key for key in fields if key.endswith((".val", ".val_mask_sources"))]
     assert list(again) == place, "an evaluation needs what lies beside its images"
     assert f"mae run {train.action} " in page_of(folder).text
+
+
+@pytest.mark.parametrize("doubts", [[], [DOUBT]])
+def test_a_page_that_is_renewed_after_an_evaluation_shows_it_and_goes_on_from_there(
+    tmp_path: Path, doubts: list[str]
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.5}})
+    export = write_job(
+        tmp_path, "export-1", "export", parent="train-1", spec=SPEC, result={"kpis": {}}
+    )
+    before = page_of(export).text
+    assert "mae run evaluate --parent export-1" in before and "judged by" not in before
+
+    judged = {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 40}, "doubts": doubts}
+    data = {"dataset.val_data_sources": {"uri": "/d/test", "images": 40}}
+    write_job(tmp_path, "evaluate-2", "evaluate", parent="export-1", result=judged, data=data)
+    page = page_of(export)
+    said = "judged by evaluate-2: accuracy (ACC_all) 50.0 % (95 %: 35.2 % to 64.8 %) on d/test"
+    assert said in page.text
+    assert "judge it on images" not in page.text
+    assert ("mae run gen_trt_engine" in page.text) == (not doubts)
+    assert ("its model is in doubt (evaluate-2)" in page.text) == bool(doubts)
+    assert "judged by" not in page_of(tmp_path / "train-1").text, "that is of the exported file"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a/hopper.jpg"] * 3, "The crop that differs most: 2 of 3, all of a/hopper.jpg."),
+        (["a/1.jpg", "a/2.jpg", "a/3.jpg"], "The image that differs most: a/2.jpg."),
+    ],
+)
+def test_the_input_that_differs_most_is_told_from_the_others(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    parity = {"passed": True, "images": 3, "names": names, "worst_image": 1}
+    result = {"kpis": {}, "parity": parity}
+    assert said in page_of(write_job(tmp_path, "export-1", "export", result=result)).text

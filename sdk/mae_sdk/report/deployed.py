@@ -54,7 +54,11 @@ def parity(facts: Facts) -> Section | None:
     caption = "What was measured beside what is allowed"
     blocks: list[Block] = [Table(["figure", "measured", "bound"], rows, caption, (1, 2))]
     if isinstance(names, list) and isinstance(worst, int) and 0 <= worst < len(names):
-        blocks.append(Text(f"The image that differs most: {base(names[worst])}.", "note"))
+        which = f"The image that differs most: {base(names[worst])}."
+        if len(names) > 1 and len(set(map(str, names))) == 1:  # crops of one picture
+            which = f"The crop that differs most: {worst + 1} of {len(names)}, all of "
+            which += f"{base(names[worst])}."
+        blocks.append(Text(which, "note"))
     if report.get("calibration"):
         blocks.append(Text(f"Calibrated on {report['calibration']}.", "note"))
     verdict = "passed" if report.get("passed") else "not passed"

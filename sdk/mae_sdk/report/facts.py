@@ -244,7 +244,7 @@ class Facts:
         line |= {
             job.id: job
             for job in judges
-            if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys()
+            if {job.record.get("parent"), job.record.get("parent_automl")} & {self.id, *line}
         }
         found: dict[str, list[str]] = {}
         for job in line.values():
@@ -252,6 +252,20 @@ class Facts:
                 if doubt not in self.doubts:
                     found.setdefault(doubt, []).append(job.id)
         return found
+
+    @cached_property
+    def judges(self) -> list[Facts]:
+        """The evaluations of what this job made that have ended with figures, oldest first."""
+        if self.action not in ("train", "export", "gen_trt_engine"):
+            return []
+        if self.state != records.COMPLETE or self.record.get("kind") == "trial":
+            return []
+        of_it = [
+            facts_of(job, job.record, "")
+            for job in evaluations(self.job)
+            if self.id in (job.record.get("parent"), job.record.get("parent_automl"))
+        ]
+        return [one for one in of_it if mapping(one.result.get("kpis"))]
 
     @property
     def inherited(self) -> list[str]:

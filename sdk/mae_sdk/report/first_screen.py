@@ -15,7 +15,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
-from mae_sdk.report import search
+from mae_sdk.report import outcome, search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, as_list, base, rows_of
 from mae_sdk.report.markup import number, percent, seconds, size
@@ -47,6 +47,8 @@ TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
 MAX_INHERITED = 3
 """Doubts of the model that a job took, on its first screen."""
+MAX_JUDGES = 3
+"""Evaluations of what a job made, on its first screen."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -101,10 +103,24 @@ def result(facts: Facts) -> Card:
     if facts.state == records.ERROR:
         return _failed(facts)
     card = _result(facts)
+    card.lines = [*card.lines, *_judged_since(facts)]
     if facts.inherited and facts.state == records.COMPLETE:
         card.lines = [*card.lines, *facts.inherited[:MAX_INHERITED]]
         card.tone, card.wide = "warning", True
     return card
+
+
+def _judged_since(facts: Facts) -> list[str]:
+    """What evaluations of what the job made have found, the newest of them."""
+    found = []
+    for judge in facts.judges[-MAX_JUDGES:]:
+        if (measured := outcome.measured(judge)) is not None:
+            span = f" (95 %: {measured.span})" if measured.span else ""
+            where = f" on {base(measured.place)}" if measured.place else ""
+            doubt = "; in doubt" if measured.doubts else ""
+            name = named(measured.name)
+            found.append(f"judged by {judge.id}: {name} {measured.text}{span}{where}{doubt}")
+    return found
 
 
 def _result(facts: Facts) -> Card:
@@ -720,6 +736,11 @@ def next_step(facts: Facts) -> Card:
     if facts.state != records.COMPLETE:
         return Card("Next", "", ["wait for its end"], f"mae jobs wait {job}")
     steps = answers.after(facts.job)
+    if facts.judges and facts.inherited:
+        more = "its model is in doubt: train that longer or on more images; its files:"
+        return Card("Next", "", [more], f"mae jobs show {job}")
+    if facts.judges and not any(judge.doubts for judge in (facts, *facts.judges)):
+        steps = [step for step in steps if step.action != "evaluate"]  # that was done
     if not steps and facts.doubts and facts.action == "evaluate":
         more = "its result is in doubt: train the model longer or on more images; its files:"
         return Card("Next", "", [more], f"mae jobs show {job}")
