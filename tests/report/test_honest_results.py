@@ -862,3 +862,70 @@ def test_the_input_that_differs_most_is_told_from_the_others(
     parity = {"passed": True, "images": 3, "names": names, "worst_image": 1}
     result = {"kpis": {}, "parity": parity}
     assert said in page_of(write_job(tmp_path, "export-1", "export", result=result)).text
+
+
+def masks_of(values: dict[str, tuple[int, int]], **more: Any) -> dict[str, Any]:
+    table = {value: {"pixels": p, "images": n} for value, (p, n) in values.items()}
+    return {"uri": "/d/seg", "images": 60, "mask_values": {"read": 60, "values": table}, **more}
+
+
+def test_masks_are_counted_by_class_and_their_colors_stand_before_the_pictures(
+    tmp_path: Path,
+) -> None:
+    values = {"0": (100, 9), "1": (800, 60), "2": (200, 7), "255": (50, 3)}
+    told: dict[str, Any] = {"model": {"task": "segmentation", "num_classes": 3}}
+    told["dataset"] = {"segmentation": {"ignore_index": 255, "class_list": ["sky", "sea", "sand"]}}
+    for name, reduces, said in (
+        ("train-1", True, "2 sky: 80.0 % of the pixels, 60, sea: 20.0 % of the pixels, 7 "),
+        ("train-2", False, "3 sea: 72.7 % of the pixels, 60, sand: 18.2 % of the pixels, 7, sky"),
+    ):
+        told["dataset"]["segmentation"]["reduce_zero_label"] = reduces
+        seen = {"dataset.train_data_sources": masks_of(values)}
+        folder = write_job(tmp_path, name, spec=told, data=seen, result={"kpis": {"mIoU": 0.5}})
+        text = page_of(folder).text
+        assert said in text
+        assert f"training: 60 images, {said[0]} classes (d/seg)" in text
+    gallery, tile = Gallery(folder / "train"), np.zeros((8, 8, 3), np.uint8)
+    gallery.add("segmentation", [[tile]], [{"name": "a.png"}], ["image"])
+    gallery.set_legend(["sky", "sea"], np.zeros((2, 3), np.uint8))
+    gallery.save()
+    html = page_of(folder).html
+    assert html.index('class="legend"') < html.index('class="board"')
+
+
+def test_pictures_without_a_label_are_counted_and_the_base_rate_marks_the_bar_of_a_class(
+    tmp_path: Path,
+) -> None:
+    labels = {"min": 0, "max": 2, "none": 7}
+    seen = {"uri": "/d/ml", "images": 40, "classes": 2, "label_file": {"labels": labels}}
+    data = {"dataset.val_data_sources": seen}
+    result = {"kpis": {"mAP": 0.6}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=data)
+    judged = {
+        "images": 40,
+        "per_class": {"cat": {"AP": 0.6, "images": 10, "auroc": 0.7}},
+        "reliability": [{"confidence": 0.3, "accuracy": 1.0, "images": 1}],
+        "ece": 0.1,
+    }
+    files.write_json(folder / "evaluate/metrics.json", judged)
+    page = page_of(folder)
+    assert "40 images, 2 classes, 7 of them without a label" in page.text
+    assert '<u style="left:25.0%">' in page.html, "10 of 40 images are cats"
+    assert "1 pair of image and class" in page.html
+
+
+def test_an_inference_counts_the_images_that_it_could_read_and_says_on_what_it_ran(
+    tmp_path: Path,
+) -> None:
+    result = {
+        "kpis": {"images": 19, "unreadable": 1},
+        "answered": {"cat": 19},
+        "device": "cpu",
+        "model": {"precision": "fp32"},
+    }
+    data = {"dataset.test_data_sources": {"uri": "/d/new", "images": 20}}
+    folder = write_job(tmp_path, "inference-1", "inference", result=result, data=data)
+    text = page_of(folder).text
+    assert "Data 19 of 20 images 1 could not be read" in text and "19 images answered" in text
+    assert f"Every answer is in {folder}/inference/results.csv" in text
+    assert "device cpu precision fp32" in text

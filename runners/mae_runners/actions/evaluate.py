@@ -36,7 +36,14 @@ from mae_runners.data import left_out, table_of
 from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artifact, run_batch
+from mae_runners.deploy.runtimes import (
+    Runtime,
+    TorchRuntime,
+    described,
+    measure,
+    open_artifact,
+    run_batch,
+)
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics import doubts
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
@@ -115,12 +122,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if not context.is_main:
         return {}
 
-    metrics["model"] = {
-        "kind": runtime.kind,
-        "arch": runtime.meta.arch,
-        "stage": runtime.meta.stage,
-        "precision": runtime.meta.precision,
-    }
+    metrics["model"] = described(runtime)
     shares = {name: metrics["images"] for name in SHARES if metrics.get(name) is not None}
     doubted = metrics.get("doubts") or []
     for one in doubted:

@@ -49,12 +49,14 @@ class Table:
 
 @dataclass
 class Bar:
-    """A cell of a table that is drawn as a bar: `share` in 0…1, and an interval in 0…1."""
+    """A cell of a table that is drawn as a bar: `share` in 0…1, an interval in 0…1, and a `mark`
+    in 0…1 to hold it against."""
 
     share: float
     text: str
     low: float | None = None
     high: float | None = None
+    mark: float | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mae_sdk.report.markup import element, number
+from mae_sdk.report.markup import counted, element, number
 
 Point = tuple[float, float]
 
@@ -398,7 +398,7 @@ def reliability(
     width: int = 380,
     height: int = 300,
     *,
-    unit: str = "images",
+    unit: str = "image",
     several: bool = False,
 ) -> Markup | None:
     """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal; of
@@ -425,7 +425,7 @@ def reliability(
         weight = 0.25 + 0.75 * math.sqrt(one["images"] / most)
         said = (
             f"{across} {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % {what}, "
-            f"{one['images']} {unit}"
+            f"{counted(one['images'], unit)}"
         )
         parts.append(
             element(

@@ -18,7 +18,7 @@ from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import outcome, search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, as_list, base, rows_of
-from mae_sdk.report.markup import number, percent, seconds, size
+from mae_sdk.report.markup import counted, number, percent, seconds, size
 from mae_sdk.report.words import named
 
 _WORDS = {
@@ -558,10 +558,8 @@ def _predicted(facts: Facts) -> Card:
     lines += scored
     if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
-    if facts.kpis.get("unreadable"):
-        lines.append(f"{facts.kpis['unreadable']} could not be read")
     tone = "warning" if facts.doubts or (scored and taught(facts)) else ""
-    shown = f"{number(images)} images answered"
+    shown = f"{counted(images, 'image')} answered"
     sure = scored[0] if scored else ""
     return Card("Result", shown, [*facts.doubts, *lines], tone=tone, sure=sure)
 
@@ -584,7 +582,7 @@ def _answers(facts: Facts) -> list[str]:
             return f"{name}: {number(counts[name])}"
         if not counts[name]:
             return f"{name}: none"
-        images = f"{number(counts[name])} image{'' if counts[name] == 1 else 's'}"
+        images = counted(counts[name], "image")
         return f"{name}: {percent(shares[name])} of the pixels, in {images}"
 
     ordered = sorted(counts, key=rank)
@@ -627,11 +625,15 @@ def data(facts: Facts) -> Card:
     for key, seen in facts.sources.items():
         last = key.rsplit(".", 1)[-1]
         images, classes = seen.get("images"), seen.get("classes")
-        counts = [f"{images:,} images"] if isinstance(images, int) else ["not counted"]
+        classes = len(facts.classes_of_masks(seen)) or classes
+        counts = [counted(images, "image")] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
         for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
             if isinstance(seen.get(name), int):
                 counts.append(f"{seen[name]:,} {what}")
+        without = mapping(mapping(seen.get("label_file")).get("labels")).get("none")
+        if is_count(without) and without:
+            counts.append(f"{without:,} of them without a label")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
         lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
@@ -650,7 +652,11 @@ def data(facts: Facts) -> Card:
         kind = mapping(facts.judged.get("model"))
         what = f" ({kind.get('kind')}, {kind.get('precision')})" if kind.get("kind") else ""
         lines.append(f"model from {facts.record['parent']}{what}")
-    shown = f"{total:,} images" if total else "no data was counted"
+    shown = counted(total, "image") if total else "no data was counted"
+    bad = facts.kpis.get("unreadable") if facts.action == "inference" else None
+    if is_count(bad) and 0 < bad < total:
+        shown = f"{total - bad:,} of {total:,} images"
+        lines.insert(0, f"{bad:,} could not be read")
     if facts.state == records.ERROR and total:  # since then it may have gone
         lines.append("as counted when the job was launched")
     return Card("Data", shown, lines)

@@ -43,6 +43,13 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def counted(count: Any, what: str) -> str:
+    """``1 image``, ``1,200 images``, ``2 pairs of image and class``; ``– images`` of none known."""
+    first, _, rest = what.partition(" ")
+    plural = first if count == 1 else f"{first}s"
+    return " ".join(word for word in (number(count), plural, rest) if word)
+
+
 def percent(value: Any) -> str:
     """A share as ``91.2 %``."""
     if not isinstance(value, (int, float)) or value != value:
