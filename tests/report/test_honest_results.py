@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mae_runners.actions import evaluate, inference
+from mae_runners.metrics import doubts
 from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.splits import hold_out
 from mae_sdk import answers, files
@@ -23,8 +24,10 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.report import charts
 from mae_sdk.report.make import Ending, refresh
+from mae_sdk.report.markup import percent
 from mae_skill.dotted import set_dotted
 from mae_skill.rules import Case, Facts, samples
+from mae_skill.spelling import count_of
 
 from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
 from tests.support.reports import Page, read_page, write_job, write_study
@@ -929,3 +932,37 @@ def test_an_inference_counts_the_images_that_it_could_read_and_says_on_what_it_r
     assert "Data 19 of 20 images 1 could not be read" in text and "19 images answered" in text
     assert f"Every answer is in {folder}/inference/results.csv" in text
     assert "device cpu precision fp32" in text
+
+
+def test_halves_are_rounded_alike_wherever_a_share_stands() -> None:
+    assert (percent(5 / 16), percent(3 / 16)) == ("31.3 %", "18.8 %")
+    assert (percent(0.0), percent(1.0), percent(0.9123)) == ("0.0 %", "100.0 %", "91.2 %")
+    (said,) = doubts.of_share("accuracy", 5 / 16, np.array([11, 5]), ["cat", "dog"])
+    assert "accuracy 31.3 %" in said and "has 68.8 %" in said
+
+
+@pytest.mark.parametrize(
+    ("action", "role"),
+    [("train", "validation"), ("evaluate", "evaluation"), ("export", "parity")],
+)
+def test_what_a_job_does_with_its_images_is_said_of_them(
+    tmp_path: Path, action: str, role: str
+) -> None:
+    data = {"dataset.val_data_sources": {"uri": "/d/val", "images": 1}}
+    result = {"kpis": {"ACC_all": 0.5, "val_loss": 0.7}}
+    folder = write_job(tmp_path, f"{action}-1", action, spec=SPEC, data=data, result=result)
+    text = page_of(folder).text
+    assert f"{role}: 1 image (d/val)" in text
+    if action == "evaluate":
+        assert "loss on these images (val_loss) 0.7" in text and "validation" not in text
+
+
+def test_one_trial_is_no_trials(tmp_path: Path) -> None:
+    text = page_of(write_study(tmp_path, "train-1", 40, [0.75])).html
+    assert "of 1 trial over" in text and "1 trials" not in text
+    assert [count_of(n, "trial") for n in (0, 1, 1200, None)] == [
+        "0 trials",
+        "1 trial",
+        "1,200 trials",
+        "– trials",
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mae_sdk.jobs.intervals import Z, wilson
 from mae_sdk.jobs.metrics import HEADLINES
+from mae_sdk.report.markup import percent
 from mae_sdk.report.words import named
 from mae_skill.spelling import and_more, one_line
 
@@ -34,8 +35,8 @@ def of_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
         return [f"the model takes every one of the {images} images for {name}: it tells nothing"]
     recalls = (confusion.diagonal() / np.maximum(truths, 1))[truths > 0]
     more = (
-        f"; the mean recall of the classes is {_percent(float(recalls.mean()))}, by chance "
-        f"{_percent(1 / len(recalls))}"
+        f"; the mean recall of the classes is {percent(float(recalls.mean()))}, by chance "
+        f"{percent(1 / len(recalls))}"
     )
     hits = int(confusion.diagonal().sum())
     doubt = _at_chance("accuracy", hits / images, images, truths, classes)
@@ -61,7 +62,7 @@ def of_probes(shares: Mapping[str, float], counts: np.ndarray, classes: Sequence
         shares: name of each probe's accuracy → share of right answers.
     """
     first, *others = [name for name in dict.fromkeys((*HEADLINES, *shares)) if name in shares]
-    rest = "".join(f"; {named(name)} is {_percent(shares[name])}" for name in others)
+    rest = "".join(f"; {named(name)} is {percent(shares[name])}" for name in others)
     return [doubt + rest for doubt in of_share(named(first), shares[first], counts, classes)]
 
 
@@ -80,8 +81,8 @@ def _at_chance(
     ties = int(np.count_nonzero(counts == counts[largest]))
     rank = "the most frequent class" if ties == 1 else f"one of {ties} classes of equal size"
     return (
-        f"{verdict}: {name} {_percent(value)} (95 %: {_percent(low)} to {_percent(high)}), and who "
-        f"always answers {name_of}, {rank}, has {_percent(share)}"
+        f"{verdict}: {name} {percent(value)} (95 %: {percent(low)} to {percent(high)}), and who "
+        f"always answers {name_of}, {rank}, has {percent(share)}"
     )
 
 
@@ -190,20 +191,15 @@ def of_masks(
     name = one_line(constant["class"])
     sure = ""
     if interval is not None:
-        sure = f" (95 %: {_percent(interval['low'])} to {_percent(interval['high'])})"
-    beside = f"mIoU {_percent(mean)}{sure}, and {name} for every pixel has {_percent(least)}"
+        sure = f" (95 %: {percent(interval['low'])} to {percent(interval['high'])})"
+    beside = f"mIoU {percent(mean)}{sure}, and {name} for every pixel has {percent(least)}"
     if mean <= least:
         return [f"no better than one answer: {beside}"]
     if interval is not None and interval["low"] <= least:
         return [f"not told from one answer, by a {interval['method']}: {beside}"]
     if right < constant["aAcc"]:
-        one = f"with {name} for every pixel {_percent(constant['aAcc'])} would be"
+        one = f"with {name} for every pixel {percent(constant['aAcc'])} would be"
         return [
-            f"{_percent(right)} of the pixels are right, and {one}, at an mIoU of "
-            + _percent(least)
+            f"{percent(right)} of the pixels are right, and {one}, at an mIoU of " + percent(least)
         ]
     return []
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from mae_skill.spelling import and_more
+from mae_skill.spelling import and_more, count_of
 
 from mae_sdk import answers
 from mae_sdk.job import made_from
@@ -18,7 +18,7 @@ from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import outcome, search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, as_list, base, rows_of
-from mae_sdk.report.markup import counted, number, percent, seconds, size
+from mae_sdk.report.markup import number, percent, seconds, size
 from mae_sdk.report.words import named
 
 _WORDS = {
@@ -51,6 +51,13 @@ MAX_JUDGES = 3
 """Evaluations of what a job made, on its first screen."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
+
+
+def role(source: str, action: str) -> str:
+    """What an action does with the images of a source, by the last part of its field."""
+    if source == "val_data_sources" and action != "train":
+        return {"evaluate": "evaluation", "export": "parity"}.get(action, "images")
+    return SOURCES.get(source, source)
 
 
 def word(action: str, stage: str = "") -> str:
@@ -481,7 +488,10 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
             of = _of_rank(facts) if name == "rankme" else ""
-            found.append(f"{named(name)} {number(value) if plain else percent(value)}{of}")
+            what = named(name)
+            if name == "val_loss" and facts.action != "train":
+                what = "loss on these images (val_loss)"
+            found.append(f"{what} {number(value) if plain else percent(value)}{of}")
     return found[:6]
 
 
@@ -559,7 +569,7 @@ def _predicted(facts: Facts) -> Card:
     if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
     tone = "warning" if facts.doubts or (scored and taught(facts)) else ""
-    shown = f"{counted(images, 'image')} answered"
+    shown = f"{count_of(images, 'image')} answered"
     sure = scored[0] if scored else ""
     return Card("Result", shown, [*facts.doubts, *lines], tone=tone, sure=sure)
 
@@ -582,7 +592,7 @@ def _answers(facts: Facts) -> list[str]:
             return f"{name}: {number(counts[name])}"
         if not counts[name]:
             return f"{name}: none"
-        images = counted(counts[name], "image")
+        images = count_of(counts[name], "image")
         return f"{name}: {percent(shares[name])} of the pixels, in {images}"
 
     ordered = sorted(counts, key=rank)
@@ -626,7 +636,7 @@ def data(facts: Facts) -> Card:
         last = key.rsplit(".", 1)[-1]
         images, classes = seen.get("images"), seen.get("classes")
         classes = len(facts.classes_of_masks(seen)) or classes
-        counts = [counted(images, "image")] if isinstance(images, int) else ["not counted"]
+        counts = [count_of(images, "image")] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
         for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
             if isinstance(seen.get(name), int):
@@ -636,7 +646,8 @@ def data(facts: Facts) -> Card:
             counts.append(f"{without:,} of them without a label")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
-        lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
+        which = role(last, facts.action)
+        lines.append(f"{which}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
         trained += images if isinstance(images, int) and last == "train_data_sources" else 0
     derived = facts.derived
@@ -652,7 +663,7 @@ def data(facts: Facts) -> Card:
         kind = mapping(facts.judged.get("model"))
         what = f" ({kind.get('kind')}, {kind.get('precision')})" if kind.get("kind") else ""
         lines.append(f"model from {facts.record['parent']}{what}")
-    shown = counted(total, "image") if total else "no data was counted"
+    shown = count_of(total, "image") if total else "no data was counted"
     bad = facts.kpis.get("unreadable") if facts.action == "inference" else None
     if is_count(bad) and 0 < bad < total:
         shown = f"{total - bad:,} of {total:,} images"
@@ -677,7 +688,8 @@ def left_out(facts: Facts) -> Card | None:
             total += int(count) if is_number(count) else 0
             alarming |= reason not in ("hidden", "other")
             where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
-            lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
+            which = role(last, facts.action)
+            lines.append(f"{which}: {count} {where} ({', '.join(files)}{more})")
     ended = facts.state == records.COMPLETE
     if not lines and facts.action in ("export", "gen_trt_engine"):
         return None  # it takes as many images as it compares on, and says so

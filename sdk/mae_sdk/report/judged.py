@@ -7,13 +7,15 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_skill.spelling import count_of
+
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Bar, Block, Figure, Matrix, Section, Table, Text
 from mae_sdk.report.facts import Facts, as_list, rows_of
-from mae_sdk.report.markup import counted, number, percent
+from mae_sdk.report.markup import number, percent
 
 MATRIX_CLASSES = 30
 """Of more classes the largest confusions are listed instead of a matrix."""
@@ -142,7 +144,7 @@ def answered(facts: Facts) -> Section | None:
         for name, count in known[:MAX_CLASSES]
     ]
     unit = "images whose largest class it is" if facts.segments else "images taken for it"
-    table = Table(["class", "share", unit], rows, f"Of {counted(images, 'image')}", (2,))
+    table = Table(["class", "share", unit], rows, f"Of {count_of(images, 'image')}", (2,))
     lead = f"Every answer is in {facts.place}/{facts.action}/results.csv."
     if len(known) > MAX_CLASSES:
         lead += f" {_more(len(known))} there."
@@ -161,7 +163,7 @@ def _pixels_answered(
     if not rows:
         return None
     head = ["class", "share of the pixels", "images that hold it"]
-    table = Table(head, rows, f"Of {counted(facts.kpis.get('images'), 'image')}", (2,))
+    table = Table(head, rows, f"Of {count_of(facts.kpis.get('images'), 'image')}", (2,))
     lead = (
         "As the model answered; the largest classes of each image are in "
         f"{facts.place}/{facts.action}/results.csv."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -43,18 +44,11 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def counted(count: Any, what: str) -> str:
-    """``1 image``, ``1,200 images``, ``2 pairs of image and class``; ``– images`` of none known."""
-    first, _, rest = what.partition(" ")
-    plural = first if count == 1 else f"{first}s"
-    return " ".join(word for word in (number(count), plural, rest) if word)
-
-
 def percent(value: Any) -> str:
     """A share as ``91.2 %``."""
     if not isinstance(value, (int, float)) or value != value:
         return "–"
-    return f"{100 * value:.1f} %"
+    return f"{math.floor(1000 * value + 0.5) / 10:.1f} %"  # half up: 5 of 16 and 3 of 16 alike
 
 
 def seconds(value: Any) -> str:

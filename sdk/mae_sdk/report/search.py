@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mae_skill.diff import diff_specs
+from mae_skill.spelling import count_of
 
 from mae_sdk.job import beside
 from mae_sdk.jobs.intervals import wilson
@@ -282,7 +283,7 @@ def _learning_curves(
     drawing = charts.lines(drawn, Options(f"{named(metric)} over {unit}s", x=unit, height=260))
     if drawing is None:
         return None
-    note = f"{named(metric)} of {len(drawn)} trials over their {unit}s"
+    note = f"{named(metric)} of {count_of(len(drawn), 'trial')} over the {unit}s"
     return Figure("Learning curves", drawing, note)
 
 
