@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import shlex
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mae_skill import errors
 from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError, NotFoundError, StorageError
+from mae_skill.origin import OriginKind
 from mae_skill.spelling import and_more, nearest, source_option, valid_text
 
 if TYPE_CHECKING:
@@ -138,8 +140,13 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     words += [f"--skill-dir {shlex.quote(step.skill_dir)}"] if step.skill_dir else []
     words += [f"--recipe {step.recipe}"] if step.recipe else []
     words += [f"--automl-policy {step.policy}"] if step.policy else []
-    words += [f"{key}={value}" for key, value in step.overrides]
+    words += [f"{key}={_spelled(value)}" for key, value in step.overrides]
     return " ".join(words) + root
+
+
+def _spelled(value: Any) -> str:
+    """A value as an override on a command line has it."""
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def after(job: Job) -> list[Step]:
@@ -177,7 +184,7 @@ def _after(job: Job) -> list[Step]:
 
     action = record["action"]
     if action == "train":
-        evaluate = Step("evaluate", job.id, ("eval_dataset",))
+        evaluate = evaluation(job)
         export = Step("export", job.id)
         if job.stage() != "pretrain":
             used = [Step("inference", job.id, ("inference_dataset",)), export]
@@ -190,14 +197,14 @@ def _after(job: Job) -> list[Step]:
         exported = judged.endswith(".onnx") or setting(job, "evaluate.trt_engine")
         if not parent or exported or job.stage() == "pretrain":
             return []
-        other_images = Step("evaluate", parent, ("eval_dataset",))
+        other_images = evaluation(job, parent)
         if doubts_of(job):
             trained = beside(job, parent)
             return [other_images if trained is None else _again(trained), other_images]
         if any({"chose", "taught"} & seen.keys() for seen in (record.get("data") or {}).values()):
             return [other_images]
         return [Step("export", parent)]
-    measured = Step("evaluate", job.id, ("eval_dataset",))
+    measured = evaluation(job)
     if action != "export":
         return [measured] if action == "gen_trt_engine" else []
     # An engine is built of fp32 ONNX: anything else is the end of its way.
@@ -206,15 +213,55 @@ def _after(job: Job) -> list[Step]:
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
 
 
+_LIKE_BEFORE = (
+    "model.",
+    "dataset.classes",
+    "dataset.labels.",
+    "dataset.segmentation.",
+    "dataset.augmentation.input_size",
+)
+"""Fields that make a training one of the same kind: what the model is, and what its data mean."""
+_FILES = {"dataset.labels.train": "TABLE", "dataset.labels.val": "TABLE"}
+_FILES |= {f"dataset.segmentation.{name}_mask_sources": "URI" for name in ("train", "val")}
+"""Those that name files beside the images: those of other images are others."""
+
+
 def _again(trained: Job) -> Step:
-    """Training once more what has learned nothing: from the same start, on data to be named."""
+    """Training once more what has learned nothing: from the same start, on data to be named. What
+    a person has said of the model and of its data is said again."""
     from mae_sdk.job import setting
 
     classes = setting(trained, "model.num_classes")
     step = fine_tuning(classes if isinstance(classes, int) else None, trained.record.get("parent"))
+    known = dict(step.overrides)
     if setting(trained, "model.task") == "segmentation":
-        step = replace(step, overrides=(*step.overrides, ("model.task", "segmentation")))
-    return step
+        known["model.task"] = "segmentation"
+    if setting(trained, "model.multi_label") is True:
+        known["model.multi_label"] = True
+    for key, about in (trained.record.get("changed") or {}).items():
+        by_person = str((about or {}).get("origin")).startswith(_WRITTEN)
+        value = _FILES.get(key, setting(trained, key))
+        if by_person and key.startswith(_LIKE_BEFORE) and value is not None:
+            known.setdefault(key, value)
+    return replace(step, overrides=tuple(known.items()))
+
+
+_WRITTEN = tuple(map(str, OriginKind.written()))
+
+
+def evaluation(job: Job, model: str | None = None) -> Step:
+    """Judging what a job made, or the `model` of another, on images to be named: with the tables or
+    masks beside them where the job names its own so."""
+    from mae_sdk.job import setting
+
+    beside_images: dict[str, Any] = {
+        key: word
+        for key, word in _FILES.items()
+        if key.endswith((".val", ".val_mask_sources")) and setting(job, key) is not None
+    }
+    if setting(job, "model.multi_label") is True:  # folders give each picture one class
+        beside_images["dataset.labels.val"] = "TABLE"
+    return Step("evaluate", model or job.id, ("eval_dataset",), tuple(beside_images.items()))
 
 
 def _after_another(job: Job, skill_dir: str) -> list[Step]:

@@ -729,12 +729,14 @@ class Job:
         return [str(one) for one in found] if isinstance(found, list) else []
 
     def _inherited(self, record: Mapping[str, Any]) -> list[str]:
-        """Why the model that it took is in doubt: of a job that judges nothing itself."""
+        """Why the model that it took is in doubt, where it says no such thing itself."""
         found: dict[str, list[str]] = {}
+        own = self._doubts(record, self._result())
         for job in () if record["action"] in ("train", "evaluate") else made_from(self):
             with contextlib.suppress(MaeError):
                 for doubt in job._doubts(job.record, job._result()):
-                    found.setdefault(doubt, []).append(job.id)
+                    if doubt not in own:
+                        found.setdefault(doubt, []).append(job.id)
         return [of_model(doubt, names) for doubt, names in found.items()]
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:

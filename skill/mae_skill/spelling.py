@@ -68,6 +68,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
 
 
+def count_of(count: Any, what: str) -> str:
+    """``1 image``, ``1,200 images``, ``2 pairs of image and class``; ``– images`` of none known."""
+    first, _, rest = what.partition(" ")
+    number = f"{count:,}" if isinstance(count, int) else "–"
+    return " ".join(word for word in (number, first if count == 1 else f"{first}s", rest) if word)
+
+
 def and_more(names: Collection[Any], most: int = 8) -> str:
     """The first names, and how many more there are: ``a, b and 3 more``."""
     shown = ", ".join(map(str, itertools.islice(names, most)))

@@ -129,3 +129,50 @@ def test_a_job_without_a_figure_is_summed_up_too(tmp_path: Path) -> None:
     )
     write_job(tmp_path, "train-9", spec=SPEC)
     assert "The fine-tuned checkpoint was not measured" in chain(tmp_path, "train-9").text
+
+
+def rows_of_the_chain(page: Page) -> list[str]:
+    """The text of each row of the table that sums up a chain."""
+    table = page.html[page.html.index("The chain in short") :]
+    table = table[: table.index("</table>")]
+    return [read_text(row) for row in table.split("<tr")[2:]]
+
+
+def read_text(html: str) -> str:
+    return Page(f"<p{html}").text
+
+
+def test_how_sure_a_row_of_the_chain_is_is_of_the_figure_of_that_row(tmp_path: Path) -> None:
+    """A doubt may be of another figure, and stands first on the job's own page."""
+    write_job(tmp_path, "train-1", spec={"train": {"stage": "pretrain"}}, result={})
+    doubt = "no better than chance: knn_acc 54.8 % (95 %: 37.8 % to 70.8 %), and who always"
+    result = {"kpis": {"linear_acc": 11 / 31}, "shares": {"linear_acc": 31}, "doubts": [doubt]}
+    write_job(tmp_path, "evaluate-2", "evaluate", parent="train-1", result=result)
+    _, row = rows_of_the_chain(chain(tmp_path, "train-1"))
+    assert "95 %: 21.1 % to 53.1 % (Wilson, 31 images); in doubt: no better than chance" in row
+    assert "37.8 %" not in row
+
+
+def test_a_chain_tells_an_evaluation_from_a_step_and_an_export_of_a_model_in_doubt(
+    tmp_path: Path,
+) -> None:
+    write_chain(tmp_path)
+    judge(tmp_path, "evaluate-5", "train-2", 0.5)
+    path = tmp_path / "evaluate-5/evaluate/result.json"
+    path.write_text(json.dumps({**json_of(path), "doubts": ["no better than chance: so"]}))
+    write_job(tmp_path, "export-6", "export", spec=SPEC, parent="train-2", result={"kpis": {}})
+    onnx = {**SPEC, "evaluate": {"checkpoint": "a.onnx"}}
+    write_job(tmp_path, "evaluate-7", "evaluate", spec=onnx, parent="export-6", result={"kpis": {}})
+    page = chain(tmp_path, "evaluate-7")
+    assert "to evaluation of ONNX · some_arch" in page.text
+    assert "Fine-tuning · some_arch (judged by Evaluation · some_arch )" in page.text
+    rows = rows_of_the_chain(page)
+    assert [row.lstrip("> ").split(" ")[0] for row in rows] == [
+        "Pretraining",
+        "Fine-tuning",
+        "↳",
+        "Export",
+        "↳",
+    ]
+    assert "its model is in doubt" in rows[3]
+    assert "some_arch" not in rows[3].replace("Export · some_arch", ""), "that is no data"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from mae_runners.metrics import doubts
+from mae_runners.metrics.iou import one_answer
 from mae_runners.metrics.multi_label import MultiLabelMetrics
 
 NAMES = ["cat", "dog", "owl"]
@@ -32,6 +34,20 @@ def test_an_accuracy_whose_interval_holds_the_largest_class_is_no_better_than_ch
     assert "cat, the most frequent class, has" in said
     assert doubts.of_share("knn_acc", 0.9, np.array([50, 50]), NAMES[:2]) == []
     assert "knn_acc" in doubts.of_share("knn_acc", 0.55, np.array([50, 50]), NAMES[:2])[0]
+
+
+def test_the_doubt_of_probes_is_of_the_one_that_the_evaluation_is_judged_by() -> None:
+    counts = np.array([17, 14])
+    shares = {"knn_acc": 17 / 31, "linear_acc": 11 / 31, "attentive_acc": 14 / 31}
+    (said,) = doubts.of_probes(shares, counts, NAMES[:2])
+    assert said.startswith("no better than chance: linear probe accuracy (linear_acc) 35.5 % (95 %")
+    assert said.endswith(
+        "k-NN probe accuracy (knn_acc) is 54.8 %; attentive probe accuracy "
+        "(attentive_acc) is 45.2 %"
+    )
+    assert doubts.of_probes({**shares, "linear_acc": 30 / 31}, counts, NAMES[:2]) == []
+    (said,) = doubts.of_probes({"knn_acc": 17 / 31}, counts, NAMES[:2])
+    assert "(knn_acc) 54.8 %" in said
 
 
 def test_the_areas_of_several_labels_are_compared_with_a_coin() -> None:
@@ -74,3 +90,17 @@ def test_a_segmenter_that_hits_one_class_alone_is_said() -> None:
     (said,) = doubts.of_masks(np.array([[80, 16, 0], [2, 4, 0], [1, 0, 4]]), NAMES)
     assert "82.2 % of the pixels are right, and with cat for every pixel 89.7 % would be" in said
     assert doubts.of_masks(np.array([[80, 10, 0], [2, 8, 0], [1, 0, 4]]), NAMES) == []
+
+
+def test_a_segmenter_whose_interval_holds_one_answer_for_every_pixel_is_not_told_from_it() -> None:
+    confusion = np.array([[80, 10, 0], [2, 8, 0], [1, 0, 4]])
+    constant = one_answer(confusion, NAMES)
+    assert constant == {"class": "cat", "aAcc": 90 / 105, "mIoU": pytest.approx(90 / 105 / 3)}
+    sure = {"high": 0.7, "method": "bootstrap over 14 images"}
+    assert doubts.of_masks(confusion, NAMES, {"low": 0.3, **sure}) == []
+    (said,) = doubts.of_masks(confusion, NAMES, {"low": 0.28, **sure})
+    assert said == (
+        "not told from one answer, by a bootstrap over 14 images: mIoU 68.7 % (95 %: 28.0 % to "
+        "70.0 %), and cat for every pixel has 28.6 %"
+    )
+    assert one_answer(np.array([[5, 1], [0, 0]]), NAMES) is None, "of one class there is no verdict"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mae_runners.actions import evaluate, inference
+from mae_runners.metrics import doubts
 from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.splits import hold_out
 from mae_sdk import answers, files
@@ -23,7 +24,10 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.report import charts
 from mae_sdk.report.make import Ending, refresh
+from mae_sdk.report.markup import percent
+from mae_skill.dotted import set_dotted
 from mae_skill.rules import Case, Facts, samples
+from mae_skill.spelling import count_of
 
 from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
 from tests.support.reports import Page, read_page, write_job, write_study
@@ -729,3 +733,236 @@ def test_the_interval_of_a_segmenter_is_said_to_come_with_its_evaluation(tmp_pat
     entry = {"file": "model_epoch_000.pth", "epoch": 0, "step": 4, "metrics": {"mIoU": 0.5}}
     files.write_json(folder / "train/checkpoints.json", {**index, "checkpoints": [entry]})
     assert "an evaluation has one, a bootstrap over the images" in page_of(folder).text
+
+
+def test_an_inference_of_a_segmenter_tells_pixels_from_images_and_how_sure_its_score_is(
+    tmp_path: Path,
+) -> None:
+    seen = {"images": 14, "chose": {"count": 14, "compared": 14, "job": "train-1"}}
+    result = {
+        "kpis": {"images": 14, "mIoU": 0.302, "aAcc": 0.857},
+        "answered": {"ground": 14, "circle": 0, "square": 3, "cross": 1},
+        "answered_pixels": {"ground": 0.982, "circle": 0.0, "square": 0.006, "cross": 0.012},
+    }
+    told = {"model": {"task": "segmentation"}}
+    options: dict[str, Any] = {"spec": told, "data": {"dataset.test_data_sources": seen}}
+    folder = write_job(tmp_path, "inference-1", "inference", result=result, **options)
+    judged = {
+        "images": 14,
+        "most_frequent": {"class": "ground", "aAcc": 0.841, "mIoU": 0.2102},
+        "intervals": {"mIoU": {"low": 0.211, "high": 0.408, "method": "bootstrap over 14 images"}},
+    }
+    files.write_json(folder / "inference/metrics.json", judged)
+    text = page_of(folder).text
+    assert (
+        "ground: 98.2 % of the pixels, in 14 images; cross: 1.2 % of the pixels, in 1 image; "
+        in text
+    )
+    assert "square: 0.6 % of the pixels, in 3 images; circle: none" in text
+    assert "share of the pixels" in text and "images that hold it" in text
+    assert "mean IoU (mIoU) 30.2 %" in text and "95 %: 21.1 % to 40.8 % (bootstrap over 14" in text
+    assert "14 of the 14 images that were compared chose the checkpoint, in train-1" in text
+    assert "ground for every pixel, the most frequent class, would have a pixel accuracy of" in text
+    chain = read_page(Job(folder).report(chain=True).path).text
+    assert "on the masks beside them mIoU is 30.2 % (95 %: 21.1 % to 40.8 %)." in chain.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+
+
+def test_a_segmenter_stands_beside_one_answer_for_every_pixel(tmp_path: Path) -> None:
+    result = {"kpis": {"mIoU": 0.302, "aAcc": 0.857}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", spec=SPEC, result=result)
+    constant = {"class": "ground", "aAcc": 0.841, "mIoU": 0.2102}
+    files.write_json(folder / "evaluate/metrics.json", {"most_frequent": constant})
+    said = "would have a pixel accuracy of 84.1 % and an mIoU of 21.0 %"
+    assert said in page_of(folder).text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {
+                "model.arch": "vit_tiny_patch16",
+                "model.multi_label": True,
+                "dataset.labels.train": "/d/a.csv",
+                "dataset.labels.val": "/d/b.csv",
+            },
+            (
+                "model.num_classes=3 model.multi_label=true model.arch=vit_tiny_patch16 "
+                "dataset.labels.train=TABLE dataset.labels.val=TABLE"
+            ),
+        ),
+        (
+            {
+                "model.arch": "convnextv2_atto",
+                "model.task": "segmentation",
+                "dataset.segmentation.class_list": ["sky", "sea"],
+                "dataset.segmentation.val_mask_sources": "/d/masks",
+            },
+            (
+                "model.num_classes=3 model.task=segmentation model.arch=convnextv2_atto "
+                'dataset.segmentation.class_list=\'["sky", "sea"]\' '
+                "dataset.segmentation.val_mask_sources=URI"
+            ),
+        ),
+    ],
+)
+def test_training_again_is_of_the_same_kind_of_model_on_data_read_alike(
+    tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    told: dict[str, Any] = {}
+    for key, value in {**fields, "model.num_classes": 3, "model.drop_path_rate": 0.3}.items():
+        set_dotted(told, key, value)
+    changed = {key: {"origin": "override"} for key in fields}
+    changed["model.drop_path_rate"] = {"origin": "recipe (auto)"}  # it would find that itself
+    write_job(tmp_path, "train-1", spec=told, changed=changed, result={"kpis": {"mAP": 0.5}})
+    judged = {"kpis": {"mAP": 0.5}, "doubts": [DOUBT]}
+    folder = write_job(
+        tmp_path, "evaluate-1", "evaluate", parent="train-1", spec=told, result=judged
+    )
+    train, evaluate = answers.after(Job(folder))
+    assert answers.command_of(train).endswith(f"train.stage=finetune {said}")
+    again = dict(evaluate.overrides)
+    place = [key for key in fields if key.endswith((".val", ".val_mask_sources"))]
+    assert list(again) == place, "an evaluation needs what lies beside its images"
+    assert f"mae run {train.action} " in page_of(folder).text
+
+
+@pytest.mark.parametrize("doubts", [[], [DOUBT]])
+def test_a_page_that_is_renewed_after_an_evaluation_shows_it_and_goes_on_from_there(
+    tmp_path: Path, doubts: list[str]
+) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {"ACC_all": 0.5}})
+    export = write_job(
+        tmp_path, "export-1", "export", parent="train-1", spec=SPEC, result={"kpis": {}}
+    )
+    before = page_of(export).text
+    assert "mae run evaluate --parent export-1" in before and "judged by" not in before
+
+    judged = {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 40}, "doubts": doubts}
+    data = {"dataset.val_data_sources": {"uri": "/d/test", "images": 40}}
+    write_job(tmp_path, "evaluate-2", "evaluate", parent="export-1", result=judged, data=data)
+    page = page_of(export)
+    said = "judged by evaluate-2: accuracy (ACC_all) 50.0 % (95 %: 35.2 % to 64.8 %) on d/test"
+    assert said in page.text
+    assert "judge it on images" not in page.text
+    assert ("mae run gen_trt_engine" in page.text) == (not doubts)
+    assert ("its model is in doubt (evaluate-2)" in page.text) == bool(doubts)
+    assert "judged by" not in page_of(tmp_path / "train-1").text, "that is of the exported file"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a/hopper.jpg"] * 3, "The crop that differs most: 2 of 3, all of a/hopper.jpg."),
+        (["a/1.jpg", "a/2.jpg", "a/3.jpg"], "The image that differs most: a/2.jpg."),
+    ],
+)
+def test_the_input_that_differs_most_is_told_from_the_others(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    parity = {"passed": True, "images": 3, "names": names, "worst_image": 1}
+    result = {"kpis": {}, "parity": parity}
+    assert said in page_of(write_job(tmp_path, "export-1", "export", result=result)).text
+
+
+def masks_of(values: dict[str, tuple[int, int]], **more: Any) -> dict[str, Any]:
+    table = {value: {"pixels": p, "images": n} for value, (p, n) in values.items()}
+    return {"uri": "/d/seg", "images": 60, "mask_values": {"read": 60, "values": table}, **more}
+
+
+def test_masks_are_counted_by_class_and_their_colors_stand_before_the_pictures(
+    tmp_path: Path,
+) -> None:
+    values = {"0": (100, 9), "1": (800, 60), "2": (200, 7), "255": (50, 3)}
+    told: dict[str, Any] = {"model": {"task": "segmentation", "num_classes": 3}}
+    told["dataset"] = {"segmentation": {"ignore_index": 255, "class_list": ["sky", "sea", "sand"]}}
+    for name, reduces, said in (
+        ("train-1", True, "2 sky: 80.0 % of the pixels, 60, sea: 20.0 % of the pixels, 7 "),
+        ("train-2", False, "3 sea: 72.7 % of the pixels, 60, sand: 18.2 % of the pixels, 7, sky"),
+    ):
+        told["dataset"]["segmentation"]["reduce_zero_label"] = reduces
+        seen = {"dataset.train_data_sources": masks_of(values)}
+        folder = write_job(tmp_path, name, spec=told, data=seen, result={"kpis": {"mIoU": 0.5}})
+        text = page_of(folder).text
+        assert said in text
+        assert f"training: 60 images, {said[0]} classes (d/seg)" in text
+    gallery, tile = Gallery(folder / "train"), np.zeros((8, 8, 3), np.uint8)
+    gallery.add("segmentation", [[tile]], [{"name": "a.png"}], ["image"])
+    gallery.set_legend(["sky", "sea"], np.zeros((2, 3), np.uint8))
+    gallery.save()
+    html = page_of(folder).html
+    assert html.index('class="legend"') < html.index('class="board"')
+
+
+def test_pictures_without_a_label_are_counted_and_the_base_rate_marks_the_bar_of_a_class(
+    tmp_path: Path,
+) -> None:
+    labels = {"min": 0, "max": 2, "none": 7}
+    seen = {"uri": "/d/ml", "images": 40, "classes": 2, "label_file": {"labels": labels}}
+    data = {"dataset.val_data_sources": seen}
+    result = {"kpis": {"mAP": 0.6}}
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result=result, data=data)
+    judged = {
+        "images": 40,
+        "per_class": {"cat": {"AP": 0.6, "images": 10, "auroc": 0.7}},
+        "reliability": [{"confidence": 0.3, "accuracy": 1.0, "images": 1}],
+        "ece": 0.1,
+    }
+    files.write_json(folder / "evaluate/metrics.json", judged)
+    page = page_of(folder)
+    assert "40 images, 2 classes, 7 of them without a label" in page.text
+    assert '<u style="left:25.0%">' in page.html, "10 of 40 images are cats"
+    assert "1 pair of image and class" in page.html
+
+
+def test_an_inference_counts_the_images_that_it_could_read_and_says_on_what_it_ran(
+    tmp_path: Path,
+) -> None:
+    result = {
+        "kpis": {"images": 19, "unreadable": 1},
+        "answered": {"cat": 19},
+        "device": "cpu",
+        "model": {"precision": "fp32"},
+    }
+    data = {"dataset.test_data_sources": {"uri": "/d/new", "images": 20}}
+    folder = write_job(tmp_path, "inference-1", "inference", result=result, data=data)
+    text = page_of(folder).text
+    assert "Data 19 of 20 images 1 could not be read" in text and "19 images answered" in text
+    assert f"Every answer is in {folder}/inference/results.csv" in text
+    assert "device cpu precision fp32" in text
+
+
+def test_halves_are_rounded_alike_wherever_a_share_stands() -> None:
+    assert (percent(5 / 16), percent(3 / 16)) == ("31.3 %", "18.8 %")
+    assert (percent(0.0), percent(1.0), percent(0.9123)) == ("0.0 %", "100.0 %", "91.2 %")
+    (said,) = doubts.of_share("accuracy", 5 / 16, np.array([11, 5]), ["cat", "dog"])
+    assert "accuracy 31.3 %" in said and "has 68.8 %" in said
+
+
+@pytest.mark.parametrize(
+    ("action", "role"),
+    [("train", "validation"), ("evaluate", "evaluation"), ("export", "parity")],
+)
+def test_what_a_job_does_with_its_images_is_said_of_them(
+    tmp_path: Path, action: str, role: str
+) -> None:
+    data = {"dataset.val_data_sources": {"uri": "/d/val", "images": 1}}
+    result = {"kpis": {"ACC_all": 0.5, "val_loss": 0.7}}
+    folder = write_job(tmp_path, f"{action}-1", action, spec=SPEC, data=data, result=result)
+    text = page_of(folder).text
+    assert f"{role}: 1 image (d/val)" in text
+    if action == "evaluate":
+        assert "loss on these images (val_loss) 0.7" in text and "validation" not in text
+
+
+def test_one_trial_is_no_trials(tmp_path: Path) -> None:
+    text = page_of(write_study(tmp_path, "train-1", 40, [0.75])).html
+    assert "of 1 trial over" in text and "1 trials" not in text
+    assert [count_of(n, "trial") for n in (0, 1, 1200, None)] == [
+        "0 trials",
+        "1 trial",
+        "1,200 trials",
+        "– trials",
+    ]

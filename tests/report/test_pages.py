@@ -87,7 +87,7 @@ def test_the_first_screen_says_what_on_what_how_good_how_sure_and_what_next(tmp_
         "200 images, 4 classes (d/heldout)",
         "90.0 %",
         "95 %: 85.1 % to 93.4 % (Wilson, 200 images)",
-        "validation: 2 unreadable (b …)",
+        "evaluation: 2 unreadable (b …)",
         "train.optim.lr: high",
         "mae run export --parent train-0",
     ):

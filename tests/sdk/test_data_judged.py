@@ -1027,6 +1027,15 @@ def test_an_evaluation_on_the_images_that_chose_the_checkpoint_is_said(tmp_path:
         assert seen["chose"]["count"] == 6 and seen["chose"]["job"] == "t1"
     assert warnings(evaluate(root, "t1", classes(tmp_path / "new", *names))) == ""
 
+    # Answers to images of known classes or with masks are judged too; there is no warning of it,
+    # for most have neither.
+    for place, name in ((val, "chose"), (source, "taught")):
+        plan = Skill().plan(
+            "inference", parent_job_id="t1", inference_dataset=str(place), results_root=str(root)
+        )
+        assert plan.sources["dataset.test_data_sources"][name]["count"] == 6
+        assert not any("optimistic" in one.message for one in plan.warnings)
+
     there = Taught("t2", (), judged=("s3://bucket/val/",))  # not looked at: by its place alone
     for uri, known in (("s3://bucket/val", True), ("s3://bucket/other", False)):
         found = _beside_judged(there, uri, None, remote=False)

@@ -263,6 +263,34 @@ def test_pictures_of_one_name_do_not_overwrite_each_other() -> None:
     ]
 
 
+def test_inference_with_masks_says_of_its_score_what_an_evaluation_says(
+    model: Path, tmp_path: Path
+) -> None:
+    several = scenes(tmp_path / "scenes", training=1, validation=12)
+    figures = evaluate_on(tmp_path, model, several)
+    assert figures["intervals"]["mIoU"]["method"] == "bootstrap over 12 images"
+    constant = figures["most_frequent"]
+    pixels = {name: one["pixels"] for name, one in figures["per_class"].items()}
+    assert pixels[constant["class"]] == max(pixels.values())
+    assert constant["aAcc"] == pytest.approx(max(pixels.values()) / sum(pixels.values()))
+    assert figures["doubts"], "a model that has learned nothing"
+
+    source = several / "images" / "validation"
+    spec = make_spec(inference__checkpoint=str(model), dataset__test_data_sources=str(source))
+    context = make_context("inference", tmp_path)
+    result = inference.run(spec, context)
+    said = json.loads((tmp_path / "inference/metrics.json").read_text())
+    for name in ("mIoU", "intervals", "most_frequent", "doubts", "per_class"):
+        assert said[name] == figures[name], name
+    assert result["doubts"] == figures["doubts"] and set(result["doubts"]) <= set(context.warnings)
+
+    found = [np.asarray(Image.open(path)) for path in (tmp_path / "inference/labels").iterdir()]
+    every = np.concatenate([one.flatten() for one in found])
+    for number, name in enumerate(CLASSES):
+        assert result["answered"][name] == sum((one == number).any() for one in found)
+        assert result["answered_pixels"][name] == pytest.approx((every == number).mean())
+
+
 def test_pictures_without_masks_can_be_segmented_but_not_scored(
     model: Path, data: Path, tmp_path: Path
 ) -> None:

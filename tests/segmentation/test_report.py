@@ -39,5 +39,8 @@ def test_classes_pixels_and_overlays_are_of_the_best_checkpoint(tmp_path: Path) 
     interval = judged["intervals"]["mIoU"]
     assert 0 <= interval["low"] <= judged["mIoU"] <= interval["high"] <= 1
     assert "(bootstrap over 12 images)" in page.text
+    counts = [one["pixels"] for one in judged["per_class"].values()]
+    assert judged["most_frequent"]["aAcc"] == pytest.approx(max(counts) / sum(counts))
+    assert f"{judged['most_frequent']['class']} for every pixel, the most frequent" in page.text
     assert f"{100 * judged['labeled_share']:.1f} % of the pixels are labeled" in page.text
     assert f"Masks of epoch {kept['epoch']}" in page.text and "Counts of pixels" in page.text

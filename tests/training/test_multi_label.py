@@ -87,7 +87,7 @@ def test_every_way_to_write_several_labels_reads_alike(tmp_path: Path) -> None:
         found = several(images, file)
         assert found.classes == NAMES, file
         assert found.targets(NAMES).tolist() == [[int(x) for x in flag] for flag in flags], file
-        assert found.table["labels"] == {"min": 0, "max": 2}
+        assert found.table["labels"] == {"min": 0, "max": 2, "none": sum(not of for _, of in rows)}
     # The rarest class stands for a picture where pictures are spread over classes.
     assert {found.labels[i] for i, (p, _) in enumerate(rows) if p[0] == "0"} == {1}
     assert {found.labels[i] for i, (p, _) in enumerate(rows) if p[0] == "3"} == {-1}

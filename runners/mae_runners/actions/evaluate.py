@@ -36,7 +36,14 @@ from mae_runners.data import left_out, table_of
 from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artifact, run_batch
+from mae_runners.deploy.runtimes import (
+    Runtime,
+    TorchRuntime,
+    described,
+    measure,
+    open_artifact,
+    run_batch,
+)
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics import doubts
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
@@ -115,12 +122,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if not context.is_main:
         return {}
 
-    metrics["model"] = {
-        "kind": runtime.kind,
-        "arch": runtime.meta.arch,
-        "stage": runtime.meta.stage,
-        "precision": runtime.meta.precision,
-    }
+    metrics["model"] = described(runtime)
     shares = {name: metrics["images"] for name in SHARES if metrics.get(name) is not None}
     doubted = metrics.get("doubts") or []
     for one in doubted:
@@ -448,8 +450,9 @@ def evaluate_features(
         metrics["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
         metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
-        metrics["doubts"] = _probes_doubted(metrics, found.labels, found.classes)
-        counts = torch.bincount(found.labels)
+        counts = torch.bincount(found.labels, minlength=len(found.classes)).numpy()
+        known = {name: metrics[name] for name in SHARES if metrics.get(name) is not None}
+        metrics["doubts"] = doubts.of_probes(known, counts, found.classes)
         metrics["most_frequent"] = {
             "class": spelled(found.classes[int(counts.argmax())]),
             "share": float(counts.max() / counts.sum()),
@@ -550,16 +553,6 @@ def probe(
         found.features, labels, k=k, seed=spec.train.seed, patches=found.patches
     )
     return {"k": k, **accuracy}
-
-
-def _probes_doubted(metrics: Mapping[str, Any], labels: Tensor, classes: list[str]) -> list[str]:
-    """`doubts` of the best probe."""
-    known = {name: metrics[name] for name in SHARES if metrics.get(name) is not None}
-    if not known:
-        return []
-    best = max(known, key=known.__getitem__)
-    counts = torch.bincount(labels, minlength=len(classes)).numpy()
-    return doubts.of_share(best, float(known[best]), counts, classes)
 
 
 def _as_in_the_bank(labels: Tensor, names: list[str], bank: list[str], field: str) -> Tensor:

@@ -14,12 +14,11 @@ from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_pairs import EvalPairs, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import Ranks
-from mae_runners.metrics import colors, doubts
+from mae_runners.metrics import colors, masks
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.iou import (
     SegmentationMetrics,
-    by_class,
     judged_classes,
     without_vacuous,
     write_table,
@@ -63,20 +62,15 @@ def evaluate_segmenter(
     if not context.is_main:
         return {}, []
     found = without_vacuous(sums.summary(source))
-    metrics = by_class(found, classes)
+    metrics = masks.judged(found, sums.confusion, classes, looks.scores, int(spec.train.seed))
     metrics["classes_in_masks"] = judged_classes(found)
     if found["mIoU"] is None:
         context.warn(
             "the masks hold one class alone: no mIoU and no mAcc, which would mean nothing"
         )
-    metrics["doubts"] = doubts.of_masks(sums.confusion, classes)
     metrics |= {"window": settings.window, "unreadable": unreadable}
     if settings.window == "slide":
         metrics["stride"] = list(default_stride(pairs.window, settings.stride))
-
-    interval = looks.scores.interval(int(found["images"]), int(spec.train.seed))
-    if interval is not None and found["mIoU"] is not None:
-        metrics["intervals"] = {"mIoU": interval}
 
     folder = context.action_dir
     looks.show(Gallery(folder), classes, "Chosen by the seed, whatever they score.")

@@ -35,7 +35,7 @@ from mae_runners.data import NO_TABLE, left_out, table_of
 from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.features import features
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artifact, run_batch
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, described, open_artifact, run_batch
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
 from mae_runners.metrics.feature_map import show_features
@@ -51,12 +51,18 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Runs the model over the test images and writes its answers.
 
     Returns:
-        ``{"kpis", "artefacts", "device"}``, and of a classifier ``answered``: class → images; of
-        one of several labels ``multi_label``.
+        ``{"kpis", "artefacts", "device", "model"}``, and of a classifier ``answered``: class →
+        images; of one of several labels ``multi_label``; of a segmenter what `predict_segmenter`
+        has.
     """
     runtime = open_artifact(spec, context, "inference")
-    if runtime.meta.segments:
-        return predict_segmenter(spec, context, runtime)
+    answer_all = predict_segmenter if runtime.meta.segments else predict
+    result = answer_all(spec, context, runtime)
+    return {**result, "model": described(runtime)} if result else {}
+
+
+def predict(spec: ExperimentSpec, context: RunContext, runtime: Runtime) -> dict[str, Any]:
+    """`run` of a model that gives a class or features of an image."""
     source = artifact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
     kind = wanted_features(spec, runtime)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from mae_sdk.data.decode import as_shown
-from mae_sdk.files import write_csv
+from mae_sdk.files import write_csv, write_json
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spelling import one_line, spelled
 from PIL import Image
@@ -21,7 +21,8 @@ from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import connected
-from mae_runners.metrics import colors
+from mae_runners.metrics import colors, masks
+from mae_runners.metrics.bootstrap import ImageScores
 from mae_runners.metrics.gallery import Gallery, fitted
 from mae_runners.metrics.iou import SegmentationMetrics, without_vacuous, write_table
 from mae_runners.metrics.reconstruction import spread
@@ -90,11 +91,12 @@ def predict_segmenter(
 
     Folders: ``labels/`` (gray PNG, value = class), ``masks/`` (classes in the colors of
     ``colours.csv``), ``overlays/`` (image and mask). ``results.csv`` beside them. Where there are
-    masks, metrics too.
+    masks, ``metrics.json`` and ``per_class_iou.csv`` too.
 
     Returns:
-        ``{"kpis", "artefacts", "device", "answered"}``: of each class, of how many images it is the
-        largest.
+        ``{"kpis", "artefacts", "device"}``; ``answered``: of each class, how many images hold it;
+        ``answered_pixels``: its share of all pixels; ``doubts`` of the metrics, where there are
+        some.
     """
     source = artifact.need_source(spec, "test_data_sources", "inference")
     pairs = EvalPairs(spec, "test_data_sources", runtime.meta, labeled=False)
@@ -107,6 +109,7 @@ def predict_segmenter(
     predict = segmenter(runtime, spec.inference.segmentation, size)
     sums = SegmentationMetrics(len(classes), dataset.ignore_index) if dataset.has_masks else None
     rows: list[Row] = []
+    scores = ImageScores(len(classes))
     with connected(context) as ranks:
         batches = -(-len(pairs) // (size * context.world_size))
         with context.progress(batches, "inference") as progress:
@@ -116,6 +119,7 @@ def predict_segmenter(
                     height, width = pair.mask.shape
                     if sums is not None:
                         labels = sums.add(logits, pair.mask)
+                        scores.add(pair.index, sums.newest)
                     else:
                         labels = classify_pixels(logits, (height, width))[0].cpu().numpy()
                     write_images(context.action_dir, names[pair.index], pair, labels, palette)
@@ -126,6 +130,8 @@ def predict_segmenter(
         bad = ranks.gather_on_first(dataset.corrupt)
         if sums is not None:
             ranks.sum_over_ranks(sums.sums)
+            for part in ranks.gather_on_first(scores.rows):
+                scores.rows |= part
     if not context.is_main:
         return {}
 
@@ -142,16 +148,25 @@ def predict_segmenter(
         context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
 
-    largest = np.asarray([int(np.argmax(row.shares)) for row in done], np.int64)
-    answered = dict(
-        zip(classes, np.bincount(largest, minlength=len(classes)).tolist(), strict=True)
-    )
+    shares = np.asarray([row.shares for row in done]).reshape(-1, len(classes))
+    pixels = np.asarray([row.width * row.height for row in done], np.float64)
+    answered = dict(zip(classes, (shares > 0).sum(axis=0).tolist(), strict=True))
+    of_all = (pixels @ shares / max(float(pixels.sum()), 1.0)).tolist()
+    doubted: list[str] = []
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
     if sums is not None and sums.labeled_pixels:
         metrics = without_vacuous(sums.summary(source))
-        scores = {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
-        kpis |= {name: score for name, score in scores.items() if score is not None}
-        files.append(write_table(metrics, classes, folder / "per_class_iou.csv"))
+        named = {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
+        kpis |= {name: score for name, score in named.items() if score is not None}
+        said = masks.judged(metrics, sums.confusion, classes, scores, int(spec.train.seed))
+        doubted = said["doubts"]
+        for one in doubted:
+            context.warn(one)
+        write_json(folder / "metrics.json", said)
+        files += [
+            folder / "metrics.json",
+            write_table(metrics, classes, folder / "per_class_iou.csv"),
+        ]
     elif sums is not None:
         context.warn("the test masks label no pixel, so there are no metrics")
     return {
@@ -159,6 +174,8 @@ def predict_segmenter(
         "artefacts": [str(file) for file in [*files, *(folder / kind for kind in KINDS)]],
         "device": str(runtime.device),
         "answered": answered,
+        "answered_pixels": dict(zip(classes, of_all, strict=True)),
+        **({"doubts": doubted} if doubted else {}),
         **({"left_out": left} if unreadable else {}),
     }
 

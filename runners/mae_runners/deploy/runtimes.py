@@ -66,6 +66,17 @@ class Runtime(Protocol):
         ...
 
 
+def described(runtime: Runtime) -> dict[str, Any]:
+    """``kind, arch, stage, precision`` of a model, as a result says them."""
+    meta = runtime.meta
+    return {
+        "kind": runtime.kind,
+        "arch": meta.arch,
+        "stage": meta.stage,
+        "precision": meta.precision,
+    }
+
+
 class TorchRuntime:
     """A checkpoint on a torch device, in float32.
 

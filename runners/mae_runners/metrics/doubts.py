@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 from mae_sdk.jobs.intervals import Z, wilson
+from mae_sdk.jobs.metrics import HEADLINES
+from mae_sdk.report.markup import percent
+from mae_sdk.report.words import named
 from mae_skill.spelling import and_more, one_line
+
+from mae_runners.metrics.iou import one_answer
 
 NAMED = 8
 """Classes that a doubt names; the others are counted."""
@@ -30,8 +35,8 @@ def of_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
         return [f"the model takes every one of the {images} images for {name}: it tells nothing"]
     recalls = (confusion.diagonal() / np.maximum(truths, 1))[truths > 0]
     more = (
-        f"; the mean recall of the classes is {_percent(float(recalls.mean()))}, by chance "
-        f"{_percent(1 / len(recalls))}"
+        f"; the mean recall of the classes is {percent(float(recalls.mean()))}, by chance "
+        f"{percent(1 / len(recalls))}"
     )
     hits = int(confusion.diagonal().sum())
     doubt = _at_chance("accuracy", hits / images, images, truths, classes)
@@ -50,6 +55,17 @@ def of_share(name: str, value: float, counts: np.ndarray, classes: Sequence[str]
     return [doubt] if doubt else []
 
 
+def of_probes(shares: Mapping[str, float], counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """As `of_share`, of the probe that an evaluation is judged by; the others stand beside it.
+
+    Args:
+        shares: name of each probe's accuracy → share of right answers.
+    """
+    first, *others = [name for name in dict.fromkeys((*HEADLINES, *shares)) if name in shares]
+    rest = "".join(f"; {named(name)} is {percent(shares[name])}" for name in others)
+    return [doubt + rest for doubt in of_share(named(first), shares[first], counts, classes)]
+
+
 def _at_chance(
     name: str, value: float, images: int, counts: np.ndarray, classes: Sequence[str]
 ) -> str:
@@ -65,8 +81,8 @@ def _at_chance(
     ties = int(np.count_nonzero(counts == counts[largest]))
     rank = "the most frequent class" if ties == 1 else f"one of {ties} classes of equal size"
     return (
-        f"{verdict}: {name} {_percent(value)} (95 %: {_percent(low)} to {_percent(high)}), and who "
-        f"always answers {name_of}, {rank}, has {_percent(share)}"
+        f"{verdict}: {name} {percent(value)} (95 %: {percent(low)} to {percent(high)}), and who "
+        f"always answers {name_of}, {rank}, has {percent(share)}"
     )
 
 
@@ -144,40 +160,46 @@ def _rankings(per_class: Mapping[str, Mapping[str, Any]], images: int) -> list[s
     return [f"{text}is 0.5 ± {Z * error:.2g}"]
 
 
-def of_masks(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+def of_masks(
+    confusion: np.ndarray,
+    classes: Sequence[str],
+    interval: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Of a segmenter, from its confusion matrix of pixels ``[C, C]``: it answers one class alone,
     hits no pixel of all classes but one, or has no higher mean IoU, or fewer pixels right, than the
-    most frequent class for every pixel."""
+    most frequent class for every pixel; or the interval of its mean IoU holds that one's.
+
+    Args:
+        interval: ``low, high, method`` of the mean IoU, where there is one.
+    """
     hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     there = truths > 0
-    if np.count_nonzero(there) < 2:
+    constant = one_answer(confusion, classes)
+    if constant is None:
         return []
     if np.count_nonzero(guesses) == 1:
         name = one_line(classes[int(guesses.argmax())])
         return [f"the model answers {name} for every pixel: it tells nothing"]
     missed = int(np.count_nonzero(hits[there] == 0))
-    if missed < np.count_nonzero(there) - 1:
-        union = truths + guesses - hits
-        mean = float((hits[union > 0] / union[union > 0]).mean())
-        share = float(truths.max() / truths.sum())
-        constant = share / np.count_nonzero(there)
-        name = one_line(classes[int(truths.argmax())])
-        right = float(hits.sum() / truths.sum())
-        if mean > constant and right >= share:
-            return []
-        if mean > constant:
-            one = f"with {name} for every pixel {_percent(share)} would be"
-            return [
-                f"{_percent(right)} of the pixels are right, and {one}, at an mIoU of "
-                + _percent(constant)
-            ]
+    if missed >= np.count_nonzero(there) - 1:
+        of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
+        return [f"the IoU is 0 for {of}: the model hits at most one of them"]
+
+    union = truths + guesses - hits
+    mean = float((hits[union > 0] / union[union > 0]).mean())
+    least, right = constant["mIoU"], float(hits.sum() / truths.sum())
+    name = one_line(constant["class"])
+    sure = ""
+    if interval is not None:
+        sure = f" (95 %: {percent(interval['low'])} to {percent(interval['high'])})"
+    beside = f"mIoU {percent(mean)}{sure}, and {name} for every pixel has {percent(least)}"
+    if mean <= least:
+        return [f"no better than one answer: {beside}"]
+    if interval is not None and interval["low"] <= least:
+        return [f"not told from one answer, by a {interval['method']}: {beside}"]
+    if right < constant["aAcc"]:
+        one = f"with {name} for every pixel {percent(constant['aAcc'])} would be"
         return [
-            f"no better than one answer: mIoU {_percent(mean)}, and {name} for every pixel has "
-            + _percent(constant)
+            f"{percent(right)} of the pixels are right, and {one}, at an mIoU of " + percent(least)
         ]
-    of = f"{missed} of the {np.count_nonzero(there)} classes of the masks"
-    return [f"the IoU is 0 for {of}: the model hits at most one of them"]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return []

@@ -111,6 +111,18 @@ def judged_classes(metrics: dict[str, Any]) -> int:
     return sum(count > 0 for count in metrics["pixels"])
 
 
+def one_answer(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any] | None:
+    """What always answering the most frequent class of the masks has: ``class, aAcc, mIoU``, from
+    a confusion matrix of pixels ``[C, C]``; None where the masks hold fewer than two classes."""
+    truths = np.asarray(confusion, dtype=np.float64).sum(axis=1)
+    there = int(np.count_nonzero(truths))
+    if there < 2:
+        return None
+    share = float(truths.max() / truths.sum())
+    # Its own IoU is that share, and every other class of the masks has none.
+    return {"class": classes[int(truths.argmax())], "aAcc": share, "mIoU": share / there}
+
+
 def without_vacuous(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics; ``mIoU`` and ``mAcc`` are None where the masks hold one class alone, since a
     model that answers nothing else would have 1."""

@@ -13,6 +13,11 @@ from mae_runners.metrics.bootstrap import ImageScores
 from mae_runners.metrics.gallery import Gallery, fitted
 
 TILE = 256  # pixels of the longer side of a picture
+WORST = (
+    "The lowest mIoU of their own: the mean over the classes that the image or its answer holds. "
+    "The mIoU of all images is over all classes, from the sums of their pixels, so that even the "
+    "worst may lie above it."
+)
 COLUMNS = ["image", "truth", "answer", "answer over the image"]
 
 
@@ -89,7 +94,7 @@ class Looks:
         worst = [look for *_, look in self.worst]
         for kind, looks, said in (
             ("segmentation", chosen, note),
-            ("worst", worst, "The lowest mIoU of their own."),
+            ("worst", worst, WORST),
         ):
             about = [{"name": one.name, "note": f"mIoU {100 * one.score:.0f} %"} for one in looks]
             rows = [one.tiles for one in looks]

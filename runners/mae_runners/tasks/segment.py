@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from mae_runners.data import SegmentationDataset, build_segmentation_dataset, to_input
 from mae_runners.distributed import Ranks
-from mae_runners.metrics import colors, doubts
+from mae_runners.metrics import colors, masks
 from mae_runners.metrics.confusion import write_table as write_pixels
 from mae_runners.metrics.gallery import Gallery
-from mae_runners.metrics.iou import SegmentationMetrics, by_class, judged_classes, write_table
+from mae_runners.metrics.iou import SegmentationMetrics, judged_classes, write_table
 from mae_runners.metrics.looks import Looks
 from mae_runners.metrics.reconstruction import spread
 from mae_runners.metrics.windows import whole
@@ -139,14 +139,9 @@ class SegmentationTask(Task):
         if not (best and self.context.is_main):
             return
         folder, classes = self.context.action_dir, list(self.train.classes)
-        about: dict[str, Any] = {
-            "epoch": epoch,
-            **by_class(self.found, classes),
-            "doubts": doubts.of_masks(self.confusion, classes),
-        }
-        if self.found["images"] <= MAX_RESAMPLED:
-            interval = looks.scores.interval(self.found["images"], self.seed)
-            about |= {"intervals": {"mIoU": interval}} if interval is not None else {}
+        scores = looks.scores if self.found["images"] <= MAX_RESAMPLED else None
+        said = masks.judged(self.found, self.confusion, classes, scores, self.seed)
+        about: dict[str, Any] = {"epoch": epoch, **said}
         write_json(folder / VALIDATION, finite(about))
         write_table(self.found, classes, folder / "per_class_iou.csv")
         write_pixels(self.confusion.astype(np.int64), classes, folder)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import JobFailedError, MaeError, StorageError
+from mae_skill.spelling import count_of
 
 from mae_sdk import files
 from mae_sdk.automl import results
@@ -561,7 +562,7 @@ class StudyLoop:
         if first:
             which = "the spec as given fails"
         elif all_failed:
-            which = f"{len(failed)} trials failed and none succeeded"
+            which = f"{count_of(len(failed), 'trial')} failed and none succeeded"
         elif lost_in_a_row >= 3:
             which = "the machine keeps failing"
         else:
@@ -606,7 +607,7 @@ class StudyLoop:
 
         trials = self.study.get_trials(deepcopy=False)
         finished = [t for t in trials if t.state.is_finished() and LOST not in t.user_attrs]
-        line = f"{len(finished)} of {self.budget} trials"
+        line = f"{len(finished)} of {count_of(self.budget, 'trial')}"
         complete = [t for t in finished if t.state == TrialState.COMPLETE]
         if complete and len(self.objectives) == 1:
             top = self.study.best_trial

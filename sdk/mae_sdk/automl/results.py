@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import JobFailedError
+from mae_skill.spelling import count_of
 
 from mae_sdk import files
 from mae_sdk.automl.objectives import Objective
@@ -159,8 +160,8 @@ def _mostly_failed(study: optuna.Study) -> str | None:
     if not reasons or 2 * len(reasons) < len(trials):
         return None
     return (
-        f"{len(reasons)} of {len(trials)} trials failed, so that the search compared only "
-        f"{len(trials) - len(reasons)}; the first: {reasons[0]}"
+        f"{len(reasons)} of {count_of(len(trials), 'trial')} failed, so that the search compared "
+        f"only {len(trials) - len(reasons)}; the first: {reasons[0]}"
     )
 
 
@@ -306,7 +307,8 @@ def _importance(
     complete = len(_complete(study))
     if complete < MIN_TRIALS_FOR_IMPORTANCE:
         return {}, (
-            f"no importance of parameters: {complete} trials are complete, "
+            f"no importance of parameters: {count_of(complete, 'trial')} "
+            f"{'is' if complete == 1 else 'are'} complete, "
             f"and fewer than {MIN_TRIALS_FOR_IMPORTANCE} tell nothing (pruned ones do not count)"
         )
     shares: dict[str, dict[str, float]] = {}

@@ -17,6 +17,7 @@ from mae_skill.dotted import MISSING, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import follow
+from mae_skill.spelling import count_of
 
 from mae_sdk import files
 from mae_sdk.automl import upstream_settings
@@ -222,7 +223,12 @@ def _size_of_grid(space: SearchSpace, options: AutoMLOptions, with_auto: bool) -
     from mae_sdk.automl.proposals import grid_size
 
     size = grid_size(space, options, with_auto)
-    return [f"the grid has {size} trials, trial 0 included; max_trials is {options.max_trials}"]
+    return [
+        (
+            f"the grid has {count_of(size, 'trial')}, trial 0 included; "
+            f"max_trials is {options.max_trials}"
+        )
+    ]
 
 
 def followed(

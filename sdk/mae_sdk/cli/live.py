@@ -165,7 +165,11 @@ def _trials(study: dict[str, Any]) -> tuple[int, int, str]:
     total = counts.pop("of", 0)
     ended = sum(count for state, count in counts.items() if state != "running")
     words = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none has ended"
-    return ended, total if isinstance(total, int) else 0, f"{ended}/{total or '?'} trials ({words})"
+    return (
+        ended,
+        total if isinstance(total, int) else 0,
+        f"{ended}/{total or '?'} {'trial' if total == 1 else 'trials'} ({words})",
+    )
 
 
 def _best(figures: dict[str, Any]) -> list[str]:

@@ -160,7 +160,8 @@ class LabeledSource(Source):
         self.table = {"file": where, **_told(read, matched, unnamed, split)}
         if several:
             counts = [len(labels) for labels in found.values()]
-            self.table["labels"] = {"min": min(counts, default=0), "max": max(counts, default=0)}
+            least, most = min(counts, default=0), max(counts, default=0)
+            self.table["labels"] = {"min": least, "max": most, "none": counts.count(0)}
         elif against := _against_folders(source, found):
             self.table["against_folders"] = against
 

@@ -347,9 +347,10 @@ def look_at_all(
     if taught and action != "train" and name in opened:
         key, source = opened[name]
         found[key] |= _beside_taught(taught, source, reading, remote=remote)
-        if action != "evaluate":
+        if action not in ("evaluate", "inference"):
             found[key].pop("taught", None)  # nothing is judged by them
-    if taught and action == "evaluate":
+    # Answers to images whose classes or masks are there are judged too.
+    if taught and action in ("evaluate", "inference"):
         for key, row in keys.items():
             if key in found and isinstance(row, Mapping) and row.get("source") == name:
                 source = opened.get(str(name), ("", None))[1]

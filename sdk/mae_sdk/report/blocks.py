@@ -49,12 +49,14 @@ class Table:
 
 @dataclass
 class Bar:
-    """A cell of a table that is drawn as a bar: `share` in 0…1, and an interval in 0…1."""
+    """A cell of a table that is drawn as a bar: `share` in 0…1, an interval in 0…1, and a `mark`
+    in 0…1 to hold it against."""
 
     share: float
     text: str
     low: float | None = None
     high: float | None = None
+    mark: float | None = None
 
 
 @dataclass
@@ -171,6 +173,7 @@ class Card:
     Attributes:
         figure: the large text.  lines: below it.  code: a command.
         tone: ``""``, ``good``, ``warning`` or ``error``.
+        sure: of a result the one line of `lines` that holds its own interval.
     """
 
     title: str
@@ -180,6 +183,7 @@ class Card:
     tone: str = ""
     wide: bool = False
     listed: bool = False
+    sure: str = ""
 
 
 @dataclass

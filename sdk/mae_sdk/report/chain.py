@@ -41,8 +41,7 @@ def render_chain(job: Job, home: str = "") -> str:
     share = gallery.BUDGET // max(len(line), 1)
     parts = [_part(facts, share) for facts in line]
     first, last = line[0], next(facts for facts in line if facts.id == job.id)
-    title = f"From {first_screen.heading(first).lower()} to {first_screen.heading(last).lower()}"
-    links = [Link(part.heading, f"#{part.id}") for part in parts]
+    title = f"From {_inside(first_screen.heading(first))} to {_inside(first_screen.heading(last))}"
     return page.fill(
         "chain.html.j2",
         f"{title} · {job.id}",
@@ -50,9 +49,26 @@ def render_chain(job: Job, home: str = "") -> str:
         home=home,
         outcome=outcome(last, line),
         summary=summary(line),
-        chain=links,
+        chain=steps(line),
         parts=parts,
     )
+
+
+def _inside(heading: str) -> str:
+    """A heading in a sentence: its first letter small, names as they are."""
+    return heading[:1].lower() + heading[1:]
+
+
+def steps(line: list[Facts]) -> list[list[Link]]:
+    """Every job of the chain with the evaluations of it, from which nothing came."""
+    found: list[list[Link]] = []
+    for facts in line:
+        link = Link(first_screen.heading(facts), f"#{facts.id}")
+        if facts.action == "evaluate" and found:
+            found[-1].append(link)
+        else:
+            found.append([link])
+    return found
 
 
 def with_evaluations(line: list[Facts]) -> list[Facts]:
@@ -78,12 +94,13 @@ def summary(line: list[Facts]) -> Table:
         measure = result.title.removeprefix("So far: ")
         measure = measure.removeprefix("Result: ").removeprefix("Result")
         measure = "" if facts.state == records.ERROR else measure
+        mark = "↳ " if facts.action == "evaluate" and rows else ""  # it judges the job above
         rows.append(
             [
-                Link(first_screen.heading(facts), f"#{facts.id}"),
+                Link(mark + first_screen.heading(facts), f"#{facts.id}"),
                 f"{measure} {result.figure}".strip(),
-                first_screen.how_sure(result),
-                data.figure,
+                first_screen.how_sure(facts, result),
+                data.figure if data.title == "Data" else "–",
                 facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),
             ]

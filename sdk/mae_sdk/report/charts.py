@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mae_skill.spelling import count_of
 from markupsafe import Markup
 
 from mae_sdk.report.markup import element, number
@@ -398,7 +399,7 @@ def reliability(
     width: int = 380,
     height: int = 300,
     *,
-    unit: str = "images",
+    unit: str = "image",
     several: bool = False,
 ) -> Markup | None:
     """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal; of
@@ -425,7 +426,7 @@ def reliability(
         weight = 0.25 + 0.75 * math.sqrt(one["images"] / most)
         said = (
             f"{across} {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % {what}, "
-            f"{one['images']} {unit}"
+            f"{count_of(one['images'], unit)}"
         )
         parts.append(
             element(
@@ -509,7 +510,12 @@ def parallel(
                 stroke_opacity=shade,
             )
         )
-    svg = _svg(f"{title}: {len(rows)} trials over {len(columns)} columns", width, height, *parts)
+    svg = _svg(
+        f"{title}: {count_of(len(rows), 'trial')} over {count_of(len(columns), 'column')}",
+        width,
+        height,
+        *parts,
+    )
     # On a narrow screen it is scrolled, not shrunk until nothing can be read.
     return element(
         "div", svg, class_="chart wide scroll", tabindex=0, role="region", aria_label=title

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import answers
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.blocks import Block, Code, Section, Table, Text
@@ -53,7 +54,11 @@ def parity(facts: Facts) -> Section | None:
     caption = "What was measured beside what is allowed"
     blocks: list[Block] = [Table(["figure", "measured", "bound"], rows, caption, (1, 2))]
     if isinstance(names, list) and isinstance(worst, int) and 0 <= worst < len(names):
-        blocks.append(Text(f"The image that differs most: {base(names[worst])}.", "note"))
+        which = f"The image that differs most: {base(names[worst])}."
+        if len(names) > 1 and len(set(map(str, names))) == 1:  # crops of one picture
+            which = f"The crop that differs most: {worst + 1} of {len(names)}, all of "
+            which += f"{base(names[worst])}."
+        blocks.append(Text(which, "note"))
     if report.get("calibration"):
         blocks.append(Text(f"Calibrated on {report['calibration']}.", "note"))
     verdict = "passed" if report.get("passed") else "not passed"
@@ -104,7 +109,7 @@ def speeds(facts: Facts) -> Section | None:
             if found:
                 own = other.record.get("parent") == facts.id
                 runtimes[f"{of}{' (this file)' if own else ''}"] = None
-    command = f"mae run evaluate --parent {facts.id} --eval-dataset URI{facts.root_flag}"
+    command = answers.command_of(answers.evaluation(facts.job), facts.root_flag)
     again = f"mae report {facts.id}{facts.root_flag}"
     if not rows:
         lead = "Not measured yet: an evaluation does it, and then mae report shows it here."

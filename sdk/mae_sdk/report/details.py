@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.secrets import known, redact
+from mae_sdk.jobs.status import is_number
 from mae_sdk.report.blocks import Block, Code, Section, Table, Text
 from mae_sdk.report.facts import Facts, as_list, shown
-from mae_sdk.report.markup import number, seconds
+from mae_sdk.report.markup import number, percent, seconds
 
 LOG_LINES = 30
 
@@ -70,6 +71,11 @@ def data(facts: Facts) -> Section | None:
         spread = ", ".join(f"{name}: {count}" if name != "…" else name for name, count in ends)
         uri = shown(seen.get("uri"))
         classes = number(seen.get("classes") or None)
+        if masks := facts.classes_of_masks(seen):
+            classes, spread = number(len(masks)), pixels(masks, mapping(seen["mask_values"]), seen)
+        without = mapping(mapping(seen.get("label_file")).get("labels")).get("none")
+        if is_number(without) and without:
+            spread += f"; without a label: {without}"
         rows.append([key, number(seen.get("images")), classes, spread, uri])
     blocks: list[Block] = []
     if rows:
@@ -87,13 +93,30 @@ def data(facts: Facts) -> Section | None:
     return Section("Data", blocks) if blocks else None
 
 
+def pixels(
+    masks: Sequence[tuple[str, int, int]], looked: Mapping[str, Any], seen: Mapping[str, Any]
+) -> str:
+    """How many of the pixels of masks each class has, and in how many images it is."""
+    total = sum(count for _, count, _ in masks)
+    ends = [*masks[:6], *masks[-2:]] if len(masks) > 8 else masks
+    parts = [f"{name}: {percent(count / total)} of the pixels, {n}" for name, count, n in ends]
+    if len(masks) > 8:
+        parts.insert(6, "…")
+    read, images = looked.get("read"), seen.get("images")
+    some = is_number(read) and is_number(images) and read < images
+    return ", ".join(parts) + (f" (of {read} masks that were looked at)" if some else "")
+
+
 def environment(facts: Facts) -> Section:
     """Versions, device, attempts, the command, and the end of the log of a failure."""
     record = facts.record
     rows: list[list[Any]] = [[name, text] for name, text in mapping(record.get("versions")).items()]
+    of_model = mapping(facts.result.get("model")) or mapping(facts.result.get("meta"))
+    used = {"device": facts.result.get("device"), "precision": of_model.get("precision")}
+    used |= facts.derived  # of a training, which plans them
     for name in ("device", "precision", "processes", "effective_batch", "steps_per_epoch"):
-        if facts.derived.get(name) is not None:
-            rows.append([name.replace("_", " "), shown(facts.derived[name])])
+        if used.get(name) is not None:
+            rows.append([name.replace("_", " "), shown(used[name])])
     rows.append(["platform", str(record.get("platform") or "local")])
     process = records.last_attempt(record)["process"]
     if process:

@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mae_skill.classes import FIELD as CLASS_LIST
+from mae_skill.classes import class_names
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
@@ -41,6 +43,8 @@ from mae_sdk.jobs.root import DEFAULT_ROOT, Root
 from mae_sdk.jobs.status import is_count, is_number
 from mae_sdk.storage import urls
 
+REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
+IGNORED = "dataset.segmentation.ignore_index"
 MAX_JOBS = 20
 """Of a chain."""
 MAX_EVALUATIONS = 200
@@ -244,13 +248,28 @@ class Facts:
         line |= {
             job.id: job
             for job in judges
-            if {job.record.get("parent"), job.record.get("parent_automl")} & line.keys()
+            if {job.record.get("parent"), job.record.get("parent_automl")} & {self.id, *line}
         }
         found: dict[str, list[str]] = {}
         for job in line.values():
             for doubt in facts_of(job, job.record, "").doubts:
-                found.setdefault(doubt, []).append(job.id)
+                if doubt not in self.doubts:
+                    found.setdefault(doubt, []).append(job.id)
         return found
+
+    @cached_property
+    def judges(self) -> list[Facts]:
+        """The evaluations of what this job made that have ended with figures, oldest first."""
+        if self.action not in ("train", "export", "gen_trt_engine"):
+            return []
+        if self.state != records.COMPLETE or self.record.get("kind") == "trial":
+            return []
+        of_it = [
+            facts_of(job, job.record, "")
+            for job in evaluations(self.job)
+            if self.id in (job.record.get("parent"), job.record.get("parent_automl"))
+        ]
+        return [one for one in of_it if mapping(one.result.get("kpis"))]
 
     @property
     def inherited(self) -> list[str]:
@@ -330,6 +349,36 @@ class Facts:
         found = dict(mapping(self.record.get("data")))
         found |= mapping(mapping(self.result.get("data")).get("sources"))
         return {str(key): mapping(seen) for key, seen in found.items()}
+
+    def classes_of_masks(self, seen: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+        """Of a source with masks each class that they hold, the most frequent first: its name, its
+        pixels, the images that hold it. Of many masks those that were looked at."""
+        if not (values := mapping(mapping(seen.get("mask_values")).get("values"))):
+            return []
+        reduces = mapping(self.record.get("model")).get("reduce_zero_label")
+        if reduces is None or REDUCE_ZERO in mapping(self.record.get("changed")):
+            reduces = self.setting(REDUCE_ZERO)
+        first, ignored = int(reduces is not False), self.setting(IGNORED)
+        names: list[str] = []
+        with contextlib.suppress(MaeError, OSError, TypeError):
+            names = class_names(self.setting(CLASS_LIST), self.setting("model.num_classes"))
+        found: list[tuple[str, int, int]] = []
+        for value, about in values.items():
+            number = int(value) if str(value).isdigit() else -1
+            pixels, images = mapping(about).get("pixels"), mapping(about).get("images")
+            if number < first or number == ignored or not (is_count(pixels) and is_count(images)):
+                continue  # it stands for no class
+            place = number - first
+            name = names[place] if place < len(names) else str(place)
+            found.append((name, int(pixels), int(images)))
+        return sorted(found, key=lambda one: -one[1])
+
+    @property
+    def place(self) -> str:
+        """Where its folder is."""
+        if isinstance(self.job, RemoteJob):
+            return urls.redact(self.job.root.job_url(self.id))
+        return str(self.job.folder)
 
     @property
     def failure(self) -> Mapping[str, Any]:

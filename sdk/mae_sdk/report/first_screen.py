@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from mae_skill.spelling import and_more
+from mae_skill.spelling import and_more, count_of
 
 from mae_sdk import answers
 from mae_sdk.job import made_from
@@ -15,7 +15,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
-from mae_sdk.report import search
+from mae_sdk.report import outcome, search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, as_list, base, rows_of
 from mae_sdk.report.markup import number, percent, seconds, size
@@ -47,8 +47,17 @@ TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
 MAX_INHERITED = 3
 """Doubts of the model that a job took, on its first screen."""
+MAX_JUDGES = 3
+"""Evaluations of what a job made, on its first screen."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
+
+
+def role(source: str, action: str) -> str:
+    """What an action does with the images of a source, by the last part of its field."""
+    if source == "val_data_sources" and action != "train":
+        return {"evaluate": "evaluation", "export": "parity"}.get(action, "images")
+    return SOURCES.get(source, source)
 
 
 def word(action: str, stage: str = "") -> str:
@@ -101,10 +110,24 @@ def result(facts: Facts) -> Card:
     if facts.state == records.ERROR:
         return _failed(facts)
     card = _result(facts)
+    card.lines = [*card.lines, *_judged_since(facts)]
     if facts.inherited and facts.state == records.COMPLETE:
         card.lines = [*card.lines, *facts.inherited[:MAX_INHERITED]]
         card.tone, card.wide = "warning", True
     return card
+
+
+def _judged_since(facts: Facts) -> list[str]:
+    """What evaluations of what the job made have found, the newest of them."""
+    found = []
+    for judge in facts.judges[-MAX_JUDGES:]:
+        if (measured := outcome.measured(judge)) is not None:
+            span = f" (95 %: {measured.span})" if measured.span else ""
+            where = f" on {base(measured.place)}" if measured.place else ""
+            doubt = "; in doubt" if measured.doubts else ""
+            name = named(measured.name)
+            found.append(f"judged by {judge.id}: {name} {measured.text}{span}{where}{doubt}")
+    return found
 
 
 def _result(facts: Facts) -> Card:
@@ -231,8 +254,8 @@ def measured(facts: Facts) -> Card:
             f"{percent(chance)} in the mean of the labels"
         )
         lines += of_labels(facts)
-    if name == "mIoU" and is_number(share := facts.judged.get("labeled_share")):
-        lines.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    if name == "mIoU":
+        lines += _of_masks(facts)
     lines += _of_a_probe(facts)
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
@@ -240,15 +263,31 @@ def measured(facts: Facts) -> Card:
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
-    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=bool(facts.doubts))
+    wide = bool(facts.doubts)
+    return Card(f"Result: {named(name)}", shown, lines, tone=tone, wide=wide, sure=sure)
 
 
 def _of_a_probe(facts: Facts) -> list[str]:
     """How the probes of a pretrained model were taught, and what no features at all would give."""
     protocol, most = facts.judged.get("protocol"), mapping(facts.judged.get("most_frequent"))
     found = [f"a probe of the features: {protocol}"] if protocol else []
-    if is_number(share := most.get("share")):
+    told = any("always answers" in doubt for doubt in facts.doubts)
+    if is_number(share := most.get("share")) and not told:
         found.append(f"who always answers {most.get('class')} has {percent(share)}")
+    return found
+
+
+def _of_masks(facts: Facts) -> list[str]:
+    """What stands beside mIoU: which pixels counted, and what one answer for all of them has."""
+    found, most = [], mapping(facts.judged.get("most_frequent"))
+    share = facts.judged.get("labeled_share")
+    if is_number(share) and share < 1:
+        found.append(f"{percent(share)} of the pixels are labeled; the others do not count")
+    if is_number(right := most.get("aAcc")) and is_number(mean := most.get("mIoU")):
+        found.append(
+            f"{most.get('class')} for every pixel, the most frequent class, would have a pixel "
+            f"accuracy of {percent(right)} and an mIoU of {percent(mean)}"
+        )
     return found
 
 
@@ -289,11 +328,18 @@ def _prevalence(facts: Facts) -> float | None:
     return float(sum(known) / len(known) / images)
 
 
-def how_sure(card: Card) -> str:
-    """The first line of a result, and that its images chose the model, where another line says."""
-    first, *others = card.lines or [""]
-    chosen = search.CHOSEN not in first and any(search.CHOSEN in line for line in others)
-    return f"{first}; {search.CHOSEN}" if chosen else first
+def how_sure(facts: Facts, card: Card) -> str:
+    """The interval of a result, else its first line; that it or its model is in doubt, and that its
+    images chose the model, where another line says."""
+    first = card.sure or next(iter(card.lines), "")
+    said = [first.removeprefix(f"{card.title.removeprefix('Result: ')}, ")]
+    if facts.doubts and first not in facts.doubts:
+        said.append(f"in doubt: {facts.doubts[0].partition(':')[0]}")
+    elif facts.inherited and facts.state == records.COMPLETE:
+        said.append("its model is in doubt")
+    if search.CHOSEN not in first and any(search.CHOSEN in line for line in card.lines):
+        said.append(search.CHOSEN)
+    return "; ".join(said)
 
 
 def figure(name: str, value: Any, images: int | None = None) -> str:
@@ -345,8 +391,9 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
         judged = facts.judged.get("images")
         if is_number(judged) and judged < 10:
             return f"no interval: of {number(judged)} images a bootstrap says nothing"
-        if facts.action == "train":
-            return "no interval in training: an evaluation has one, a bootstrap over the images"
+        if facts.action in ("train", "inference"):
+            here = "training" if facts.action == "train" else "this inference"
+            return f"no interval in {here}: an evaluation has one, a bootstrap over the images"
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
@@ -441,7 +488,10 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
             of = _of_rank(facts) if name == "rankme" else ""
-            found.append(f"{named(name)} {number(value) if plain else percent(value)}{of}")
+            what = named(name)
+            if name == "val_loss" and facts.action != "train":
+                what = "loss on these images (val_loss)"
+            found.append(f"{what} {number(value) if plain else percent(value)}{of}")
     return found[:6]
 
 
@@ -506,25 +556,53 @@ def _megabytes(value: Any) -> str:
 
 def _predicted(facts: Facts) -> Card:
     images = facts.kpis.get("images")
-    lines = []
-    if counts := mapping(facts.result.get("answered")):
-        ordered = sorted(counts.items(), key=lambda one: -one[1] if is_number(one[1]) else 0)
-        named_ones = [f"{name}: {number(count)}" for name, count in ordered[:3]]
-        if len(ordered) == 4:  # the one that is left has a name too
-            named_ones.append(f"{ordered[3][0]}: {number(ordered[3][1])}")
-        rest = len(ordered) - len(named_ones)
-        lines.append(", ".join(named_ones) + (f" and {rest} more classes" if rest else ""))
+    lines = _answers(facts)
     table = facts.text(f"{facts.action}/{TABLE}")
-    lines += right(table)
+    scored = right(table)
+    if is_number(value := facts.kpis.get("mIoU")):
+        sure = uncertainty(facts, "mIoU", value, None)
+        scored = [f"mean IoU (mIoU) {percent(value)} on the masks beside them; {sure}"]
+        scored += _of_masks(facts)
+    if scored:
+        scored += [*taught(facts), *chose(facts)]
+    lines += scored
     if table:
         lines.append(f"every answer is in {facts.action}/{TABLE}, in the job's folder")
-    if is_number(facts.kpis.get("mIoU")):
-        lines.append(f"mean IoU (mIoU) {percent(facts.kpis['mIoU'])} on the masks beside them")
-    if facts.kpis.get("unreadable"):
-        lines.append(f"{facts.kpis['unreadable']} could not be read")
-    tone = "warning" if facts.doubts else ""
-    shown = f"{number(images)} images answered"
-    return Card("Result", shown, [*facts.doubts, *lines], tone=tone)
+    tone = "warning" if facts.doubts or (scored and taught(facts)) else ""
+    shown = f"{count_of(images, 'image')} answered"
+    sure = scored[0] if scored else ""
+    return Card("Result", shown, [*facts.doubts, *lines], tone=tone, sure=sure)
+
+
+def _answers(facts: Facts) -> list[str]:
+    """What an inference answered, in a line: the classes of the most images; of a segmenter those
+    of the most pixels."""
+    counts = mapping(facts.result.get("answered"))
+    shares = mapping(facts.result.get("answered_pixels"))
+    if not counts:
+        return []
+
+    def rank(name: str) -> tuple[float, float]:
+        both = (shares.get(name), counts[name])
+        share, count = (float(one) if is_number(one) else 0.0 for one in both)
+        return -share, -count
+
+    def said(name: str) -> str:
+        if not is_number(shares.get(name)):
+            return f"{name}: {number(counts[name])}"
+        if not counts[name]:
+            return f"{name}: none"
+        images = count_of(counts[name], "image")
+        return f"{name}: {percent(shares[name])} of the pixels, in {images}"
+
+    ordered = sorted(counts, key=rank)
+    first = ordered[: 4 if len(ordered) == 4 else 3]  # one that is left has a name too
+    rest = len(ordered) - len(first)
+    between = "; " if shares else ", "
+    line = between.join(map(said, first)) + (f" and {rest} more classes" if rest else "")
+    if facts.segments and not shares:  # of an older version
+        line = f"the largest class of each image: {line}"
+    return [line]
 
 
 def right(table: str) -> list[str]:
@@ -557,14 +635,19 @@ def data(facts: Facts) -> Card:
     for key, seen in facts.sources.items():
         last = key.rsplit(".", 1)[-1]
         images, classes = seen.get("images"), seen.get("classes")
-        counts = [f"{images:,} images"] if isinstance(images, int) else ["not counted"]
+        classes = len(facts.classes_of_masks(seen)) or classes
+        counts = [count_of(images, "image")] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
         for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
             if isinstance(seen.get(name), int):
                 counts.append(f"{seen[name]:,} {what}")
+        without = mapping(mapping(seen.get("label_file")).get("labels")).get("none")
+        if is_count(without) and without:
+            counts.append(f"{without:,} of them without a label")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
-        lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
+        which = role(last, facts.action)
+        lines.append(f"{which}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
         trained += images if isinstance(images, int) and last == "train_data_sources" else 0
     derived = facts.derived
@@ -580,7 +663,11 @@ def data(facts: Facts) -> Card:
         kind = mapping(facts.judged.get("model"))
         what = f" ({kind.get('kind')}, {kind.get('precision')})" if kind.get("kind") else ""
         lines.append(f"model from {facts.record['parent']}{what}")
-    shown = f"{total:,} images" if total else "no data was counted"
+    shown = count_of(total, "image") if total else "no data was counted"
+    bad = facts.kpis.get("unreadable") if facts.action == "inference" else None
+    if is_count(bad) and 0 < bad < total:
+        shown = f"{total - bad:,} of {total:,} images"
+        lines.insert(0, f"{bad:,} could not be read")
     if facts.state == records.ERROR and total:  # since then it may have gone
         lines.append("as counted when the job was launched")
     return Card("Data", shown, lines)
@@ -601,7 +688,8 @@ def left_out(facts: Facts) -> Card | None:
             total += int(count) if is_number(count) else 0
             alarming |= reason not in ("hidden", "other")
             where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
-            lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
+            which = role(last, facts.action)
+            lines.append(f"{which}: {count} {where} ({', '.join(files)}{more})")
     ended = facts.state == records.COMPLETE
     if not lines and facts.action in ("export", "gen_trt_engine"):
         return None  # it takes as many images as it compares on, and says so
@@ -666,6 +754,11 @@ def next_step(facts: Facts) -> Card:
     if facts.state != records.COMPLETE:
         return Card("Next", "", ["wait for its end"], f"mae jobs wait {job}")
     steps = answers.after(facts.job)
+    if facts.judges and facts.inherited:
+        more = "its model is in doubt: train that longer or on more images; its files:"
+        return Card("Next", "", [more], f"mae jobs show {job}")
+    if facts.judges and not any(judge.doubts for judge in (facts, *facts.judges)):
+        steps = [step for step in steps if step.action != "evaluate"]  # that was done
     if not steps and facts.doubts and facts.action == "evaluate":
         more = "its result is in doubt: train the model longer or on more images; its files:"
         return Card("Next", "", [more], f"mae jobs show {job}")

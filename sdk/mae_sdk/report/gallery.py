@@ -228,7 +228,7 @@ def overlays(gallery: Gallery) -> Section | None:
     if not blocks:
         return None
     unlabeled = Text("Black pixels of the truth are not labeled, and do not count.", "note")
-    return Section(f"Masks{when}", [*blocks, *legend(gallery), unlabeled])
+    return Section(f"Masks{when}", [*legend(gallery), unlabeled, *blocks])
 
 
 def legend(gallery: Gallery) -> list[Block]:
@@ -258,7 +258,7 @@ def listed(gallery: Gallery, kind: str, title: str) -> Section | None:
     if not tiles:
         return None
     title += _of_epoch(sheet)
-    return Section(title, [Sheet(tiles, str(sheet.get("note") or "")), *legend(gallery)])
+    return Section(title, [*legend(gallery), Sheet(tiles, str(sheet.get("note") or ""))])
 
 
 def mistakes(gallery: Gallery) -> Section | None:

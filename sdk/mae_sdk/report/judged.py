@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_skill.spelling import count_of
+
 from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
@@ -132,6 +134,8 @@ def answered(facts: Facts) -> Section | None:
     known = [(str(name), count) for name, count in counts.items() if is_number(count)]
     if not known:
         return None
+    if shares := mapping(facts.result.get("answered_pixels")):
+        return _pixels_answered(facts, shares, dict(known))
     known.sort(key=lambda one: -one[1])
     total = facts.kpis.get("images")
     images = total if is_number(total) and total else max(sum(count for _, count in known), 1)
@@ -140,10 +144,32 @@ def answered(facts: Facts) -> Section | None:
         for name, count in known[:MAX_CLASSES]
     ]
     unit = "images whose largest class it is" if facts.segments else "images taken for it"
-    table = Table(["class", "share", unit], rows, f"Of {number(images)} images", (2,))
-    lead = f"Every answer is in {facts.action}/results.csv, in the job's folder."
+    table = Table(["class", "share", unit], rows, f"Of {count_of(images, 'image')}", (2,))
+    lead = f"Every answer is in {facts.place}/{facts.action}/results.csv."
     if len(known) > MAX_CLASSES:
         lead += f" {_more(len(known))} there."
+    return Section("Answers by class", [table], lead)
+
+
+def _pixels_answered(
+    facts: Facts, shares: Mapping[str, Any], counts: Mapping[str, Any]
+) -> Section | None:
+    """How many pixels a segmenter took for each class, and how many images hold one of it."""
+    known = sorted(((s, str(n)) for n, s in shares.items() if is_number(s)), reverse=True)
+    rows = [
+        [name, Bar(share, percent(share)), number(counts.get(name))]
+        for share, name in known[:MAX_CLASSES]
+    ]
+    if not rows:
+        return None
+    head = ["class", "share of the pixels", "images that hold it"]
+    table = Table(head, rows, f"Of {count_of(facts.kpis.get('images'), 'image')}", (2,))
+    lead = (
+        "As the model answered; the largest classes of each image are in "
+        f"{facts.place}/{facts.action}/results.csv."
+    )
+    if len(known) > MAX_CLASSES:
+        lead += f" {_more(len(known))} not shown."
     return Section("Answers by class", [table], lead)
 
 
@@ -155,8 +181,9 @@ def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section
         shares = [percent(one.get(key)) for key in ("precision", "recall", "f1")]
         figures = [number(one.get(key), 3) for key in ("auroc", "threshold")]
         has, images = one.get("images"), facts.judged.get("images")
-        rate = percent(has / images) if is_number(has) and is_number(images) and images else "–"
-        rows.append([name, _bar(one.get("AP")), rate, *shares, *figures, number(has)])
+        rate = has / images if is_number(has) and is_number(images) and images else None
+        bar = _bar(one.get("AP"), mark=rate)
+        rows.append([name, bar, percent(rate), *shares, *figures, number(has)])
     head = ["class", "AP", "base rate", "precision", "recall", "F1", "AUROC", "threshold", "images"]
     chosen = (
         "on these same images, which flatters them."
@@ -165,8 +192,8 @@ def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section
     )
     lead = (
         "Worst first. AP: average precision, over all thresholds; by chance it is the base rate, "
-        "the share of the images that have the label. Precision, recall and F1 are at the class's "
-        f"own threshold, which was chosen {chosen}"
+        "the share of the images that have the label: the line across a bar. Precision, recall and "
+        f"F1 are at the class's own threshold, which was chosen {chosen}"
     )
     guessed = [
         name
@@ -188,11 +215,11 @@ def _rank(one: Any, figure: str) -> float:
     return float(value) if is_number(value) else 2.0
 
 
-def _bar(value: Any, images: int | None = None) -> Any:
+def _bar(value: Any, images: int | None = None, mark: float | None = None) -> Any:
     if not is_number(value):
         return "–"
     low, high = wilson(value, images) if images else (None, None)
-    return Bar(min(max(float(value), 0.0), 1.0), percent(value), low, high)
+    return Bar(min(max(float(value), 0.0), 1.0), percent(value), low, high, mark)
 
 
 def _classes_of_training(facts: Facts) -> Section | None:
@@ -268,7 +295,8 @@ def calibration(facts: Facts) -> Section | None:
     # Of several labels each image is asked of every class: a bin counts such pairs.
     several = any("AP" in mapping(one) for one in mapping(facts.judged.get("per_class")).values())
     unit = "pairs of image and class" if several else "images"
-    drawing = charts.reliability(bins, unit=unit, several=several)
+    one = "pair of image and class" if several else "image"
+    drawing = charts.reliability(bins, unit=one, several=several)
     if drawing is None:
         return None
     rows = [

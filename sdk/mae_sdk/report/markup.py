@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -47,7 +48,7 @@ def percent(value: Any) -> str:
     """A share as ``91.2 %``."""
     if not isinstance(value, (int, float)) or value != value:
         return "–"
-    return f"{100 * value:.1f} %"
+    return f"{math.floor(1000 * value + 0.5) / 10:.1f} %"  # half up: 5 of 16 and 3 of 16 alike
 
 
 def seconds(value: Any) -> str:

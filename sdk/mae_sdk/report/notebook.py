@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.dotted import get_dotted
+from mae_skill.spelling import count_of
 from markupsafe import Markup
 
 from mae_sdk.job import Job
@@ -85,8 +86,9 @@ def _reading(plan: Mapping[str, Any]) -> Card:
             total += images
         uri = mapping(seen).get("uri")
         place = base(uri[0] if isinstance(uri, list) and uri else uri)
-        lines.append(f"{first_screen.SOURCES.get(last, last)}: {number(images)} images ({place})")
-    return Card("Data", f"{total:,} images" if total else "not counted", lines)
+        which = first_screen.role(last, str(plan.get("action")))
+        lines.append(f"{which}: {count_of(images, 'image')} ({place})")
+    return Card("Data", count_of(total, "image") if total else "not counted", lines)
 
 
 def _costing(plan: Mapping[str, Any]) -> Card:
@@ -136,5 +138,5 @@ def _search(plan: Mapping[str, Any]) -> Section | None:
         return None
     rows = [[str(key), shown(value)] for key, value in mapping(automl.get("knobs")).items()]
     blocks: list[Block] = [Table(["parameter", "range"], rows)]
-    lead = f"{automl.get('max_trials')} trials for {automl.get('metric')}"
+    lead = f"{count_of(automl.get('max_trials'), 'trial')} for {automl.get('metric')}"
     return Section("The search", blocks, lead)

@@ -3,11 +3,11 @@ images; of what was made of a model also whether it answers as the model does.""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mae_sdk import answers
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import difference, wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
@@ -106,7 +106,10 @@ def _of_inference(facts: Facts, line: Sequence[Facts]) -> str:
     images = facts.kpis.get("images")
     answered = f"{number(images)} images were answered" if is_number(images) else "It has answered"
     if is_number(facts.kpis.get("mIoU")):
-        iou = percent(facts.kpis["mIoU"])
+        found = measured(facts)
+        assert found is not None
+        span = f" (95 %: {found.span})" if found.span else ""
+        iou = f"{percent(facts.kpis['mIoU'])}{span}{_doubted(found.doubts)}"
         return f"{answered}; on the masks beside them mIoU is {iou}."
     ancestors = _ancestors(facts, line)[:-1]
     known = " ".join(_of_model(ancestors[-1], line)) if ancestors else ""
@@ -138,8 +141,7 @@ def _of_model(facts: Facts, line: Sequence[Facts]) -> list[str]:
 
 
 def _how(facts: Facts) -> str:
-    job = shlex.quote(facts.id)
-    return f"mae run evaluate --parent {job} --eval-dataset URI does it."
+    return f"{answers.command_of(answers.evaluation(facts.job))} does it."
 
 
 def _name(facts: Facts) -> str:

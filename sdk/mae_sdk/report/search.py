@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mae_skill.diff import diff_specs
+from mae_skill.spelling import count_of
 
 from mae_sdk.job import beside
 from mae_sdk.jobs.intervals import wilson
@@ -35,10 +36,11 @@ def headline(facts: Facts) -> Card:
         return Card("So far", "no trial has succeeded", [counts or "none has ended"])
     images = study.get("images")
     value = best["value"]
-    lines = [*facts.doubts, verdict(study)]
+    lines, sure = [*facts.doubts, verdict(study)], ""
     if isinstance(images, int):
         low, high = wilson(value, images)
-        lines.append(f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)")
+        sure = f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
+        lines.append(sure)
         shown = percent(value)
     else:
         shown = number(value)
@@ -57,7 +59,7 @@ def headline(facts: Facts) -> Card:
         lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
     title = f"{'So far' if facts.is_running else 'Result'}: {named(metric)}"
     tone = "warning" if facts.doubts else ""
-    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts))
+    return Card(title, shown, lines, tone=tone, wide=bool(facts.doubts), sure=sure)
 
 
 CHOSEN = "it was chosen on these images: on others expect less"
@@ -281,7 +283,7 @@ def _learning_curves(
     drawing = charts.lines(drawn, Options(f"{named(metric)} over {unit}s", x=unit, height=260))
     if drawing is None:
         return None
-    note = f"{named(metric)} of {len(drawn)} trials over their {unit}s"
+    note = f"{named(metric)} of {count_of(len(drawn), 'trial')} over the {unit}s"
     return Figure("Learning curves", drawing, note)
 
 
