@@ -229,6 +229,21 @@ def test_steps_that_cost_the_same_are_measured_once(
     assert {**first, "results_dir": None} == {**second, "results_dir": None}
 
 
+def test_steps_of_the_smaller_pictures_that_a_slow_machine_needs_are_measured_too_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signs = write_imagefolder(tmp_path / "signs", classes=3, per_class=30, size=48)
+    asked = timed(monkeypatch, tmp_path, 0.5)
+
+    made = plan(Path(signs), budget="5m", spec_overrides=FINETUNE)
+
+    sizes = [one.spec["dataset"]["augmentation"]["input_size"] for one in asked]
+    assert sizes == [48, 32]
+    assert made.spec["dataset"]["augmentation"]["input_size"] == 32
+    assert "at 48 pixels" in str(made.provenance["dataset.augmentation.input_size"].note)
+    assert made.estimates["time"]["seconds_total"] <= 300
+
+
 @pytest.mark.parametrize(
     ("options", "field", "message"),
     [

@@ -382,6 +382,31 @@ def test_more_time_gives_more_epochs_up_to_what_the_data_repay() -> None:
     assert epochs[0] < epochs[1] < epochs[2] == 800
 
 
+SIGNS = {"height": 48, "width": 48, "grey": False, "mirror": 1.1, "flip": 1.1}
+SIZE = "dataset.augmentation.input_size"
+
+
+def test_pictures_get_smaller_where_the_steps_of_a_budget_are_too_few_to_learn_anything() -> None:
+    def chosen(spec: dict[str, Any], seconds: float) -> tuple[int, int]:
+        found = choices(spec, images(CPU, 90, 3), SIGNS, seconds=seconds)
+        size = found[SIZE].value if SIZE in found else spec[SIZE]
+        return size, found["train.num_epochs"].value * 12
+
+    short, long = chosen(FINETUNE, 90), chosen(FINETUNE, 900)
+    assert (short[0], long[0]) == (32, 48)
+    assert short[1] > 1.5 * chosen({**FINETUNE, SIZE: 48}, 90)[1]  # what a person sets stays
+    rule = choices(FINETUNE, images(CPU, 90, 3), SIGNS, seconds=90)[SIZE].rule
+    assert rule.startswith("at 48 pixels the budget holds")
+
+
+def test_of_very_few_images_an_epoch_is_a_few_steps_and_there_are_more_of_them() -> None:
+    found = choices(FINETUNE, images(CPU, 16, 2), DIGITS, seconds=1e6)
+    assert found["train.num_epochs"].value == 500
+    assert (
+        choices(FINETUNE, images(CPU, 900, 2), DIGITS, seconds=1e6)["train.num_epochs"].value == 200
+    )
+
+
 def test_a_step_that_was_measured_slower_gives_fewer_epochs() -> None:
     slow = choices(PRETRAIN, seconds=300, pace=4.0)["train.num_epochs"].value
 

@@ -118,6 +118,8 @@ class Draft:
         reasons: dotted key → the rule by which the auto recipe chose it.
         pace: how much longer a step takes than the auto recipe's estimate: by what was measured, or
             by the exchange of gradients.
+        kept: what the auto recipe chose, dotted key → value, and chooses no more: the steps of
+            these values were measured.
         problems: what is wrong so far; all of it is raised together.
         references: dotted key → what was written, of fields that refer to others.
         unseen: why the platform does not say what it has; the plan is not launched then.
@@ -140,6 +142,7 @@ class Draft:
     inferred: list[InferredField] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     pace: float = 1.0
+    kept: dict[str, Any] = field(default_factory=dict)
     problems: list[MaeError] = field(default_factory=list)
     references: dict[str, Any] = field(default_factory=dict)
     unseen: MaeError | None = None
@@ -240,20 +243,33 @@ def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
     """The plan with the epochs that its budget holds by the measured time of a step.
 
     The time is measured once for a model, its data and this machine, and kept. Where it cannot be,
-    the estimate stands.
+    the estimate stands. Where the recipe then chooses steps of another cost, such as smaller
+    pictures, they are measured too, and kept to.
     """
     if draft.request.on is not None:
         return keep_to_exchange(draft, plan, Machine.of(draft.request.on))
-    estimated = plan.seconds.get("seconds_per_step")
-    if not estimated or not plan.resources.here:
-        return plan
-    try:
-        measured = cost.measured_once(draft.bundle.info, plan)
-    except MaeError as error:
-        plan.warnings.append(error)
-        return plan
-    draft.pace = float(measured["seconds_per_step"]) / float(estimated)
-    return _planned_again(draft, measured)
+    for _ in range(2):
+        estimated = plan.seconds.get("seconds_per_step")
+        if not estimated or not plan.resources.here:
+            return plan
+        try:
+            measured = cost.measured_once(draft.bundle.info, plan)
+        except MaeError as error:
+            plan = _planned_again(draft, None) if draft.kept else plan
+            plan.warnings.append(error)
+            return plan
+        draft.pace = float(measured["seconds_per_step"]) / float(estimated)
+        before, plan = _cost_key(draft, plan), _planned_again(draft, measured)
+        keys = (draft.bundle.info.get("cost_keys") or {}).get(draft.action) or ()
+        chosen = flatten(draft.layers.recipe)
+        draft.kept = {str(key): chosen[key] for key in keys if key in chosen}
+        if _cost_key(draft, plan) == before:
+            break
+    return plan
+
+
+def _cost_key(draft: Draft, plan: Plan) -> str | None:
+    return cost.cost_key(draft.bundle.info, plan.action, plan.spec, plan.launch, plan.resources)
 
 
 def _planned_again(draft: Draft, measured: dict[str, Any] | None) -> Plan:
@@ -783,8 +799,11 @@ def choose_open_fields(draft: Draft) -> None:
     seconds = _budget(draft)
     if seconds is not None and draft.decision.automl:
         seconds = seconds_of_a_run(seconds, request.automl)
-    draft.layers.recipe = {}
-    values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
+    draft.layers.recipe = nested(draft.kept)  # what is there is settled
+    before = draft.reasons
+    values, reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
+    values = {**draft.kept, **values}
+    draft.reasons = {**{key: before[key] for key in draft.kept if key in before}, **reasons}
     if not is_counted(survey.sources):
         raise UsageError(
             "the auto recipe looks at the images, and some are not looked at: those behind a URL "
