@@ -705,6 +705,7 @@ class Job:
                 *(one for one in of_run if one not in notes),
                 *inherited,
                 *([f"the best trial: {one}" for one in doubts] if is_study else []),
+                *(() if is_study or result else doubts),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
@@ -719,13 +720,15 @@ class Job:
         return value if isinstance(value, str) else None
 
     def _doubts(self, record: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-        """Why the result, of a study that of its best trial, says that nothing was learned."""
-        found = result.get("doubts")
+        """Why the result, of a study that of its best trial, of a training without one its best
+        checkpoint, says that nothing was learned."""
         if record.get("kind") == "automl":
-            name, found = str(self._document(f"automl/{BEST_NAME}").get("child")), None
-            with contextlib.suppress(MaeError):
-                check_id(name)
-                found = self._beside(name)._result().get("doubts")
+            best = beside(self, str(self._document(f"automl/{BEST_NAME}").get("child")))
+            return [] if best is None else doubts_of(best)
+        found = result.get("doubts")
+        if not result:  # it was stopped, or goes on: of the checkpoint that is the best until now
+            name = "validation.json" if record["action"] == "train" else "metrics.json"
+            found = self._document(f"{record['action']}/{name}").get("doubts")
         return [str(one) for one in found] if isinstance(found, list) else []
 
     def _inherited(self, record: Mapping[str, Any]) -> list[str]:

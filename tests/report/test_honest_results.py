@@ -187,6 +187,21 @@ def test_a_result_that_tells_nothing_is_a_warning_of_the_result_itself(
     assert card_tones(page_of(good))[0] == "card"
 
 
+@pytest.mark.parametrize("state", [records.CANCELED, records.RUNNING])
+def test_a_training_that_has_no_result_is_in_doubt_wherever_its_figure_stands(
+    tmp_path: Path, state: str
+) -> None:
+    folder = write_job(tmp_path, "train-1", state=state, spec=SPEC, epochs=2)
+    keep(folder, 1, 0.75)
+    files.write_json(folder / "train/validation.json", {"epoch": 1, "doubts": [DOUBT]})
+    (row,) = answers.jobs([Job(folder)], limit=5)["jobs"]
+    assert row["doubts"] == [DOUBT] and answers.in_doubt(row)
+    assert DOUBT in Job(folder).figures()["warnings"]
+    assert DOUBT in answers.status(Job(folder))["warnings"]
+    if state == records.CANCELED:
+        assert page_of(folder).text.count(DOUBT) == 1
+
+
 def test_a_search_whose_best_trial_tells_nothing_says_so_and_that_it_was_chosen(
     tmp_path: Path,
 ) -> None:
