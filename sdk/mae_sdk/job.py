@@ -86,7 +86,6 @@ from mae_sdk.storage import urls
 _NEVER_LAUNCHED_SECONDS = 60.0
 _MAX_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
-_ON_REQUEST = "canceled on request"
 _SETTLING_SECONDS = 15.0
 """How long the record of a job that its engine does not know may still change."""
 OUT_OF_SIGHT = "machine"
@@ -295,7 +294,7 @@ def study_options(job: Job) -> dict[str, Any]:
 def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None:
     """Move the record of a job that nobody runs any more to CANCELED or ERROR."""
     if os.path.lexists(job_dir / records.CANCEL_NAME):
-        _end(record, records.CANCELED, _ON_REQUEST)
+        _end(record, records.CANCELED, records.cancel_reason(job_dir))
         return
     if seen.state == records.CANCELED:
         _end(record, records.CANCELED, seen.reason)
@@ -993,11 +992,12 @@ class Job:
             return chosen.path
         return index.select(policy)
 
-    def cancel(self, wait: float = 40.0) -> str:
+    def cancel(self, wait: float = 40.0, why: str = "") -> str:
         """Stop every process of the job: SIGTERM, then SIGKILL after the grace period.
 
         Args:
             wait: seconds to wait for its end.
+            why: the reason that its record and its page will give; empty: it was asked for.
 
         Returns:
             The state; a job that has ended is left as it is. One that was preempted and waits to be
@@ -1008,12 +1008,12 @@ class Job:
         """
         if _was_forgotten(self.folder, records.read_record(self.folder)):
             # Without the request it would be observed as canceled or lost, nobody knows which.
-            (self.folder / records.CANCEL_NAME).touch()
+            records.request_cancel(self.folder, why)
         record, state = self.observe()
         if self._is_over(record):
             return self._stop_waiting(state)
 
-        (self.folder / records.CANCEL_NAME).touch()
+        records.request_cancel(self.folder, why)
         with _asked():
             platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
@@ -1036,7 +1036,7 @@ class Job:
         with records.locked(self.folder):
             record = records.read_record(self.folder)
             if records.last_attempt(record)["state"] == records.PREEMPTED and self.preempted:
-                _end(record, records.CANCELED, _ON_REQUEST)
+                _end(record, records.CANCELED, records.cancel_reason(self.folder))
                 records.write_record(self.folder, record)
                 (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
         return records.state_of(record)
@@ -1279,7 +1279,8 @@ class RemoteJob(Job):
         if is_unknown and (waits or canceled) and self._silent_seconds() < _SETTLING_SECONDS:
             return
         if canceled:
-            _end(record, records.CANCELED, _ON_REQUEST)
+            said = transfer.read_bytes(urls.join(self.root.job_url(self.id), records.CANCEL_NAME))
+            _end(record, records.CANCELED, said.decode(errors="replace") or records.ON_REQUEST)
             return
         is_preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         if is_preempted and not _ends_waiting(record, seen):
@@ -1410,7 +1411,7 @@ class RemoteJob(Job):
         fetch([chosen])
         return chosen.path
 
-    def cancel(self, wait: float = 40.0) -> str:
+    def cancel(self, wait: float = 40.0, why: str = "") -> str:
         """Cancel from the machine that runs it.
 
         A job that an engine runs is canceled from any machine.
@@ -1419,7 +1420,7 @@ class RemoteJob(Job):
             UsageError: the job runs on another machine, by itself.
         """
         if self._here:
-            return super().cancel(wait)
+            return super().cancel(wait, why)
         record, state = self.observe()
         stored = self._read()  # without an end that only its engine tells
         attempt = records.last_attempt(stored)
@@ -1431,15 +1432,15 @@ class RemoteJob(Job):
             raise UsageError(
                 f"the job {does} on another machine; cancel it there", field="job", got=self.id
             )
-        return self._cancel_there(stored, wait)
+        return self._cancel_there(stored, wait, why)
 
-    def _cancel_there(self, record: JobRecord, wait: float) -> str:
+    def _cancel_there(self, record: JobRecord, wait: float, why: str) -> str:
         """Leave a request for the supervisor, and have the engine end it."""
         from mae_sdk.jobs import sync
         from mae_sdk.storage import transfer
 
         url = self.root.job_url(self.id)
-        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), b"")
+        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), why.encode())
         with _asked():
             platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
@@ -1450,7 +1451,7 @@ class RemoteJob(Job):
             (seen,) = ask([(self.folder, record)])
             is_gone = records.is_terminal(seen.state)
             if is_gone and self._silent_seconds() > _SETTLING_SECONDS:
-                _end(record, records.CANCELED, _ON_REQUEST)
+                _end(record, records.CANCELED, why or records.ON_REQUEST)
                 sync.replace_record(url, record)  # nobody else will
                 break
             time.sleep(0.5)

@@ -18,6 +18,7 @@ from mae_sdk import files
 from mae_sdk.automl import controller
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.automl.trials import Trials
+from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs import resume as attempts
 from mae_sdk.jobs.checkpoints import CheckpointIndex
@@ -116,6 +117,10 @@ def test_a_pruned_trial_is_canceled_and_counts_its_epochs(tmp_path: Path) -> Non
         for row in pruned
     )
     assert best_child(Root(job.parent), job.name) not in {row["child"] for row in pruned}
+    for row in pruned:
+        assert row["reason"].startswith("pruned after epoch")
+        said = Job(tmp_path / row["child"]).status()["progress"]["message"]
+        assert said == f"{row['reason']} (study {job.name})", "nobody has canceled it"
 
 
 def test_a_killed_runner_is_started_again_and_spends_no_budget(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mae_skill.errors import JobFailedError
 from mae_sdk import files
 from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.space import SearchSpace
-from mae_sdk.automl.study import FAILED, LOST
+from mae_sdk.automl.study import FAILED, LOST, PRUNED
 from mae_sdk.jobs.outputs import BEST_NAME
 
 if TYPE_CHECKING:
@@ -280,7 +280,8 @@ def _trial_table(
             row |= {name: attrs.get(name, "") for name in counted}
             row["seconds"] = "" if trial.duration is None else trial.duration.total_seconds()
             row |= {name: parameters.get(name, "") for name in names}
-            row |= {"child": attrs.get("child", ""), "reason": attrs.get(FAILED) or attrs.get(LOST)}
+            why = attrs.get(FAILED) or attrs.get(LOST) or attrs.get(PRUNED)
+            row |= {"child": attrs.get("child", ""), "reason": why}
             yield row | ({"pareto": trial.number in front} if len(objectives) > 1 else {})
 
     metrics = [objective.metric for objective in objectives]

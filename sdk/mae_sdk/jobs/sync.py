@@ -251,7 +251,8 @@ class FolderSync:
         """Take over a request to cancel that another machine has put behind the URL."""
         asked = urls.join(self.url, records.CANCEL_NAME)
         if self._may_be_canceled and transfer.exists(asked):
-            (self.job_dir / records.CANCEL_NAME).touch()
+            why = transfer.read_bytes(asked).decode(errors="replace")
+            records.request_cancel(self.job_dir, why)
             transfer.delete(asked)
 
     def _check_claim(self) -> None:

@@ -131,6 +131,11 @@ class Facts:
         return self.row.get("state") == "PRUNED"
 
     @property
+    def state_word(self) -> str:
+        """What stands in its badge: nobody canceled a trial that was pruned."""
+        return "PRUNED" if self.is_pruned and self.state == records.CANCELED else self.state
+
+    @property
     def is_running(self) -> bool:
         return self.state in (records.PENDING, records.RUNNING)
 

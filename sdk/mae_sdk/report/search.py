@@ -389,7 +389,9 @@ def table(
         chosen = [number(row.get(name)) for name in names]
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
-        state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
+        state = str(row.get("state") or "").lower()
+        if reason:  # that of a pruned trial begins with the word
+            state = reason if reason.startswith(state) else f"{state}: {reason}"
         there = target(str(row.get("child") or ""))
         trial = Link(str(row.get("trial")), there) if there else row.get("trial")
         listed.append([trial, state, *values, row.get("best_epoch"), took, *chosen])
