@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_sdk.jobs.intervals import wilson
+from mae_sdk.jobs.intervals import MIN_FOR_PERCENTILE, wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
@@ -307,8 +307,6 @@ def speed(facts: Facts) -> Section | None:
 
 
 SPEED_HEAD = ("median", "least to most", "95th percentile", "images per second", "repetitions")
-MIN_FOR_PERCENTILE = 20
-"""Repetitions below which the 95th percentile is the largest of them, or lies beside it."""
 WIDE = 1.5
 """Median over least time, from which times are said to spread."""
 
