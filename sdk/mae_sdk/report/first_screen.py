@@ -564,6 +564,8 @@ def data(facts: Facts) -> Card:
                 counts.append(f"{seen[name]:,} {what}")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
+        if table := mapping(seen.get("label_file")).get("file"):
+            place = f"{place or 'unnamed'}; labels from {base(str(table))}"
         lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
         trained += images if isinstance(images, int) and last == "train_data_sources" else 0
