@@ -274,6 +274,27 @@ def fails_again(record: JobRecord) -> bool:
     return bool(failure["error"]) or last["exit_code"] in (2, 3)
 
 
+def suspects(record: JobRecord) -> list[str]:
+    """The sources that a job failed of: those that its error names, else the first of all; none of
+    another failure."""
+    from mae_sdk.jobs import records
+
+    failure = records.last_attempt(record)["failure"]
+    if failure is None or failure["category"] != "data":
+        return []
+    error = failure["error"] or {}
+    said = f"{error.get('field')} {failure['message']}"
+    seen = {key: one for key, one in (record.get("data") or {}).items() if one.get("uri")}
+    chosen = [one for key, one in seen.items() if key in said] or list(seen.values())
+    named = [uri for one in chosen for uri in listed(one["uri"])]
+    return list(dict.fromkeys(map(str, named)))[:2]
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is; anything else as the one item of a list."""
+    return value if isinstance(value, list) else [value]
+
+
 def launched(job: Job) -> Document:
     """A job that was just created, or had the idempotency key: ``job_id, action, state, folder``,
     and ``notices`` where the call asked for another job."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mae_sdk import answers
+from mae_sdk.cli.common import status_text
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import intervals, records
@@ -224,6 +225,51 @@ def test_curves_are_drawn_with_words_and_numbers_beside_them(tmp_path: Path) -> 
     assert all(drawing.get("role") == "img" for drawing in page.all("svg"))
     assert "training loss (train_loss) from 1 to 0.2" in " ".join(labels)
     assert len(page.all("details")) >= 6 and "images per second" in page.text
+
+
+def test_a_job_that_failed_of_its_images_says_which_bound_and_where_to_look(
+    tmp_path: Path,
+) -> None:
+    names = [f"circle/{number:03d}.png" for number in range(5)]
+    message = (
+        "dataset.train_data_sources: 30 of 115 images cannot be read "
+        f"({', '.join(names)}: cannot be read as an image: unknown format; 25 more)"
+    )
+    error = {
+        "code": "data",
+        "message": message,
+        "field": "dataset.max_corrupt_fraction",
+        "got": 0.26087,
+        "expected": "at most 0.01 of the images",
+    }
+    failure = {"category": "data", "message": message, "lines": [], "hint": "mend", "error": error}
+    counted = {"images": 115, "read": 115, "bad": 0}
+    data = {
+        "dataset.train_data_sources": {"uri": "/some/bad", **counted},
+        "dataset.val_data_sources": {"uri": "/some/good", **counted},
+    }
+    folder = write_job(
+        tmp_path, "train-1", state=records.ERROR, spec=SPEC, failure=failure, data=data
+    )
+    page = read_page(Job(folder).report().path)
+    (headline,) = re.findall(r'class="figure">([^<]*cannot be read[^<]*)<', page.html)
+    assert headline == "dataset.train_data_sources: 30 of 115 images cannot be read"
+    assert "got 0.2609, expected at most 0.01 of the images" in page.text
+    assert "25 more" in page.text and "Left out too much" in page.text
+    assert "mae inspect /some/bad" in page.text and "inspect /some/good" not in page.text
+    assert answers.suspects(Job(folder).record) == ["/some/bad"]
+
+    text = status_text(answers.status(Job(folder)))
+    assert text.count("30 of 115") == 1 and "{" not in text
+    assert "0.26087" in text and "at most 0.01 of the images" in text
+
+
+def test_what_could_be_read_of_a_canceled_run_is_known_from_its_launch(tmp_path: Path) -> None:
+    data = {"dataset.train_data_sources": {"uri": "/d", "images": 9, "read": 9, "bad": 0}}
+    folder = write_job(tmp_path, "train-1", state=records.CANCELED, spec=SPEC, data=data, epochs=2)
+    text = read_page(Job(folder).report().path).text
+    assert "every image could be read when the job was launched" in text
+    assert "did not read all" not in text
 
 
 def test_a_failed_job_shows_why_and_the_end_of_its_log(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -54,11 +53,8 @@ def _from_here(value: Any, here: Path, runner: Path | None) -> Any:
     if runner is not None and _exists(value, runner):
         return value
     base = re.split(r"[*?\[{]", value, maxsplit=1)[0]  # of a pattern what stands before its signs
-    if base != value:
-        base = os.path.dirname(base)
-    path = os.path.expanduser(value)
-    found = _exists(os.path.expanduser(base), here)
-    return str(here / path) if found else value
+    base = base if base == value else base.rpartition("/")[0]
+    return str(here / urls.local_path(value)) if _exists(base, here) else value
 
 
 def _named_paths(bundle: Bundle, action: str, given: set[str]) -> set[str]:

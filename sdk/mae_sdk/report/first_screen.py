@@ -47,6 +47,8 @@ TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
 MAX_INHERITED = 3
 """Doubts of the model that a job took, on its first screen."""
+MAX_HEADLINE = 160
+"""Characters of an error's headline; what it lists beyond is told in lines."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -125,17 +127,34 @@ def _result(facts: Facts) -> Card:
 
 def _failed(facts: Facts) -> Card:
     problem = facts.failure
-    lines = _problems(problem)
+    message, more = _told_shortly(str(problem.get("message") or "the job ended in ERROR"))
+    lines = [*more, *_bound(mapping(problem.get("error"))), *_problems(problem)]
     lines += [str(problem["hint"])] if problem.get("hint") else []
     lines += _how_far(facts)
     category = str(problem.get("category") or "")
     return Card(
         "What went wrong",
-        str(problem.get("message") or "the job ended in ERROR"),
+        message,
         [*([f"what kind of failure: {category.replace('_', ' ')}"] if category else []), *lines],
         tone="error",
         wide=True,
     )
+
+
+def _told_shortly(message: str) -> tuple[str, list[str]]:
+    """A message, and apart from it what it lists in brackets at its end, where that is long."""
+    head, bracket, rest = message.partition(" (")
+    if len(message) <= MAX_HEADLINE or not bracket or not rest.endswith(")"):
+        return message, []
+    return head, rest.removesuffix(")").split("; ")
+
+
+def _bound(error: Mapping[str, Any]) -> list[str]:
+    """What an error got and would have taken."""
+    got, expected, field = (error.get(name) for name in ("got", "expected", "field"))
+    if got in (None, "") or not expected or isinstance(got, (list, dict)):
+        return []
+    return [f"{f'{field}: ' if field else ''}got {number(got)}, expected {expected}"]
 
 
 def _problems(problem: Mapping[str, Any]) -> list[str]:
@@ -180,7 +199,7 @@ def _progress(facts: Facts) -> Card:
         records.CANCELED: "canceled",
         records.UNKNOWN: "out of sight",
     }
-    lines = []
+    lines, newest = [], []
     if facts.marks:
         line = facts.marks[-1]
         of, unit = line.get(f"max_{facts.unit}"), facts.unit
@@ -194,16 +213,17 @@ def _progress(facts: Facts) -> Card:
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         kpi = mapping(line.get("kpi"))
-        if kpi:
-            lines.append(f"at the end of {facts.unit} {line[facts.unit]}, the newest:")
-        lines += [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
+        newest = [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
+        last = f"at the end of {facts.unit} {line[facts.unit]}, the newest:"
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
     card = measured(facts)
     if facts.state == records.CANCELED and card.title.startswith("Result: "):
         lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
         lines += card.lines
+        lines += [f"{last} {' · '.join(newest)}"] if newest else []
         return Card("So far", "canceled", lines, tone=card.tone, wide=True)
+    lines += [last, *newest] if newest else []
     return Card("So far", words.get(facts.state, facts.state), lines)
 
 
@@ -612,12 +632,25 @@ def left_out(facts: Facts) -> Card | None:
         if not read:
             return None
         if not ended:
-            return Card("Left out", "not known", ["the run did not read all of it to the end"])
+            return _not_known(facts)
         return Card("Left out", "nothing", ["every file of the sources was used"])
     if not ended:
         lines.append("what could not be read is known when the run has ended")
     shown = f"{total:,} file{'s' if total != 1 else ''}"
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
+
+
+def _not_known(facts: Facts) -> Card:
+    """Of a run that wrote no result: how much could be read when it was launched."""
+    error = mapping(facts.failure.get("error"))
+    if error.get("field") == "dataset.max_corrupt_fraction":
+        head, _ = _told_shortly(str(facts.failure.get("message")))
+        return Card("Left out", "too much", [f"the run ended of it: {head}"], tone="warning")
+    seen = [one for one in facts.sources.values() if isinstance(one.get("images"), int)]
+    if all(one.get("read") == one["images"] and one.get("bad") == 0 for one in seen):
+        said = "every image could be read when the job was launched; what the run itself left out"
+        return Card("Left out", "nothing known", [f"{said} is said at its end"])
+    return Card("Left out", "not known", ["what could not be read is said at the end of a run"])
 
 
 CHOSE = "chose the model's checkpoint: the scores are optimistic"
@@ -658,7 +691,9 @@ def next_step(facts: Facts) -> Card:
         if answers.fails_again(facts.record):
             same = "another attempt at this one meets the same data and spec"
             lines = [f"read the log, fix the cause and launch a new job: {same}"]
-            return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs show {job}")
+            commands = [f"mae jobs logs {job}", f"mae jobs show {job}"]
+            commands += [f"mae inspect {shlex.quote(u)}" for u in answers.suspects(facts.record)]
+            return Card("Next", "", lines, "\n".join(commands))
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
         return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")
