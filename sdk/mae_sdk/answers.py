@@ -500,8 +500,16 @@ def near(place: str) -> str:
 
 
 def in_doubt(row: Document) -> str:
-    """What stands beside the figure of a model that is not told from chance."""
-    return " in doubt" if row["doubts"] else ""
+    """What stands beside the figure of a model that is not told from chance: the figure itself is in
+    doubt, or, where the job judges nothing of it (the parity of an export), the model alone."""
+    from mae_sdk.job import OF_MODEL
+
+    if not row["doubts"]:
+        return ""
+    of_model = all(one.startswith(OF_MODEL) for one in row["doubts"])
+    if row["best"] is None:
+        return "model in doubt" if of_model else "in doubt"
+    return " (model in doubt)" if of_model else " in doubt"
 
 
 Known = dict[tuple[str, str | None], tuple[Any, Document | None]]

@@ -1564,9 +1564,12 @@ def doubts_of(job: Job) -> list[str]:
     return []
 
 
+OF_MODEL = "its model is in doubt"
+
+
 def of_model(doubt: str, names: Sequence[str]) -> str:
     """What a job says of a doubt that these jobs have found in the model that it took."""
-    return f"its model is in doubt ({', '.join(names)}): {doubt}"
+    return f"{OF_MODEL} ({', '.join(names)}): {doubt}"
 
 
 def beside(job: Job, job_id: str) -> Job | None:

@@ -484,7 +484,7 @@ def test_what_was_made_of_a_training_in_doubt_is_in_doubt_in_the_table_of_jobs(
     )
     write_job(tmp_path, "inference-3", "inference", parent="gone-1", result=answered)
     table = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
-    assert [line for line in table if "inference-2" in line and "0.5 in doubt" in line]
+    assert [line for line in table if "inference-2" in line and "0.5 (model in doubt)" in line]
     assert [line for line in table if "inference-3" in line and "in doubt" not in line]
 
 

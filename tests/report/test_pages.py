@@ -536,6 +536,20 @@ def test_wilson_agrees_with_published_values() -> None:
     assert found == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
+def test_spikes_that_are_cut_at_the_edge_of_a_chart_are_counted_and_stay_inside_it() -> None:
+    points = [(float(x), 1.0 + 0.01 * (x % 7)) for x in range(1000)]
+    points[500] = (500.0, 9.0)
+    points[700] = (700.0, -4.0)
+    series = [charts.Series("each step", points, 0, faint=True)]
+    drawing = str(charts.lines(series, charts.Options("Loss")))
+    assert "2 of the 1,000 single steps lie beyond the frame: from -4 to 9" in drawing
+    (line,) = re.findall(r'points="([^"]+)"', drawing)
+    heights = [float(pair.split(",")[1]) for pair in line.split()]
+    assert 12 <= min(heights) and max(heights) <= 250 - 34, "nothing below the axis"
+    even = [charts.Series("each step", points[:400], 0, faint=True)]
+    assert "beyond the frame" not in str(charts.lines(even, charts.Options("Loss")))
+
+
 def test_a_long_curve_keeps_its_spikes_and_few_points() -> None:
     points = [(float(step), 1.0) for step in range(100_000)]
     points[77_777] = (77_777.0, 9.0)

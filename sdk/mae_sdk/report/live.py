@@ -135,7 +135,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     made = {name: "–" if value is None else value for name, value in row.items()}
     made["id"] = Link(row["id"], f"/job/{quote(row['id'])}")
     made["name"] = row["id"]
-    made["best"] = number(row["best"]) + answers.in_doubt(row)
+    known = "" if row["best"] is None and row["doubts"] else number(row["best"])
+    made["best"] = known + answers.in_doubt(row)
     made["judged_on"] = answers.near(row["judged_on"]) if row["judged_on"] else "–"
     made["created"] = str(row["created"] or "–")[:19].replace("T", " ")
     if row.get("parent"):
