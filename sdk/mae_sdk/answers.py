@@ -500,8 +500,8 @@ def near(place: str) -> str:
 
 
 def in_doubt(row: Document) -> str:
-    """What stands beside the figure of a model that is not told from chance: the figure itself is in
-    doubt, or, where the job judges nothing of it (the parity of an export), the model alone."""
+    """What stands beside the figure of a model that is not told from chance: the figure itself is
+    in doubt, or, where the job judges nothing of it (the parity of an export), the model alone."""
     from mae_sdk.job import OF_MODEL
 
     if not row["doubts"]:

@@ -545,7 +545,7 @@ def test_spikes_that_are_cut_at_the_edge_of_a_chart_are_counted_and_stay_inside_
     assert "2 of the 1,000 single steps lie beyond the frame: from -4 to 9" in drawing
     (line,) = re.findall(r'points="([^"]+)"', drawing)
     heights = [float(pair.split(",")[1]) for pair in line.split()]
-    assert 12 <= min(heights) and max(heights) <= 250 - 34, "nothing below the axis"
+    assert min(heights) >= 12 and max(heights) <= 250 - 34, "nothing below the axis"
     even = [charts.Series("each step", points[:400], 0, faint=True)]
     assert "beyond the frame" not in str(charts.lines(even, charts.Options("Loss")))
 
