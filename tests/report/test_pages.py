@@ -100,7 +100,10 @@ def test_a_shape_of_ones_own_stands_below_the_name_of_the_architecture(tmp_path:
     spec = {"model": model, "train": {"stage": "finetune"}}
     folder = write_job(tmp_path, "train-1", spec=spec, epochs=1, result={"kpis": {}})
     text = read_page(Job(folder).report().path).text
-    assert "patch 6, width 128" in text and "heads" not in text.partition("Result")[0]
+    assert (
+        "model with patches of 6 pixels, width 128" in text
+        and "heads" not in text.partition("Result")[0]
+    )
 
 
 def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mae_sdk.report.words import named
 _LOSSES = ("train_loss", "val_loss")
 _ERRORS = {"ece"}
 """In 0 … 1 like accuracies, but less is better."""
+_WAYS = {"maximize": "more is better", "minimize": "less is better"}
 _OF_STEPS = {"train_loss_step", "lr", "grad_norm"}
 MAX_ROWS = 300
 """Rows of the numbers of a curve: more are thinned, and the table says so."""
@@ -131,7 +132,9 @@ def _metric_figure(facts: Facts, title: str, names: Sequence[str]) -> Figure | N
     drawing = charts.lines(series, Options(shown, x=_axis(facts), markers=_best_marker(facts)))
     if drawing is None:
         return None
-    return Figure(shown, drawing, "", _epoch_table(facts, names, title))
+    ways = {mapping(mapping(facts.figures.get("best")).get(n)).get("direction") for n in names}
+    said = _WAYS.get(str(ways.pop()), "") if len(ways) == 1 else ""
+    return Figure(shown, drawing, said, _epoch_table(facts, names, title))
 
 
 def rate(facts: Facts) -> Figure | None:

@@ -18,8 +18,71 @@ LOG_LINES = 30
 
 def sections(facts: Facts) -> list[Section]:
     """Everything that is there."""
-    found = [changed(facts), warnings(facts), notes(facts), data(facts), environment(facts)]
+    found = [
+        trained(facts),
+        changed(facts),
+        warnings(facts),
+        notes(facts),
+        data(facts),
+        environment(facts),
+    ]
     return [one for one in found if one is not None]
+
+
+_RECIPE = (
+    ("epochs", "train.num_epochs"),
+    ("images at a time", "dataset.batch_size"),
+    ("side of the input, pixels", "dataset.augmentation.input_size"),
+    ("side of a patch, pixels", "model.patch_size"),
+    ("share of the patches that is hidden", "train.mask_ratio"),
+    ("loss on normalized pixels", "train.norm_pix_loss"),
+    ("loss", "train.loss"),
+    ("optimizer", "train.optim.type"),
+    ("learning rate", "train.optim.lr"),
+    ("schedule of the rate", "train.optim.lr_scheduler"),
+    ("epochs of warm-up", "train.optim.warmup_epochs"),
+    ("weight decay", "train.optim.weight_decay"),
+    ("decay of the rate by layer", "train.optim.layer_decay"),
+    ("mixup", "dataset.augmentation.mixup"),
+    ("cutmix", "dataset.augmentation.cutmix"),
+    ("label smoothing", "dataset.augmentation.smoothing"),
+    ("precision", "train.precision"),
+    ("seed", "train.seed"),
+)
+"""What a training was, in words, and its field: told whether it is the template's value or not."""
+_OF_PRETRAINING = {"train.mask_ratio", "train.norm_pix_loss"}
+_OF_LABELS = {
+    "train.loss",
+    "train.optim.layer_decay",
+    "dataset.augmentation.mixup",
+    "dataset.augmentation.cutmix",
+    "dataset.augmentation.smoothing",
+}
+_OF_CLASSIFIERS = {one for one in _OF_LABELS if one.startswith("dataset.")}
+
+
+def trained(facts: Facts) -> Section | None:
+    """How a training was done: most of it is defaults, which no changed field tells."""
+    if facts.action != "train" or facts.is_study:
+        return None
+    leaves = _OF_LABELS if facts.stage == "pretrain" else _OF_PRETRAINING
+    if facts.segments:
+        leaves = leaves | _OF_CLASSIFIERS
+    changed = mapping(facts.record.get("changed"))
+    rows = []
+    for words, key in _RECIPE:
+        value = facts.setting(key)
+        if value is None or key in leaves:
+            continue
+        rows.append([words, shown(value), key, "set" if key in changed else "default"])
+    if facts.stage == "pretrain" and rows:
+        teacher = facts.setting("train.teacher.checkpoint")
+        loss = "mean squared error of the hidden patches" + (" and a teacher's" if teacher else "")
+        rows.append(["loss", loss, "train.stage", ""])
+    if not rows:
+        return None
+    head = ["what", "value", "field", ""]
+    return Section("How it was trained", [Table(head, rows, "Defaults too", stacked=True)])
 
 
 def changed(facts: Facts) -> Section | None:

@@ -47,6 +47,8 @@ TABLE = "results.csv"
 """What an inference or an evaluation says of every image."""
 MAX_INHERITED = 3
 """Doubts of the model that a job took, on its first screen."""
+FALL = 0.1
+"""The part of its best by which RankMe falls before the page says so."""
 MAX_HEADLINE = 160
 """Characters of an error's headline; what it lists beyond is told in lines."""
 MAX_LINES = 8
@@ -257,6 +259,7 @@ def measured(facts: Facts) -> Card:
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
     others = _others(facts, name, epoch)
+    lines += _of_features(facts, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
@@ -458,11 +461,29 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
     found = []
     for name in shown:
         value = kpis.get(name)
+        if (main, name) == ("train_loss", "val_loss") and line is not None:
+            continue  # it stands beside the training loss
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
             of = _of_rank(facts) if name == "rankme" else ""
             found.append(f"{named(name)} {number(value) if plain else percent(value)}{of}")
     return found[:6]
+
+
+def _of_features(facts: Facts, epoch: Any) -> list[str]:
+    """That the rank of the features fell while the loss did: they use fewer directions."""
+    curve = dict(facts.curve_of("rankme"))
+    if len(curve) < 2 or epoch not in curve:
+        return []
+    top = max(curve, key=lambda at: curve[at])
+    if top >= epoch or curve[epoch] > (1 - FALL) * curve[top]:
+        return []
+    fell = (
+        f"RankMe fell from {number(curve[top])} ({facts.unit} {int(top)}) to "
+        f"{number(curve[epoch])}: the features use fewer directions than they did; more is better, "
+        "and a probe tells whether it matters"
+    )
+    return [fell]
 
 
 def _of_rank(facts: Facts) -> str:
@@ -726,14 +747,29 @@ def next_step(facts: Facts) -> Card:
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 
 
+_SIDE = "dataset.augmentation.input_size"
+
+
 def chips(facts: Facts) -> Mapping[str, str]:
     """The small facts below the heading."""
     found = {"created": facts.created[:16].replace("T", " ") + " UTC" if facts.created else ""}
     if facts.seconds is not None:
         found["ran"] = seconds(facts.seconds)
-    words = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+    if facts.action == "train":
+        epochs, side = (facts.setting(k) for k in ("train.num_epochs", _SIDE))
+        found["epochs"] = f"{epochs}" if is_count(epochs) else ""
+        found["input"] = f"{side} × {side} pixels" if is_count(side) else ""
+    words = {
+        "patch_size": "patches of",
+        "embed_dim": "width",
+        "depth": "depth",
+        "num_heads": "heads",
+    }
     own = {word: facts.setting(f"model.{key}") for key, word in words.items()}
-    found["shape"] = ", ".join(f"{word} {value}" for word, value in own.items() if value)
+    pixels = {"patches of": " pixels"}
+    found["model with"] = ", ".join(
+        f"{word} {value}{pixels.get(word, '')}" for word, value in own.items() if value
+    )
     parameters = facts.derived.get("parameters")
     if is_number(parameters):
         found["parameters"] = f"{parameters / 1e6:.1f} M"
