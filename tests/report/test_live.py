@@ -188,7 +188,7 @@ def test_two_jobs_are_compared_by_spec_result_and_curves(server: Server) -> None
     assert "train.optim.lr 0.1 0.2" in page.text and HOSTILE in page.text
     assert page.all("script") == [] and len(page.all("svg")) >= 5
     judged = seen(server, "/compare?a=evaluate-4&b=evaluate-3").text
-    assert "told apart" in judged and "+0.4" in judged
+    assert "told apart" in judged and "+40.0 points" in judged
     status, headers, _ = get(server, f"/open/{server.token}")
     cookie = headers["Set-Cookie"].split(";")[0]
     _, _, text = get(server, "/compare?a=train-1", Cookie=cookie)

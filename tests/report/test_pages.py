@@ -340,6 +340,43 @@ def test_a_trial_of_a_few_seconds_has_a_page_only_when_it_fails_or_when_asked(
     assert _refreshed(folder, Ending(records.COMPLETE)) is True, "it took longer"
 
 
+def test_a_study_says_how_it_searched_and_leads_to_the_trials_that_it_compares(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path, "train-1", 40, [0.70, 0.75, 0.8, None])
+    study = json.loads((folder / "automl/study.json").read_text())
+    study["options"] |= {"seed": 7, "sampler": "random", "max_trials": 5}
+    same = {"name": "held", "low": 0.1, "high": 0.5}
+    study["space"]["knobs"].append(same)
+    (folder / "automl/study.json").write_text(json.dumps(study))
+    table = (folder / "automl/trials.csv").read_text().splitlines()
+    rows = [f"{table[0]},held", *(f"{row},0.3" for row in table[1:])]
+    (folder / "automl/trials.csv").write_text("\n".join(rows))
+
+    page = read_page(Job(folder).report().path)
+    for words in (
+        "judged by accuracy (ACC_all), more is better",
+        "trials at most 5",
+        "sampler random",
+        "pruner successive_halving",
+        "seed 7",
+        "lr 1e-06 to 1, on a log scale",
+        "held 0.1 to 0.5",
+        "The same in every trial: held 0.3",
+        "lr (log)",
+    ):
+        assert words in page.text, words
+    links = [a["href"] for a in page.all("a") if "report.html" in a.get("href", "")]
+    assert {link.split("/")[-2] for link in links} >= {"train-1.t000", "train-1.t002"}
+    assert all((folder / link).exists() for link in links)
+
+
+def _winning_rows(page: Page) -> list[dict[str, str]]:
+    """The rows of the table of winning values."""
+    part = page.html.partition("The winning values")[2].partition("</table>")[0]
+    return Page(part).all("tr")
+
+
 def test_what_is_wrong_with_a_folder_ends_no_run(tmp_path: Path) -> None:
     assert _refreshed(tmp_path / "nothing", Ending(records.COMPLETE)) is False
     folder = write_job(tmp_path, "train-1", result={"kpis": [1], "warnings": 3, "data": "x"})
@@ -415,19 +452,21 @@ def test_a_study_says_which_fields_were_searched_and_leads_to_the_pages_of_its_t
     assert "model.patch_size 16 8 not searched" in plain.text and "auto recipe" not in plain.text
     assert "lr 0.1 0.001 searched" in plain.text
     assert "the best of 4 trials (3 complete, 1 pruned)" in plain.text  # all were tried
-    assert "mae report train-1.t002" in plain.text
-    assert not [a for a in plain.all("a") if "train-1.t" in a["href"]]  # nothing is there yet
+    there = {f"../train-1.t00{trial}/report.html" for trial in range(3)}
+    assert {a["href"] for a in plain.all("a") if ".t00" in a["href"]} == there, "not the pruned one"
+    assert all((folder / link).exists() for link in there), "written with the page of the study"
+    assert not any("marked" in a.get("class", "") for a in _winning_rows(plain)), "all differ"
 
     path = folder / "automl/study.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "auto_spec": {"model": {}}}))
-    Job(tmp_path / "train-1.t002").report()
     around = page_of(folder)
     assert "model.patch_size 16 8 the auto recipe" in around.text
     assert "Trial 1 is the auto recipe" in around.text
     links = [a["href"] for a in around.all("a") if ".t00" in a["href"]]
-    assert links == ["../train-1.t002/report.html"] * 2  # beside the winner, and of its row
-    mailed = Job(folder).report(tmp_path / "elsewhere/page.html").path
-    assert "report.html" not in " ".join(a["href"] for a in read_page(mailed).all("a"))
+    assert links[:3] == [f"../train-1.t00{trial}/report.html" for trial in (0, 2, 1)]
+    mailed = read_page(Job(folder).report(tmp_path / "elsewhere/page.html").path)
+    assert "report.html" not in " ".join(a["href"] for a in mailed.all("a"))
+    assert "mae report train-1.t002" in mailed.text
 
 
 def test_so_many_images_tell_a_gap_in_four_of_five_repetitions() -> None:

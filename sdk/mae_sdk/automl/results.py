@@ -123,7 +123,11 @@ def finish(
         for metric, shares in importance.items()
         for name, share in shares.items()
     ]
-    files.write_text(folder / "importance.csv", "\n".join(["metric,knob,importance", *rows]) + "\n")
+    shares = folder / "importance.csv"
+    if rows:
+        files.write_text(shares, "\n".join(["metric,knob,importance", *rows]) + "\n")
+    else:  # of a study that was resumed it may be there
+        shares.unlink(missing_ok=True)
     plots: list[str] = []
     with contextlib.suppress(ImportError):
         plots = draw(study, folder, objectives, importance)
@@ -133,7 +137,7 @@ def finish(
     if warned := _mostly_failed(study):
         of_data["warnings"] = [warned, *of_data.get("warnings", ())]
     said = {"importance_note": note} if note else {}
-    tables = ["trials.csv", "best_spec.yaml", "importance.csv"]
+    tables = ["trials.csv", "best_spec.yaml", *(["importance.csv"] if rows else [])]
     return {
         "ended": reason,
         "best_child": best["child"],
