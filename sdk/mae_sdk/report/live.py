@@ -104,6 +104,7 @@ class Site:
             groups=_groups(rows, only.sort),
             heads=heads,
             columns=answers.JOB_COLUMNS,
+            words={name: _HEADS.get(name, name) for name in answers.JOB_COLUMNS},
             filters={name: query.get(name, "") for name in _FILTERS},
             trials=trials,
             sort=only.sort,
