@@ -10,7 +10,7 @@ import contextlib
 import errno
 import shlex
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from mae_skill.spelling import and_more, nearest, source_option, valid_text
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
+    from mae_skill.resolve import Resolution
 
     from mae_sdk.job import Job
     from mae_sdk.jobs.records import JobRecord
@@ -1019,10 +1020,21 @@ def recipes() -> Document:
     return {"recipes": list_recipes()}
 
 
-def valid(warnings: Sequence[MaeError | str]) -> Document:
-    """The answer to a spec without an error. A bundle's rules may warn by a plain text."""
-    listed = [item if isinstance(item, str) else item.to_dict() for item in warnings]
-    return {"valid": True, "warnings": listed}
+def valid(found: Resolution, sources: Collection[str]) -> Document:
+    """The answer to a spec without an error: ``valid``, its ``warnings``, and apart from them, as
+    in a plan, the ``notes`` on settings that nobody has set. A bundle's rules may warn by a plain
+    text.
+
+    Args:
+        sources: the fields of the action's data.
+    """
+    from mae_sdk.plan.plan import is_note
+
+    kinds: dict[str, list[Any]] = {"notes": [], "warnings": []}
+    for item in found.warnings:
+        kind = "notes" if is_note(item, found.spec, found.provenance, sources) else "warnings"
+        kinds[kind].append(item if isinstance(item, str) else item.to_dict())
+    return {"valid": True, **kinds}
 
 
 def explain(bundle: Bundle, key: str, action: str) -> Document:

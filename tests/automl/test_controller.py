@@ -99,6 +99,16 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
     assert len(set(first)) == 5
 
 
+def test_the_log_of_a_study_names_the_values_that_a_trial_runs_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1, "lr": 7.5})  # beyond its range
+    assert controller.main([str(job)]) == 0
+    (row,) = _rows(job)
+    assert float(row["train.lr"]) == 7.5
+    assert "lr=7.5" in capsys.readouterr().out
+
+
 def test_a_pruned_trial_is_canceled_and_counts_its_epochs(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,

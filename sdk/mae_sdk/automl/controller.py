@@ -269,7 +269,7 @@ class StudyLoop:
             f"{name.rpartition('.')[2]}={value:.4g}"
             if isinstance(value, float)
             else f"{name.rpartition('.')[2]}={value}"
-            for name, value in params.items()
+            for name, value in drawn.items()  # what it runs with, in the range or not
         )
         again = trial.user_attrs.get(AGAIN)
         how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"

@@ -224,7 +224,7 @@ def results(pair: Pair) -> Section:
         held = [one.values.get(name) for one in held_by]
         row = [
             named(name),
-            *("–" if one is None else first_screen.figure(name, one[0], one[1]) for one in held),
+            *("–" if one is None else first_screen.told(name, *one) for one in held),
             "–",
             "–",
         ]

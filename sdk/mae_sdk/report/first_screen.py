@@ -215,7 +215,10 @@ def _progress(facts: Facts) -> Card:
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         kpi = mapping(line.get("kpi"))
-        newest = [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
+        newest = [
+            f"{named(str(name))} {told(str(name), v, mapping(facts.about.get(name)).get('images'))}"
+            for name, v in kpi.items()
+        ]
         last = f"at the end of {facts.unit} {line[facts.unit]}, the newest:"
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
@@ -229,9 +232,8 @@ def _progress(facts: Facts) -> Card:
     return Card("So far", words.get(facts.state, facts.state), lines)
 
 
-def told(facts: Facts, name: str, value: Any) -> str:
-    """The value of a metric: a share as percent, as everywhere on the page."""
-    images = mapping(facts.about.get(name)).get("images")
+def told(name: str, value: Any, images: Any = None) -> str:
+    """The value of a metric: a share, of `images` or not, as percent, as everywhere on the page."""
     is_share = name in ("balanced_accuracy", "mAcc", "aAcc") or name.startswith("f1_")
     return percent(value) if is_share else figure(name, value, images)
 

@@ -115,7 +115,7 @@ def classes(facts: Facts) -> Section | None:
         numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
         lead += f" {_more(len(names))} in metrics.json."
-    return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+    return Section("Classes", [Table(head, rows, "Every class", numeric, stacked=True)], lead)
 
 
 def _more(count: int) -> str:
@@ -179,7 +179,9 @@ def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section
     if len(rows) > MAX_CLASSES:
         lead += f" {_more(len(rows))} in metrics.json."
     return Section(
-        "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)))], lead
+        "Classes",
+        [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)), stacked=True)],
+        lead,
     )
 
 

@@ -470,7 +470,7 @@ def table(
         trial = Link(str(row.get("trial")), there) if there else row.get("trial")
         listed.append([trial, state, *values, row.get("best_epoch"), took, *chosen])
     short = [name.rsplit(".", 1)[-1] for name in names]
-    head = ["trial", "state", *map(named, metrics), "best epoch", "time", *short]
+    head = ["trial", "state", *map(named, metrics), "best epoch", "time, start included", *short]
     numeric = tuple(range(2, len(head)))
     lead = f"{len(rows) - 200} more are in {TABLE}" if len(rows) > 200 else ""
     there = target(TABLE)
