@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mae_skill.bundle import Bundle
+from mae_skill.conditions import acts
+from mae_skill.dotted import field_nodes
+from mae_skill.errors import MaeError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.metrics import mapping
@@ -50,32 +55,19 @@ _RECIPE = (
     ("seed", "train.seed"),
 )
 """What a training was, in words, and its field: told whether it is the template's value or not."""
-_OF_PRETRAINING = {"train.mask_ratio", "train.norm_pix_loss"}
-_OF_LABELS = {
-    "train.loss",
-    "train.optim.layer_decay",
-    "dataset.augmentation.mixup",
-    "dataset.augmentation.cutmix",
-    "dataset.augmentation.smoothing",
-}
-_OF_CLASSIFIERS = {one for one in _OF_LABELS if one.startswith("dataset.")}
 
 
 def trained(facts: Facts) -> Section | None:
     """How a training was done: most of it is defaults, which no changed field tells."""
     if facts.action != "train" or facts.is_study:
         return None
-    leaves = _OF_LABELS if facts.stage == "pretrain" else _OF_PRETRAINING
-    if facts.segments:
-        leaves = leaves | _OF_CLASSIFIERS
-    changed = mapping(facts.record.get("changed"))
+    changed, nodes = mapping(facts.record.get("changed")), _fields(facts)
     rows = []
     for words, key in _RECIPE:
         value = facts.setting(key)
-        if value is None or key in leaves:
-            continue
-        rows.append([words, shown(value), key, "set" if key in changed else "default"])
-    if facts.stage == "pretrain" and rows:
+        if value is not None and key in nodes and _acts(nodes[key], facts):
+            rows.append([words, shown(value), key, "set" if key in changed else "default"])
+    if facts.stage == "pretrain" and rows and not facts.record.get("skill_dir"):
         teacher = facts.setting("train.teacher.checkpoint")
         loss = "mean squared error of the hidden patches" + (" and a teacher's" if teacher else "")
         rows.append(["loss", loss, "train.stage", ""])
@@ -83,6 +75,19 @@ def trained(facts: Facts) -> Section | None:
         return None
     head = ["what", "value", "field", ""]
     return Section("How it was trained", [Table(head, rows, "Defaults too", stacked=True)])
+
+
+def _fields(facts: Facts) -> Mapping[str, Any]:
+    """The fields of training in the schema of the job's bundle; none where it cannot be read."""
+    try:
+        schema = Bundle.load(facts.record.get("skill_dir") or None).schema("train")
+    except (MaeError, OSError):  # it was moved, or has no such action
+        return {}
+    return field_nodes(schema)
+
+
+def _acts(node: Mapping[str, Any], facts: Facts) -> bool:
+    return acts(node.get("applies_when"), facts.spec) is None
 
 
 def changed(facts: Facts) -> Section | None:
