@@ -1271,6 +1271,7 @@ class RemoteJob(Job):
 
         Not while its caller may be about to submit it, or its supervisor to write the end.
         """
+        from mae_sdk.jobs import sync
         from mae_sdk.storage import transfer
 
         is_unknown = seen.category == "lost_process"
@@ -1279,8 +1280,7 @@ class RemoteJob(Job):
         if is_unknown and (waits or canceled) and self._silent_seconds() < _SETTLING_SECONDS:
             return
         if canceled:
-            said = transfer.read_bytes(urls.join(self.root.job_url(self.id), records.CANCEL_NAME))
-            _end(record, records.CANCELED, said.decode(errors="replace") or records.ON_REQUEST)
+            _end(record, records.CANCELED, sync.asked(self.root.job_url(self.id)))
             return
         is_preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         if is_preempted and not _ends_waiting(record, seen):
@@ -1440,7 +1440,8 @@ class RemoteJob(Job):
         from mae_sdk.storage import transfer
 
         url = self.root.job_url(self.id)
-        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), why.encode())
+        request = (why or records.ON_REQUEST).encode()
+        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), request)
         with _asked():
             platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
