@@ -11,7 +11,7 @@ import errno
 import json
 import shlex
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from mae_skill.spelling import and_more, nearest, source_option, valid_text
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
+    from mae_skill.resolve import Resolution
 
     from mae_sdk.job import Job
     from mae_sdk.jobs.records import JobRecord
@@ -321,6 +322,27 @@ def fails_again(record: JobRecord) -> bool:
     return bool(failure["error"]) or last["exit_code"] in (2, 3)
 
 
+def suspects(record: JobRecord) -> list[str]:
+    """The sources that a job failed of: those that its error names, else the first of all; none of
+    another failure."""
+    from mae_sdk.jobs import records
+
+    failure = records.last_attempt(record)["failure"]
+    if failure is None or failure["category"] != "data":
+        return []
+    error = failure["error"] or {}
+    said = f"{error.get('field')} {failure['message']}"
+    seen = {key: one for key, one in (record.get("data") or {}).items() if one.get("uri")}
+    chosen = [one for key, one in seen.items() if key in said] or list(seen.values())
+    named = [uri for one in chosen for uri in listed(one["uri"])]
+    return list(dict.fromkeys(map(str, named)))[:2]
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is; anything else as the one item of a list."""
+    return value if isinstance(value, list) else [value]
+
+
 def launched(job: Job) -> Document:
     """A job that was just created, or had the idempotency key: ``job_id, action, state, folder``,
     and ``notices`` where the call asked for another job."""
@@ -526,8 +548,16 @@ def near(place: str) -> str:
 
 
 def in_doubt(row: Document) -> str:
-    """What stands beside the figure of a model that is not told from chance."""
-    return " in doubt" if row["doubts"] else ""
+    """What stands beside the figure of a model that is not told from chance: the figure itself is
+    in doubt, or, where the job judges nothing of it (the parity of an export), the model alone."""
+    from mae_sdk.job import OF_MODEL
+
+    if not row["doubts"]:
+        return ""
+    of_model = all(one.startswith(OF_MODEL) for one in row["doubts"])
+    if row["best"] is None:
+        return "model in doubt" if of_model else "in doubt"
+    return " (model in doubt)" if of_model else " in doubt"
 
 
 Known = dict[tuple[str, str | None], tuple[Any, Document | None]]
@@ -1037,10 +1067,21 @@ def recipes() -> Document:
     return {"recipes": list_recipes()}
 
 
-def valid(warnings: Sequence[MaeError | str]) -> Document:
-    """The answer to a spec without an error. A bundle's rules may warn by a plain text."""
-    listed = [item if isinstance(item, str) else item.to_dict() for item in warnings]
-    return {"valid": True, "warnings": listed}
+def valid(found: Resolution, sources: Collection[str]) -> Document:
+    """The answer to a spec without an error: ``valid``, its ``warnings``, and apart from them, as
+    in a plan, the ``notes`` on settings that nobody has set. A bundle's rules may warn by a plain
+    text.
+
+    Args:
+        sources: the fields of the action's data.
+    """
+    from mae_sdk.plan.plan import is_note
+
+    kinds: dict[str, list[Any]] = {"notes": [], "warnings": []}
+    for item in found.warnings:
+        kind = "notes" if is_note(item, found.spec, found.provenance, sources) else "warnings"
+        kinds[kind].append(item if isinstance(item, str) else item.to_dict())
+    return {"valid": True, **kinds}
 
 
 def explain(bundle: Bundle, key: str, action: str) -> Document:

@@ -86,7 +86,6 @@ from mae_sdk.storage import urls
 _NEVER_LAUNCHED_SECONDS = 60.0
 _MAX_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
-_ON_REQUEST = "canceled on request"
 _SETTLING_SECONDS = 15.0
 """How long the record of a job that its engine does not know may still change."""
 OUT_OF_SIGHT = "machine"
@@ -295,7 +294,7 @@ def study_options(job: Job) -> dict[str, Any]:
 def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None:
     """Move the record of a job that nobody runs any more to CANCELED or ERROR."""
     if os.path.lexists(job_dir / records.CANCEL_NAME):
-        _end(record, records.CANCELED, _ON_REQUEST)
+        _end(record, records.CANCELED, records.cancel_reason(job_dir))
         return
     if seen.state == records.CANCELED:
         _end(record, records.CANCELED, seen.reason)
@@ -705,6 +704,7 @@ class Job:
                 *(one for one in of_run if one not in notes),
                 *inherited,
                 *([f"the best trial: {one}" for one in doubts] if is_study else []),
+                *(() if is_study or result else doubts),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
                 *self._no_numbers(record),
@@ -719,13 +719,15 @@ class Job:
         return value if isinstance(value, str) else None
 
     def _doubts(self, record: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-        """Why the result, of a study that of its best trial, says that nothing was learned."""
-        found = result.get("doubts")
+        """Why the result, of a study that of its best trial, of a training without one its best
+        checkpoint, says that nothing was learned."""
         if record.get("kind") == "automl":
-            name, found = str(self._document(f"automl/{BEST_NAME}").get("child")), None
-            with contextlib.suppress(MaeError):
-                check_id(name)
-                found = self._beside(name)._result().get("doubts")
+            best = beside(self, str(self._document(f"automl/{BEST_NAME}").get("child")))
+            return [] if best is None else doubts_of(best)
+        found = result.get("doubts")
+        if not result:  # it was stopped, or goes on: of the checkpoint that is the best until now
+            name = "validation.json" if record["action"] == "train" else "metrics.json"
+            found = self._document(f"{record['action']}/{name}").get("doubts")
         return [str(one) for one in found] if isinstance(found, list) else []
 
     def _inherited(self, record: Mapping[str, Any]) -> list[str]:
@@ -992,11 +994,12 @@ class Job:
             return chosen.path
         return index.select(policy)
 
-    def cancel(self, wait: float = 40.0) -> str:
+    def cancel(self, wait: float = 40.0, why: str = "") -> str:
         """Stop every process of the job: SIGTERM, then SIGKILL after the grace period.
 
         Args:
             wait: seconds to wait for its end.
+            why: the reason that its record and its page will give; empty: it was asked for.
 
         Returns:
             The state; a job that has ended is left as it is. One that was preempted and waits to be
@@ -1007,12 +1010,12 @@ class Job:
         """
         if _was_forgotten(self.folder, records.read_record(self.folder)):
             # Without the request it would be observed as canceled or lost, nobody knows which.
-            (self.folder / records.CANCEL_NAME).touch()
+            records.request_cancel(self.folder, why)
         record, state = self.observe()
         if self._is_over(record):
             return self._stop_waiting(state)
 
-        (self.folder / records.CANCEL_NAME).touch()
+        records.request_cancel(self.folder, why)
         with _asked():
             platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
@@ -1035,7 +1038,7 @@ class Job:
         with records.locked(self.folder):
             record = records.read_record(self.folder)
             if records.last_attempt(record)["state"] == records.PREEMPTED and self.preempted:
-                _end(record, records.CANCELED, _ON_REQUEST)
+                _end(record, records.CANCELED, records.cancel_reason(self.folder))
                 records.write_record(self.folder, record)
                 (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
         return records.state_of(record)
@@ -1270,6 +1273,7 @@ class RemoteJob(Job):
 
         Not while its caller may be about to submit it, or its supervisor to write the end.
         """
+        from mae_sdk.jobs import sync
         from mae_sdk.storage import transfer
 
         is_unknown = seen.category == "lost_process"
@@ -1278,7 +1282,7 @@ class RemoteJob(Job):
         if is_unknown and (waits or canceled) and self._silent_seconds() < _SETTLING_SECONDS:
             return
         if canceled:
-            _end(record, records.CANCELED, _ON_REQUEST)
+            _end(record, records.CANCELED, sync.asked(self.root.job_url(self.id)))
             return
         is_preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         if is_preempted and not _ends_waiting(record, seen):
@@ -1409,7 +1413,7 @@ class RemoteJob(Job):
         fetch([chosen])
         return chosen.path
 
-    def cancel(self, wait: float = 40.0) -> str:
+    def cancel(self, wait: float = 40.0, why: str = "") -> str:
         """Cancel from the machine that runs it.
 
         A job that an engine runs is canceled from any machine.
@@ -1418,7 +1422,7 @@ class RemoteJob(Job):
             UsageError: the job runs on another machine, by itself.
         """
         if self._here:
-            return super().cancel(wait)
+            return super().cancel(wait, why)
         record, state = self.observe()
         stored = self._read()  # without an end that only its engine tells
         attempt = records.last_attempt(stored)
@@ -1430,15 +1434,16 @@ class RemoteJob(Job):
             raise UsageError(
                 f"the job {does} on another machine; cancel it there", field="job", got=self.id
             )
-        return self._cancel_there(stored, wait)
+        return self._cancel_there(stored, wait, why)
 
-    def _cancel_there(self, record: JobRecord, wait: float) -> str:
+    def _cancel_there(self, record: JobRecord, wait: float, why: str) -> str:
         """Leave a request for the supervisor, and have the engine end it."""
         from mae_sdk.jobs import sync
         from mae_sdk.storage import transfer
 
         url = self.root.job_url(self.id)
-        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), b"")
+        request = (why or records.ON_REQUEST).encode()
+        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), request)
         with _asked():
             platform_of(record).cancel(self.folder, record)
         deadline = time.monotonic() + wait
@@ -1449,7 +1454,7 @@ class RemoteJob(Job):
             (seen,) = ask([(self.folder, record)])
             is_gone = records.is_terminal(seen.state)
             if is_gone and self._silent_seconds() > _SETTLING_SECONDS:
-                _end(record, records.CANCELED, _ON_REQUEST)
+                _end(record, records.CANCELED, why or records.ON_REQUEST)
                 sync.replace_record(url, record)  # nobody else will
                 break
             time.sleep(0.5)
@@ -1562,9 +1567,12 @@ def doubts_of(job: Job) -> list[str]:
     return []
 
 
+OF_MODEL = "its model is in doubt"
+
+
 def of_model(doubt: str, names: Sequence[str]) -> str:
     """What a job says of a doubt that these jobs have found in the model that it took."""
-    return f"its model is in doubt ({', '.join(names)}): {doubt}"
+    return f"{OF_MODEL} ({', '.join(names)}): {doubt}"
 
 
 def beside(job: Job, job_id: str) -> Job | None:

@@ -18,6 +18,7 @@ from mae_sdk import files
 from mae_sdk.automl import controller
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.automl.trials import Trials
+from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs import resume as attempts
 from mae_sdk.jobs.checkpoints import CheckpointIndex
@@ -98,6 +99,16 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
     assert len(set(first)) == 5
 
 
+def test_the_log_of_a_study_names_the_values_that_a_trial_runs_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1, "lr": 7.5})  # beyond its range
+    assert controller.main([str(job)]) == 0
+    (row,) = _rows(job)
+    assert float(row["train.lr"]) == 7.5
+    assert "lr=7.5" in capsys.readouterr().out
+
+
 def test_a_pruned_trial_is_canceled_and_counts_its_epochs(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,
@@ -116,6 +127,10 @@ def test_a_pruned_trial_is_canceled_and_counts_its_epochs(tmp_path: Path) -> Non
         for row in pruned
     )
     assert best_child(Root(job.parent), job.name) not in {row["child"] for row in pruned}
+    for row in pruned:
+        assert row["reason"].startswith("pruned after epoch")
+        said = Job(tmp_path / row["child"]).status()["progress"]["message"]
+        assert said == f"{row['reason']} (study {job.name})", "nobody has canceled it"
 
 
 def test_a_killed_runner_is_started_again_and_spends_no_budget(tmp_path: Path) -> None:

@@ -132,3 +132,18 @@ def test_jobs_of_another_root_are_compared_by_id(
         (folder / "spec.yaml").write_text(f"train: {{num_epochs: {epochs}}}\n")
     code, out, _ = call(capsys, "diff", "one", "two", "--results-root", str(tmp_path), "--json")
     assert code == 0 and [(row["a"], row["b"]) for row in json.loads(out)["changes"]] == [(1, 2)]
+
+
+def test_a_valid_spec_tells_notes_on_settings_that_nobody_has_set_from_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("train: {stage: pretrain}")
+    words = ["validate", "train", "-e", str(file), "--no-count", *NEEDS["train"]]
+    code, out, _ = call(capsys, *words, "--json")
+    found = json.loads(out)
+    assert code == 0 and "train.optim.milestones" in {one["field"] for one in found["notes"]}
+    assert "train.optim.milestones" not in {one["field"] for one in found["warnings"]}
+    assert "note: train.optim.milestones" in call(capsys, *words)[1]
+    wanted = [*words, "train.optim.milestones=[88,96]"]
+    assert "warning: train.optim.milestones" in call(capsys, *wanted)[1]

@@ -305,6 +305,20 @@ def test_an_engine_gets_no_batch_outside_its_profile(smallest, largest):
     assert all(smallest <= int(size) <= largest for size in figures["batches"])
 
 
+def test_few_repetitions_have_no_95th_percentile_in_any_file():
+    class Quick:
+        smallest_batch, largest_batch, fixed_batch = 1, 1, 1
+
+        def run(self, images):
+            return images
+
+    image = torch.zeros(1, 3, 1, 1)
+    few = runtimes.measure(Quick(), image, seconds=60.0, max_repeats=19)["batch_1"]
+    assert few["repetitions"] == 19 and few["median_ms"] >= 0 and "p95_ms" not in few
+    many = runtimes.measure(Quick(), image, seconds=60.0, max_repeats=20)["batch_1"]
+    assert many["min_ms"] <= many["p95_ms"] <= many["max_ms"]
+
+
 def test_the_variance_of_a_written_out_layer_norm_stays_in_float32():
     value = helper.make_tensor_value_info
     nodes = [

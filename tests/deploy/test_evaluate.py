@@ -143,7 +143,7 @@ def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(
     assert onnx_figures["model"]["kind"] == "onnx"
     for figures in (torch_figures, onnx_figures):
         best = figures["speed"]["best"]
-        assert 0 < best["min_ms"] <= best["median_ms"] <= best["p95_ms"] <= best["max_ms"]
+        assert 0 < best["min_ms"] <= best["median_ms"] <= best["max_ms"]
         assert ("batch_1" in figures["speed"]) == (figures is torch_figures or batch == -1)
 
 

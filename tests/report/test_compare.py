@@ -11,6 +11,7 @@ import pytest
 from mae_sdk.job import Job
 from mae_sdk.jobs.status import StatusWriter
 from mae_sdk.report.compare import render_compare
+from mae_sdk.report.curves import ends, few
 from mae_sdk.report.facts import facts_of
 
 from tests.support.reports import HOSTILE, Page, write_job, write_study
@@ -53,10 +54,10 @@ def test_losses_of_two_stages_or_tasks_are_neither_subtracted_nor_drawn_together
     page = two(tmp_path, spec(), other)
     assert page.text.count(words) == 2  # once of the results, once of the curves
     titles = charts_of(page)
-    for name in ("train_loss", "Learning rate", "Training loss of each step"):
+    for name in ("training loss (train_loss)", "Learning rate", "Training loss of each step"):
         assert f"{name}: train-1" in titles and f"{name}: train-2" in titles
         assert "train-2 from" not in titles[f"{name}: train-1"]
-    assert "train_loss 0.3333 0.3333 – –" in page.text
+    assert "(train_loss) 0.3333 0.3333 – –" in page.text
 
 
 def test_figures_that_measure_the_same_share_a_chart_with_a_legend_and_a_table(
@@ -70,7 +71,7 @@ def test_figures_that_measure_the_same_share_a_chart_with_a_legend_and_a_table(
     figures = page.html.split("<figure>")[1:]
     assert all('class="legend"' in figure and "<details>" in figure for figure in figures)
     assert "step train-1 train-2 1 2 2" in page.text  # the first step's loss of both
-    assert "not compared" not in page.text and "train_loss 0.3333 0.3333 +0" in page.text
+    assert "not compared" not in page.text and "(train_loss) 0.3333 0.3333 +0" in page.text
 
 
 def test_two_curves_are_told_apart_by_more_than_their_colors(tmp_path: Path) -> None:
@@ -99,9 +100,16 @@ def test_a_field_that_changes_what_a_loss_measures_keeps_that_loss_apart_alone(
     )
     titles = charts_of(page)
     why = "not compared: train.mask_ratio is 0.5 in train-1 and 0.75 in train-2"
-    assert f"train_loss and val_loss are {why}" in page.text and page.text.count(why) == 2
-    assert {"train_loss: train-1", "val_loss: train-2", "Learning rate"} <= set(titles)
-    assert "Learning rate: train-1" not in titles and "ACC_all" in titles
+    assert (
+        f"training loss (train_loss) and validation loss (val_loss) are {why}" in page.text
+        and page.text.count(why) == 2
+    )
+    assert {
+        "training loss (train_loss): train-1",
+        "validation loss (val_loss): train-2",
+        "Learning rate",
+    } <= set(titles)
+    assert "Learning rate: train-1" not in titles and "accuracy (ACC_all)" in titles
 
 
 def test_jobs_that_report_by_other_units_have_no_common_axis(tmp_path: Path) -> None:
@@ -112,7 +120,7 @@ def test_jobs_that_report_by_other_units_have_no_common_axis(tmp_path: Path) -> 
         status.running(f"step {step}", step=step, kpi={"val_loss": 1 / step})
     page = compared(tmp_path)
     assert "train-1 reports by epoch, train-2 by step" in page.text
-    assert {"val_loss: train-1", "val_loss: train-2"} <= set(charts_of(page))
+    assert {f"validation loss (val_loss): train-{n}" for n in (1, 2)} <= set(charts_of(page))
 
 
 def test_jobs_of_two_bundles_are_not_compared_by_names_of_metrics(tmp_path: Path) -> None:
@@ -135,8 +143,11 @@ def test_figures_of_other_images_are_neither_subtracted_nor_judged(tmp_path: Pat
     judged(tmp_path, "evaluate-1", 0.9, spec(), uri="/d/easy")
     judged(tmp_path, "evaluate-2", 0.5, spec(), uri=HOSTILE)
     page = compared(tmp_path, "evaluate-1", "evaluate-2")
-    assert "ACC_all is not compared: evaluate-1 was judged on d/easy, evaluate-2 on" in page.text
-    assert "ACC_all 0.9 0.5 – –" in page.text and "told apart" not in page.text
+    assert (
+        "accuracy (ACC_all) is not compared: evaluate-1 was judged on d/easy, evaluate-2 on"
+        in page.text
+    )
+    assert "(ACC_all) 90.0 % 50.0 % – –" in page.text and "told apart" not in page.text
     assert "latency_ms 4 4 +0" in page.text  # the machine's figures are of no images
     assert page.all("script") == []
 
@@ -157,7 +168,11 @@ def test_labels_told_among_other_classes_do_not_compare(tmp_path: Path) -> None:
         one["model"]["num_classes"] = classes
     page = two(tmp_path, *fields)
     assert "model.num_classes is 3 in train-1 and 10 in train-2" in page.text
-    assert {"ACC_all: train-1", "train_loss: train-2", "Learning rate"} <= set(charts_of(page))
+    assert {
+        "accuracy (ACC_all): train-1",
+        "training loss (train_loss): train-2",
+        "Learning rate",
+    } <= set(charts_of(page))
 
 
 def test_losses_of_other_training_images_do_not_compare_and_judgments_of_one_set_do(
@@ -168,9 +183,16 @@ def test_losses_of_other_training_images_do_not_compare_and_judgments_of_one_set
         data = {"dataset.train_data_sources": {"uri": place}, "dataset.val_data_sources": val}
         write_job(tmp_path, name, spec=spec(), data=data, result={"kpis": {}}, epochs=3)
     page = compared(tmp_path)
-    assert "train_loss is not compared: train-1 was trained on d/one, train-2 on d/two" in page.text
-    assert {"train_loss: train-1", "Training loss of each step: train-2"} <= set(charts_of(page))
-    assert {"ACC_all", "val_loss", "Learning rate"} <= set(charts_of(page))
+    said = "(train_loss) is not compared: train-1 was trained on d/one, train-2 on d/two"
+    assert said in page.text
+    assert {"training loss (train_loss): train-1", "Training loss of each step: train-2"} <= set(
+        charts_of(page)
+    )
+    assert {
+        "accuracy (ACC_all)",
+        "validation loss (val_loss)",
+        "Learning rate",
+    } <= set(charts_of(page))
 
 
 def test_images_held_out_by_another_seed_are_others(tmp_path: Path) -> None:
@@ -208,8 +230,8 @@ def test_a_job_and_the_evaluation_of_its_kept_checkpoint_do_not_differ(tmp_path:
     assert "train-1: epoch 1, of its best checkpoint that is kept; evaluate-2: its result" in (
         page.text
     )
-    for name, value in (("ACC_all", "0.6"), ("auroc", "0.7"), ("ece", "0.2")):
-        assert f"{name} {value} {value} +0" in page.text
+    for name, value in (("ACC_all", "60.0 %"), ("auroc", "0.7"), ("ece", "0.2")):
+        assert f"({name}) {value} {value} +0" in page.text
     # The epochs of an evaluation act in nothing, nor is there an evaluation in a training.
     for key in ("train.num_epochs", "train.mask_ratio", "evaluate.batch_size", "wandb.name"):
         assert key not in page.text
@@ -225,8 +247,32 @@ def test_a_field_that_was_set_in_an_evaluation_is_among_those_that_differ(tmp_pa
     assert "train.mask_ratio 0.75 0.5" in page.text and "1 field differs" in page.text
 
 
+def test_a_share_and_its_interval_are_in_one_unit_and_a_doubt_is_said(tmp_path: Path) -> None:
+    judged(tmp_path, "evaluate-1", 0.5, spec(), uri="/d/val")
+    judged(tmp_path, "evaluate-2", 0.625, spec(), uri="/d/val")
+    path = tmp_path / "evaluate-2/evaluate/result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "doubts": ["no better than chance"]}))
+    text = compared(tmp_path, "evaluate-1", "evaluate-2").text
+    row = r"accuracy \(ACC_all\) 50\.0 % 62\.5 % \+12\.5 points \+\d\S* to \+\d\S* points"
+    assert re.search(row, text), text
+    assert "latency_ms 4 4 +0" in text, "a time is no share"
+    assert "evaluate-2 is in doubt: no better than chance" in text
+    assert "evaluate-1 is in doubt" not in text
+
+
+def test_numbers_of_many_steps_say_that_they_are_thinned_and_hold_the_best(tmp_path: Path) -> None:
+    curve = [(float(step), 1.0 + step / 1000) for step in range(1, 1001)]
+    curve[333] = (334.0, 0.25)
+    chosen, said = few([at for at, _ in curve], ends(dict(curve)))
+    assert 334.0 in chosen and chosen[-1] == 1000.0 and len(chosen) < 300
+    assert "one row in 4 of 1,000" in said
+    whole = [float(n) for n in range(300)]
+    assert few(whole) == (whole, "")
+
+
 def test_of_a_study_every_figure_of_the_best_trial_is_compared(tmp_path: Path) -> None:
     write_study(tmp_path, "train-9", 40, [0.7, 0.75])
     of_kept(tmp_path, "train-1")
     text = compared(tmp_path, "train-1", "train-9").text
-    assert "val_loss – 0.6" in text and "train-9.t001: the newest values" in text
+    assert "(val_loss) – 0.6" in text and "train-9.t001: the newest values" in text

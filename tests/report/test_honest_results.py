@@ -191,6 +191,21 @@ def test_a_result_that_tells_nothing_is_a_warning_of_the_result_itself(
     assert card_tones(page_of(good))[0] == "card"
 
 
+@pytest.mark.parametrize("state", [records.CANCELED, records.RUNNING])
+def test_a_training_that_has_no_result_is_in_doubt_wherever_its_figure_stands(
+    tmp_path: Path, state: str
+) -> None:
+    folder = write_job(tmp_path, "train-1", state=state, spec=SPEC, epochs=2)
+    keep(folder, 1, 0.75)
+    files.write_json(folder / "train/validation.json", {"epoch": 1, "doubts": [DOUBT]})
+    (row,) = answers.jobs([Job(folder)], limit=5)["jobs"]
+    assert row["doubts"] == [DOUBT] and answers.in_doubt(row)
+    assert DOUBT in Job(folder).figures()["warnings"]
+    assert DOUBT in answers.status(Job(folder))["warnings"]
+    if state == records.CANCELED:
+        assert page_of(folder).text.count(DOUBT) == 1
+
+
 def test_a_search_whose_best_trial_tells_nothing_says_so_and_that_it_was_chosen(
     tmp_path: Path,
 ) -> None:
@@ -473,7 +488,7 @@ def test_what_was_made_of_a_training_in_doubt_is_in_doubt_in_the_table_of_jobs(
     )
     write_job(tmp_path, "inference-3", "inference", parent="gone-1", result=answered)
     table = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
-    assert [line for line in table if "inference-2" in line and "0.5 in doubt" in line]
+    assert [line for line in table if "inference-2" in line and "0.5 (model in doubt)" in line]
     assert [line for line in table if "inference-3" in line and "in doubt" not in line]
 
 
@@ -632,6 +647,48 @@ def test_the_page_of_a_canceled_run_tells_its_last_epoch_from_its_best(tmp_path:
     assert "the best until then: accuracy (ACC_all) 60.0 %" in page.text
     assert "(Wilson, 40 images)" in page.text and "of epoch 0" in page.text
     assert DOUBT in page.text and "card warning wide" in card_tones(page)
+
+
+def test_a_pretraining_says_how_it_was_trained_and_that_the_rank_of_its_features_fell(
+    tmp_path: Path,
+) -> None:
+    told = {
+        "model": {"arch": "some_arch", "patch_size": 8},
+        "dataset": {"batch_size": 16, "augmentation": {"input_size": 48, "mixup": 0.8}},
+        "train": {
+            "stage": "pretrain",
+            "num_epochs": 3,
+            "mask_ratio": 0.75,
+            "optim": {"type": "AdamW", "lr_scheduler": "MultiStep"},
+        },
+    }
+    changed = {"dataset.batch_size": {"origin": "override", "default": 3}}
+    folder = write_job(
+        tmp_path, "train-1", spec=told, result={"kpis": {}}, epochs=3, changed=changed
+    )
+    lines = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    ranks = iter((6.57, 5.5, 4.886))
+    for line in lines:
+        if line.get("epoch") is not None:
+            line["kpi"] = {"train_loss": 0.9 - line["epoch"] / 10, "val_loss": 0.5}
+            line["kpi"]["rankme"] = next(ranks)
+    (folder / "status.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    entry = {"file": "model_epoch_002.pth", "epoch": 2, "step": 12, "metrics": {"train_loss": 0.7}}
+    ways = {"train_loss": {"direction": "minimize"}, "rankme": {"direction": "maximize"}}
+    best = {"metric": "train_loss", "direction": "minimize"}
+    index = {"best": best, "metrics": ways, "checkpoints": [entry]}
+    files.write_json(folder / "train/checkpoints.json", index)
+    page = page_of(folder)
+    head = page.text[: page.text.index("Curves")]
+    assert "epochs 3" in head and "input 48 × 48 pixels" in head and "patches of 8 pixels" in head
+    assert "RankMe fell from 6.57 (epoch 0) to 4.886" in head
+    assert head.count("0.5") == 1, "the validation loss once"
+    rows = page.text[page.text.index("How it was trained") :]
+    assert "share of the patches that is hidden 0.75 train.mask_ratio default" in rows
+    assert "optimizer AdamW train.optim.type default" in rows
+    assert "images at a time 16 dataset.batch_size set" in rows
+    assert "mean squared error of the hidden patches" in rows and "mixup" not in rows
+    assert "more is better" in page.text
 
 
 def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(

@@ -183,12 +183,22 @@ def test_a_live_report_leads_to_its_parents_and_to_the_whole_chain(
     assert "a chain of 2 jobs" in whole.text and "/" in [a["href"] for a in whole.all("a")]
 
 
+def test_every_cell_of_the_table_of_jobs_says_its_column_where_rows_are_stacked(
+    server: Server,
+) -> None:
+    page = seen(server, "/")
+    assert any("stacked" in a.get("class", "") for a in page.all("div"))
+    heads = {a["data-head"] for a in page.all("td") if "data-head" in a}
+    assert {"A", "B", "state", "metric", "best", "judged on", "created (UTC)", "parent"} <= heads
+    assert all("data-head" in a for a in page.all("td"))
+
+
 def test_two_jobs_are_compared_by_spec_result_and_curves(server: Server) -> None:
     page = seen(server, "/compare?a=train-1&b=train-2")
     assert "train.optim.lr 0.1 0.2" in page.text and HOSTILE in page.text
     assert page.all("script") == [] and len(page.all("svg")) >= 5
     judged = seen(server, "/compare?a=evaluate-4&b=evaluate-3").text
-    assert "told apart" in judged and "+0.4" in judged
+    assert "told apart" in judged and "+40.0 points" in judged
     status, headers, _ = get(server, f"/open/{server.token}")
     cookie = headers["Set-Cookie"].split(";")[0]
     _, _, text = get(server, "/compare?a=train-1", Cookie=cookie)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mae_sdk import answers
+from mae_sdk.cli.common import status_text
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import intervals, records
@@ -99,7 +100,10 @@ def test_a_shape_of_ones_own_stands_below_the_name_of_the_architecture(tmp_path:
     spec = {"model": model, "train": {"stage": "finetune"}}
     folder = write_job(tmp_path, "train-1", spec=spec, epochs=1, result={"kpis": {}})
     text = read_page(Job(folder).report().path).text
-    assert "patch 6, width 128" in text and "heads" not in text.partition("Result")[0]
+    assert (
+        "model with patches of 6 pixels, width 128" in text
+        and "heads" not in text.partition("Result")[0]
+    )
 
 
 def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Path) -> None:
@@ -226,6 +230,51 @@ def test_curves_are_drawn_with_words_and_numbers_beside_them(tmp_path: Path) -> 
     assert len(page.all("details")) >= 6 and "images per second" in page.text
 
 
+def test_a_job_that_failed_of_its_images_says_which_bound_and_where_to_look(
+    tmp_path: Path,
+) -> None:
+    names = [f"circle/{number:03d}.png" for number in range(5)]
+    message = (
+        "dataset.train_data_sources: 30 of 115 images cannot be read "
+        f"({', '.join(names)}: cannot be read as an image: unknown format; 25 more)"
+    )
+    error = {
+        "code": "data",
+        "message": message,
+        "field": "dataset.max_corrupt_fraction",
+        "got": 0.26087,
+        "expected": "at most 0.01 of the images",
+    }
+    failure = {"category": "data", "message": message, "lines": [], "hint": "mend", "error": error}
+    counted = {"images": 115, "read": 115, "bad": 0}
+    data = {
+        "dataset.train_data_sources": {"uri": "/some/bad", **counted},
+        "dataset.val_data_sources": {"uri": "/some/good", **counted},
+    }
+    folder = write_job(
+        tmp_path, "train-1", state=records.ERROR, spec=SPEC, failure=failure, data=data
+    )
+    page = read_page(Job(folder).report().path)
+    (headline,) = re.findall(r'class="figure">([^<]*cannot be read[^<]*)<', page.html)
+    assert headline == "dataset.train_data_sources: 30 of 115 images cannot be read"
+    assert "got 0.2609, expected at most 0.01 of the images" in page.text
+    assert "25 more" in page.text and "Left out too much" in page.text
+    assert "mae inspect /some/bad" in page.text and "inspect /some/good" not in page.text
+    assert answers.suspects(Job(folder).record) == ["/some/bad"]
+
+    text = status_text(answers.status(Job(folder)))
+    assert text.count("30 of 115") == 1 and "{" not in text
+    assert "0.26087" in text and "at most 0.01 of the images" in text
+
+
+def test_what_could_be_read_of_a_canceled_run_is_known_from_its_launch(tmp_path: Path) -> None:
+    data = {"dataset.train_data_sources": {"uri": "/d", "images": 9, "read": 9, "bad": 0}}
+    folder = write_job(tmp_path, "train-1", state=records.CANCELED, spec=SPEC, data=data, epochs=2)
+    text = read_page(Job(folder).report().path).text
+    assert "every image could be read when the job was launched" in text
+    assert "did not read all" not in text
+
+
 def test_a_failed_job_shows_why_and_the_end_of_its_log(tmp_path: Path) -> None:
     failure = {
         "category": "numeric",
@@ -289,6 +338,43 @@ def test_a_trial_of_a_few_seconds_has_a_page_only_when_it_fails_or_when_asked(
     record["attempts"][-1]["transitions"][0]["at"] = "2026-01-01T00:00:00.000+00:00"
     records.write_record(folder, record)
     assert _refreshed(folder, Ending(records.COMPLETE)) is True, "it took longer"
+
+
+def test_a_study_says_how_it_searched_and_leads_to_the_trials_that_it_compares(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path, "train-1", 40, [0.70, 0.75, 0.8, None])
+    study = json.loads((folder / "automl/study.json").read_text())
+    study["options"] |= {"seed": 7, "sampler": "random", "max_trials": 5}
+    same = {"name": "held", "low": 0.1, "high": 0.5}
+    study["space"]["knobs"].append(same)
+    (folder / "automl/study.json").write_text(json.dumps(study))
+    table = (folder / "automl/trials.csv").read_text().splitlines()
+    rows = [f"{table[0]},held", *(f"{row},0.3" for row in table[1:])]
+    (folder / "automl/trials.csv").write_text("\n".join(rows))
+
+    page = read_page(Job(folder).report().path)
+    for words in (
+        "judged by accuracy (ACC_all), more is better",
+        "trials at most 5",
+        "sampler random",
+        "pruner successive_halving",
+        "seed 7",
+        "lr 1e-06 to 1, on a log scale",
+        "held 0.1 to 0.5",
+        "The same in every trial: held 0.3",
+        "lr (log)",
+    ):
+        assert words in page.text, words
+    links = [a["href"] for a in page.all("a") if "report.html" in a.get("href", "")]
+    assert {link.split("/")[-2] for link in links} >= {"train-1.t000", "train-1.t002"}
+    assert all((folder / link).exists() for link in links)
+
+
+def _winning_rows(page: Page) -> list[dict[str, str]]:
+    """The rows of the table of winning values."""
+    part = page.html.partition("The winning values")[2].partition("</table>")[0]
+    return Page(part).all("tr")
 
 
 def test_what_is_wrong_with_a_folder_ends_no_run(tmp_path: Path) -> None:
@@ -366,19 +452,21 @@ def test_a_study_says_which_fields_were_searched_and_leads_to_the_pages_of_its_t
     assert "model.patch_size 16 8 not searched" in plain.text and "auto recipe" not in plain.text
     assert "lr 0.1 0.001 searched" in plain.text
     assert "the best of 4 trials (3 complete, 1 pruned)" in plain.text  # all were tried
-    assert "mae report train-1.t002" in plain.text
-    assert not [a for a in plain.all("a") if "train-1.t" in a["href"]]  # nothing is there yet
+    there = {f"../train-1.t00{trial}/report.html" for trial in range(3)}
+    assert {a["href"] for a in plain.all("a") if ".t00" in a["href"]} == there, "not the pruned one"
+    assert all((folder / link).exists() for link in there), "written with the page of the study"
+    assert not any("marked" in a.get("class", "") for a in _winning_rows(plain)), "all differ"
 
     path = folder / "automl/study.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "auto_spec": {"model": {}}}))
-    Job(tmp_path / "train-1.t002").report()
     around = page_of(folder)
     assert "model.patch_size 16 8 the auto recipe" in around.text
     assert "Trial 1 is the auto recipe" in around.text
     links = [a["href"] for a in around.all("a") if ".t00" in a["href"]]
-    assert links == ["../train-1.t002/report.html"] * 2  # beside the winner, and of its row
-    mailed = Job(folder).report(tmp_path / "elsewhere/page.html").path
-    assert "report.html" not in " ".join(a["href"] for a in read_page(mailed).all("a"))
+    assert links[:3] == [f"../train-1.t00{trial}/report.html" for trial in (0, 2, 1)]
+    mailed = read_page(Job(folder).report(tmp_path / "elsewhere/page.html").path)
+    assert "report.html" not in " ".join(a["href"] for a in mailed.all("a"))
+    assert "mae report train-1.t002" in mailed.text
 
 
 def test_so_many_images_tell_a_gap_in_four_of_five_repetitions() -> None:
@@ -488,6 +576,20 @@ def test_wilson_agrees_with_published_values() -> None:
     # Newcombe (1998), Statistics in Medicine 17: 873-890, table II, method 10, contrast (a).
     found = intervals.difference(56 / 70, 70, 48 / 80, 80)
     assert found == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_spikes_that_are_cut_at_the_edge_of_a_chart_are_counted_and_stay_inside_it() -> None:
+    points = [(float(x), 1.0 + 0.01 * (x % 7)) for x in range(1000)]
+    points[500] = (500.0, 9.0)
+    points[700] = (700.0, -4.0)
+    series = [charts.Series("each step", points, 0, faint=True)]
+    drawing = str(charts.lines(series, charts.Options("Loss")))
+    assert "2 of the 1,000 single steps lie beyond the frame: from -4 to 9" in drawing
+    (line,) = re.findall(r'points="([^"]+)"', drawing)
+    heights = [float(pair.split(",")[1]) for pair in line.split()]
+    assert min(heights) >= 12 and max(heights) <= 250 - 34, "nothing below the axis"
+    even = [charts.Series("each step", points[:400], 0, faint=True)]
+    assert "beyond the frame" not in str(charts.lines(even, charts.Options("Loss")))
 
 
 def test_a_long_curve_keeps_its_spikes_and_few_points() -> None:

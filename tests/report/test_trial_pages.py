@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def pruned_trial(root: Path) -> Path:
 def test_the_page_of_a_pruned_trial_says_so_and_leads_to_its_study(tmp_path: Path) -> None:
     page = page_of(pruned_trial(tmp_path))
     assert "Result pruned after epoch 1" in page.text
+    assert re.search(r"Trial 2: \S+ PRUNED", page.text), "nobody canceled it"
     assert "train-s ended it early" in page.text
     assert "mae jobs status train-s" in page.text
     assert "mae jobs resume" not in page.text

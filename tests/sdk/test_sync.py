@@ -126,6 +126,26 @@ def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(
     wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
 
 
+@pytest.mark.parametrize("why", ["pruned after epoch 3 at acc 0.1", ""])
+def test_a_request_to_cancel_behind_a_url_brings_its_reason(
+    bucket: str, tmp_path: Path, why: str
+) -> None:
+    folder = job_folder(tmp_path, "j", "train", launch={"command": ["true"]})
+
+    def run_by_engine(record: records.JobRecord) -> None:
+        records.last_attempt(record)["handle"] = {"job": "7"}
+
+    records.update_record(folder, run_by_engine)
+    url = f"{bucket}/j"
+    follower = sync.FolderSync(folder, url, seconds=60.0)
+    transfer.write_bytes(f"{url}/{records.CANCEL_NAME}", why.encode())
+    follower.look_for_cancel()
+    assert records.cancel_reason(folder) == (why or "canceled on request")
+    assert (folder / records.CANCEL_NAME).exists(), "an earlier version's request is empty"
+    assert not transfer.exists(f"{url}/{records.CANCEL_NAME}")
+    follower.finish()
+
+
 def test_a_canceled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

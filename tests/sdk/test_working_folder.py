@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.plan.input_files import take_from_here
 from mae_sdk.run.process_group import safe_path
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.reader import dump_yaml, read_spec
 
 from tests.support.images import write_imagefolder
@@ -48,6 +52,38 @@ def hostile(tmp_path: Path) -> Path:
     for name in MODULES:
         (folder / f"{name}.py").write_text(content)
     return folder
+
+
+def test_every_path_of_the_folder_that_a_plan_was_made_in_is_absolute_in_its_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    for name in ("val.csv", "w.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "dataset.train_data_sources=[train]",
+        "dataset.val_data_sources=./val",
+        "dataset.labels.val=val.csv",
+        "train.teacher.checkpoint=w.pth",
+        "train.pretrained_model_path=none.pth",
+        "train.stage=pretrain",
+    ]
+    spec: dict[str, Any] = {}
+    for one in given:
+        key, _, value = one.partition("=")
+        set_dotted(spec, key, [value[1:-1]] if value.startswith("[") else value)
+    take_from_here(Bundle.load(), "train", spec, {one.partition("=")[0] for one in given})
+    here = str(tmp_path)
+    assert get_dotted(spec, "dataset.train_data_sources") == [f"{here}/train"]
+    assert get_dotted(spec, "dataset.val_data_sources") == f"{here}/val"
+    assert get_dotted(spec, "dataset.labels.val") == f"{here}/val.csv"
+    assert get_dotted(spec, "train.teacher.checkpoint") == f"{here}/w.pth"
+    assert get_dotted(spec, "train.pretrained_model_path") == "none.pth", (
+        "not there: a rule says so"
+    )
+    assert get_dotted(spec, "train.stage") == "pretrain"
 
 
 def executed(tmp_path: Path) -> str:

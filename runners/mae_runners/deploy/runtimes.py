@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from mae_sdk.jobs.checkpoints import sha256_of
+from mae_sdk.jobs.intervals import MIN_FOR_PERCENTILE
 from mae_skill.errors import CheckpointError, DependencyError, NotFoundError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor, nn
@@ -322,7 +323,8 @@ def measure(
 
     Returns:
         ``{"batch_1": {"median_ms", "p95_ms", "min_ms", "max_ms", "images_per_s", "repetitions"},
-        "best": {"batch", …}, "batches": {size: …}}``.
+        "best": {"batch", …}, "batches": {size: …}}``; ``p95_ms`` of `MIN_FOR_PERCENTILE`
+        repetitions or more.
     """
     seconds = SECONDS if seconds is None else seconds
     if runtime.fixed_batch:
@@ -337,9 +339,10 @@ def measure(
         batch = images[torch.arange(size) % len(images)].contiguous()
         times = _time(runtime, batch, seconds, max_repeats)
         median, p95 = np.percentile(times, [50, 95])
+        several = len(times) >= MIN_FOR_PERCENTILE
         figures[size] = {
             "median_ms": round(float(median) * 1e3, 3),
-            "p95_ms": round(float(p95) * 1e3, 3),
+            **({"p95_ms": round(float(p95) * 1e3, 3)} if several else {}),
             "min_ms": round(min(times) * 1e3, 3),
             "max_ms": round(max(times) * 1e3, 3),
             "images_per_s": round(size / float(median), 2),

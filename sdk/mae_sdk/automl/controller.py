@@ -49,6 +49,7 @@ from mae_sdk.automl.study import (
     AGAIN,
     FAILED,
     LOST,
+    PRUNED,
     SILENT,
     controller_lock,
     counted,
@@ -74,6 +75,11 @@ HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint", "no_metric"})
 """Failure categories that every trial would meet if trial 0, the spec as given, meets them."""
 STOPPED = "stopped"
 """User attribute of a trial that was canceled with its study: it goes on when the study does."""
+_ELSEWHERE = "another worker of its study runs it now"
+_ENDS = {
+    "timeout": "the time of its study was over",
+    "plateau": "its study ended: its last trials were no better",
+}
 WITHDRAWN = "another worker had taken the last trial of the budget"
 REPORT_SECONDS = 60.0
 """Between two reports of a study while it runs."""
@@ -172,7 +178,7 @@ class StudyLoop:
             self.reason = self.reason or self._enough()
             if self.reason in ("timeout", "plateau"):
                 for item in self.running.values():
-                    self._cancel(item)
+                    self._cancel(item, _ENDS[self.reason])
 
             # start
             while not self.reason and len(self.running) < self.concurrency and self._has_budget():
@@ -215,7 +221,7 @@ class StudyLoop:
 
         for number in self.workers.requeued(owner) if self.workers is not None else ():
             if (child := self.trials.path(number)).exists():
-                self.trials.cancel(child)  # others run it now
+                self.trials.cancel(child, _ELSEWHERE)
 
     def _owner(self) -> str:
         return self.trials.owner
@@ -259,12 +265,12 @@ class StudyLoop:
         self.running[trial.number] = item
         self.trials.start(child)
         if item.pruning:  # decided before the controller died; the request may not have been made
-            self._cancel(item)
+            self._cancel(item, str(frozen.user_attrs.get(PRUNED, "pruned")))
         shown = ", ".join(
             f"{name.rpartition('.')[2]}={value:.4g}"
             if isinstance(value, float)
             else f"{name.rpartition('.')[2]}={value}"
-            for name, value in params.items()
+            for name, value in drawn.items()  # what it runs with, in the range or not
         )
         again = trial.user_attrs.get(AGAIN)
         how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"
@@ -310,7 +316,7 @@ class StudyLoop:
             if not lost:
                 raise
             for number in lost:
-                self._cancel(self.running.pop(number))
+                self._cancel(self.running.pop(number), _ELSEWHERE)
                 self.say(f"trial {number}: given to another worker while this one was silent")
             return True
 
@@ -366,13 +372,15 @@ class StudyLoop:
             if not (ended or is_last or self._is_kept(item)) and item.trial.should_prune():
                 item.trial.set_user_attr("pruned_at", place)
                 item.pruning = True
-                self._cancel(item)
                 # What is compared is the best so far, which may be of an epoch before this one.
                 top = best([pair for pair in values if pair[0] <= place], objective)
                 shown = f"{objective.metric} {at[place]:.5g}"
                 if top is not None and top[0] != place:
                     shown += f" there, {top[1]:.5g} at best ({unit} {top[0]})"
-                self.say(f"trial {item.number}: pruned after {unit} {place} at {shown}")
+                said = f"pruned after {unit} {place} at {shown}"
+                item.trial.set_user_attr(PRUNED, said)
+                self._cancel(item, said)
+                self.say(f"trial {item.number}: {said}")
 
     def _counts_by(self, item: Running, unit: str, lines: list[dict[str, Any]]) -> bool:
         """Whether a trial's values are by epoch or step, the same as before; what a pruner has to
@@ -403,10 +411,10 @@ class StudyLoop:
         for item in self.running.values():
             if not item.pruning:
                 item.trial.set_user_attr(STOPPED, True)
-            self._cancel(item)
+            self._cancel(item, "canceled with its study")
 
-    def _cancel(self, item: Running) -> None:
-        self.trials.cancel(item.child)
+    def _cancel(self, item: Running, why: str) -> None:
+        self.trials.cancel(item.child, why)
 
     def _end(self, item: Running, seen: TrialStatus, lines: list[dict[str, Any]]) -> None:
         """Tell the study how a trial ended, or start it again."""
@@ -569,7 +577,7 @@ class StudyLoop:
             return
 
         for item in self.running.values():
-            self._cancel(item)
+            self._cancel(item, f"ended with its study: {which}")
         attributes = (first or failed)[-1].user_attrs
         raise JobFailedError(
             f"{which}: {attributes[FAILED]}", hint=f"see the log of {attributes.get('child')}"

@@ -22,7 +22,7 @@ from mae_skill.spelling import count_of
 from mae_sdk import files
 from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.space import SearchSpace
-from mae_sdk.automl.study import FAILED, LOST
+from mae_sdk.automl.study import FAILED, LOST, PRUNED
 from mae_sdk.jobs.outputs import BEST_NAME
 
 if TYPE_CHECKING:
@@ -124,7 +124,11 @@ def finish(
         for metric, shares in importance.items()
         for name, share in shares.items()
     ]
-    files.write_text(folder / "importance.csv", "\n".join(["metric,knob,importance", *rows]) + "\n")
+    shares = folder / "importance.csv"
+    if rows:
+        files.write_text(shares, "\n".join(["metric,knob,importance", *rows]) + "\n")
+    else:  # of a study that was resumed it may be there
+        shares.unlink(missing_ok=True)
     plots: list[str] = []
     with contextlib.suppress(ImportError):
         plots = draw(study, folder, objectives, importance)
@@ -134,7 +138,7 @@ def finish(
     if warned := _mostly_failed(study):
         of_data["warnings"] = [warned, *of_data.get("warnings", ())]
     said = {"importance_note": note} if note else {}
-    tables = ["trials.csv", "best_spec.yaml", "importance.csv"]
+    tables = ["trials.csv", "best_spec.yaml", *(["importance.csv"] if rows else [])]
     return {
         "ended": reason,
         "best_child": best["child"],
@@ -281,7 +285,8 @@ def _trial_table(
             row |= {name: attrs.get(name, "") for name in counted}
             row["seconds"] = "" if trial.duration is None else trial.duration.total_seconds()
             row |= {name: parameters.get(name, "") for name in names}
-            row |= {"child": attrs.get("child", ""), "reason": attrs.get(FAILED) or attrs.get(LOST)}
+            why = attrs.get(FAILED) or attrs.get(LOST) or attrs.get(PRUNED)
+            row |= {"child": attrs.get("child", ""), "reason": why}
             yield row | ({"pareto": trial.number in front} if len(objectives) > 1 else {})
 
     metrics = [objective.metric for objective in objectives]

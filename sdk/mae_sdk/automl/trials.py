@@ -310,9 +310,9 @@ class Trials:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return dict(yaml.load(content_of(self.job(folder), "spec.yaml") or b"", Loader=loader))
 
-    def cancel(self, folder: Path) -> None:
+    def cancel(self, folder: Path, why: str) -> None:
         """Have a trial's job end; not waited for."""
-        self.job(folder).cancel(wait=0.0)
+        self.job(folder).cancel(wait=0.0, why=f"{why} (study {self.owner})")
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

@@ -226,6 +226,14 @@ _TOLD = frozenset(["error", "files", "progress", "best", "study", "notes", "warn
 """What `status_text` says in words of its own."""
 
 
+def _reason(failure: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a job failed: each thing once, what its error got and expected among them."""
+    error = failure.get("error") or {}
+    found = {key: value for key, value in failure.items() if value and key != "error"}
+    more = ("field", "got", "expected", "problems")
+    return found | {key: error[key] for key in more if error.get(key) not in (None, "", [])}
+
+
 def status_text(document: dict[str, Any]) -> str:
     """What a person reads of `answers.status`."""
     from mae_sdk.jobs.metrics import study_lines
@@ -235,7 +243,10 @@ def status_text(document: dict[str, Any]) -> str:
         for key, value in document.items()
         if value not in (None, [], {}) and key not in _TOLD
     }
-    shown |= progress_of(document.get("progress") or {})
+    line = document.get("progress") or {}
+    if line.get("message") and line["message"] == (document["error"] or {}).get("message"):
+        line = {**line, "message": "failed"}  # of what is said below
+    shown |= progress_of(line)
     if best := document.get("best"):
         shown["best"] = "  ".join(
             f"{name} {show(value['value'])} ({place_of(value)})" for name, value in best.items()
@@ -247,8 +258,7 @@ def status_text(document: dict[str, Any]) -> str:
     ]
     text = "\n".join([pairs(shown), *study_lines(document.get("study") or {}), *said])
     if document["error"]:
-        reason = {key: value for key, value in document["error"].items() if value}
-        text += "\nerror:\n" + pairs(reason, "  ")
+        text += "\nerror:\n" + pairs(_reason(document["error"]), "  ")
     return text
 
 
@@ -346,12 +356,7 @@ def _look_again(job: Job) -> list[str] | None:
     record = job.record
     if not answers.fails_again(record):
         return None
-    failure = record["error"]
-    if failure is None or failure["category"] != "data":
-        return []
-    sources = [seen["uri"] for seen in (record.get("data") or {}).values() if seen.get("uri")]
-    named = [one for uri in sources for one in (uri if isinstance(uri, list) else [uri])]
-    return [f"mae inspect {shlex.quote(uri)}" for uri in dict.fromkeys(named[:2])]
+    return [f"mae inspect {shlex.quote(uri)}" for uri in answers.suspects(record)]
 
 
 def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_json: bool) -> None:

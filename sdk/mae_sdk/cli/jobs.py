@@ -130,7 +130,7 @@ def _cells(row: answers.Document) -> list[object]:
     if isinstance(row["best"], float):
         shown["best"] = f"{row['best']:.4g}{answers.in_doubt(row)}"
     elif row["best"] is None and row.get("doubts"):  # of a model that it took, say
-        shown["best"] = answers.in_doubt(row).strip()
+        shown["best"] = answers.in_doubt(row)
     if row["judged_on"]:
         shown["judged_on"] = answers.near(row["judged_on"])
     if row["created"]:

@@ -256,8 +256,10 @@ def validate(
         resolution, _ = resolve_spec(bundle, action, spec, given, count=not no_count)
     raise_all(resolution.errors, action)
 
-    document = answers.valid(resolution.warnings)
-    lines = [f"warning: {sentence(item)}" for item in document["warnings"]]
+    document = answers.valid(resolution, bundle.data_rows(action))
+    lines = [
+        f"{kind}: {sentence(item)}" for kind in ("note", "warning") for item in document[f"{kind}s"]
+    ]
     emit(
         document,
         as_json=as_json,

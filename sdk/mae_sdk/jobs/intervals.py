@@ -6,6 +6,9 @@ import math
 
 Z = 1.959964
 """Of the normal distribution: 95 % lie within ± Z."""
+MIN_FOR_PERCENTILE = 20
+"""Repetitions below which the 95th percentile is the largest of them, or lies beside it: it is not
+told then."""
 
 
 def wilson(share: float, images: int) -> tuple[float, float]:

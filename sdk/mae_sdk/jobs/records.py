@@ -55,6 +55,8 @@ _RANK = {PENDING: 0, RUNNING: 1, COMPLETE: 2, ERROR: 2, CANCELED: 2, PREEMPTED: 
 
 RECORD_NAME = "job.json"
 CANCEL_NAME = "cancel.request"
+"""The request to cancel a job; it holds the reason, where a program asked."""
+ON_REQUEST = "canceled on request"
 HEARTBEAT_NAME = ".heartbeat"
 ROOM_NAME = ".room"
 """Room on the disk that a supervisor keeps for the end of its job."""
@@ -511,6 +513,24 @@ def state_of(record: JobRecord) -> str:
 def is_terminal(state: str) -> bool:
     """Whether an attempt or job in this state is over."""
     return _RANK.get(state, 0) == 2
+
+
+def request_cancel(job_dir: Path, why: str = "") -> None:
+    """Leave the request to cancel a job; one that is there keeps its reason."""
+    path = job_dir / CANCEL_NAME
+    with contextlib.suppress(FileExistsError):
+        if why:
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(why)
+    path.touch()
+
+
+def cancel_reason(job_dir: Path) -> str:
+    """Why a job was asked to end, as its request says."""
+    said = ""
+    with contextlib.suppress(OSError):
+        said = files.read_small(job_dir / CANCEL_NAME, 4096).strip()
+    return said or ON_REQUEST
 
 
 def new_attempt(record: JobRecord, reason: str = "") -> Attempt:

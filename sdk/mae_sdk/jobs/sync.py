@@ -153,6 +153,16 @@ def _read(url: str) -> Any:
     return files.parse_json(transfer.read_bytes(url).decode(errors="replace"))
 
 
+def asked(url: str) -> str:
+    """Why the job behind a URL is to be canceled, as its request says; that of an earlier version
+    is empty."""
+    said = b""
+    with contextlib.suppress(MaeError, OSError):
+        if transfer.info(urls.join(url, records.CANCEL_NAME))["size"]:
+            said = transfer.read_bytes(urls.join(url, records.CANCEL_NAME))
+    return said.decode(errors="replace").strip() or records.ON_REQUEST
+
+
 class FolderSync:
     """Copies a job folder to a URL as it changes, in a thread of its own.
 
@@ -249,10 +259,10 @@ class FolderSync:
 
     def look_for_cancel(self) -> None:
         """Take over a request to cancel that another machine has put behind the URL."""
-        asked = urls.join(self.url, records.CANCEL_NAME)
-        if self._may_be_canceled and transfer.exists(asked):
-            (self.job_dir / records.CANCEL_NAME).touch()
-            transfer.delete(asked)
+        request = urls.join(self.url, records.CANCEL_NAME)
+        if self._may_be_canceled and transfer.exists(request):
+            records.request_cancel(self.job_dir, asked(self.url))
+            transfer.delete(request)
 
     def _check_claim(self) -> None:
         """Find out, once, whether another machine has taken the job over in the meantime."""

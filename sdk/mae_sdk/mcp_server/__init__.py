@@ -467,7 +467,10 @@ def _validate(skill: Skill, arguments: Arguments) -> answers.Document:
     count = arguments.get("count", True)
     found, _ = resolve_spec(skill.bundle, action, arguments["spec"], given, count=count)
     raise_all(found.errors, action)
-    return {**answers.valid(found.warnings), "next": [f"plan action={action}"]}
+    return {
+        **answers.valid(found, skill.bundle.data_rows(action)),
+        "next": [f"plan action={action}"],
+    }
 
 
 def _get_spec(skill: Skill, arguments: Arguments) -> answers.Document:

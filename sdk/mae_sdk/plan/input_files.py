@@ -1,5 +1,5 @@
-"""The files and models that a person names for an action of a bundle without rules of its own: they
-are there when the runner looks for them.
+"""The files and models that a person names for an action: they become absolute, and for a bundle
+without rules of its own they are there when the runner looks for them.
 
 Data has rules of its own (`mae_sdk.plan.data`); patterns and what is behind a URL are not looked at
 here.
@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,56 @@ from mae_skill.errors import DataError, MaeError, NotFoundError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 
+from mae_sdk.jobs.metrics import mapping
 from mae_sdk.plan.inferred_fields import OF_PARENT, OF_PTM, function_of
 from mae_sdk.storage import urls
 
 ANY = "file or folder"
 """What an input of no declared type may be."""
 
+_PATHS = (".checkpoint", ".trt_engine", "_path", "_file")
+"""How fields of paths end."""
 _OWN = (OriginKind.TEMPLATE, OriginKind.DEFAULT)
 
 
 def take_from_here(bundle: Bundle, action: str, spec: dict[str, Any], given: set[str]) -> None:
-    """A path that the caller's folder has and the runner's has not becomes absolute, in place."""
-    runner = _folder(bundle, action)
-    for key in given & _fields(bundle, action).keys():
+    """A path that the caller's folder has becomes absolute, in place: a job is resumed, and its
+    spec read again, from anywhere. In a bundle whose runner works in a folder of its own, what that
+    folder has stays as it is."""
+    here, runner = Path.cwd(), _folder(bundle, action)
+    own = bool(bundle.info.get("validator"))
+    keys = _named_paths(bundle, action, given) if own else given & _fields(bundle, action).keys()
+    for key in keys:
         value = get_dotted(spec, key)
-        if not isinstance(value, str) or not value or _exists(value, runner):
-            continue
-        if _exists(value, Path.cwd()):
-            set_dotted(spec, key, str(Path.cwd() / value))
+        listed = value if isinstance(value, list) else [value]
+        moved = [_from_here(one, here, None if runner == here or own else runner) for one in listed]
+        if moved != listed:
+            set_dotted(spec, key, moved if isinstance(value, list) else moved[0])
+
+
+def _from_here(value: Any, here: Path, runner: Path | None) -> Any:
+    """A path of the caller's folder as an absolute one; anything else, and what the runner's folder
+    has, unchanged."""
+    if not isinstance(value, str) or not value or "://" in value:
+        return value
+    if runner is not None and _exists(value, runner):
+        return value
+    base = re.split(r"[*?\[{]", value, maxsplit=1)[0]  # of a pattern what stands before its signs
+    base = base if base == value else base.rpartition("/")[0]
+    return str(here / urls.local_path(value)) if _exists(base, here) else value
+
+
+def _named_paths(bundle: Bundle, action: str, given: set[str]) -> set[str]:
+    """Of the fields that a person gave, those of this project's spec that hold a path: data, what
+    lies beside them, models."""
+    rows = bundle.data_rows(action)
+    beside = {
+        str(mapping(row.get(name)).get("field"))
+        for row in rows.values()
+        for name in ("masks", "labels")
+    }
+    by_name = {key for key in given if key.endswith(_PATHS)}
+    return given & (rows.keys() | beside | by_name)
 
 
 def missing(

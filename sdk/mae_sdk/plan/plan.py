@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,31 @@ _KEY = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
 def _told(items: Iterable[Any]) -> list[Any]:
     """Warnings as JSON types; a bundle's rules may warn by a plain text."""
     return [item.to_dict() if hasattr(item, "to_dict") else str(item) for item in items]
+
+
+def is_note(
+    warning: Any,
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Origin],
+    sources: Collection[str],
+) -> bool:
+    """Whether a warning is of a field, and no field that it names was set by a person (in a spec
+    file, on the command line, as data): nothing that anybody wanted is called in question.
+
+    A field without a value is a lack, of which a warning stays one; so do what is serious and what
+    is said of the data, whose fields are `sources`.
+    """
+    field = getattr(warning, "field", None)
+    if isinstance(warning, MaeError) or getattr(warning, "serious", False):
+        return False
+    if not field or field in sources or get_dotted(spec, field, None) is None:
+        return False
+    chosen = {*OriginKind.written(), OriginKind.DATA}
+    written = [key for key, origin in provenance.items() if origin.kind in chosen]
+    named = [field, *_KEY.findall(str(warning))]
+    return not any(
+        key == name or key.startswith((f"{name}.", f"{name}[")) for name in named for key in written
+    )
 
 
 @dataclass
@@ -133,30 +158,8 @@ class Plan:
         """Images per optimizer step of one training run, over all processes."""
         return self.facts.effective_batch
 
-    @property
-    def _set(self) -> tuple[str, ...]:
-        """The fields that a person has set: in a spec file, on the command line, as data."""
-        chosen = {*OriginKind.written(), OriginKind.DATA}
-        return tuple(key for key, origin in self.provenance.items() if origin.kind in chosen)
-
     def _is_note(self, warning: Any) -> bool:
-        """Whether a warning is of a field, and no field that it names was set by a person: nothing
-        that anybody wanted is called in question.
-
-        A field without a value is a lack, of which a warning stays one; so do what is serious and
-        what is said of the data.
-        """
-        field = getattr(warning, "field", None)
-        if isinstance(warning, MaeError) or getattr(warning, "serious", False):
-            return False
-        if not field or field in self.sources or get_dotted(self.spec, field, None) is None:
-            return False
-        named = [field, *_KEY.findall(str(warning))]
-        return not any(
-            key == name or key.startswith((f"{name}.", f"{name}["))
-            for name in named
-            for key in self._set
-        )
+        return is_note(warning, self.spec, self.provenance, self.sources)
 
     @property
     def notes(self) -> list[Any]:

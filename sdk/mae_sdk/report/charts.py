@@ -123,7 +123,19 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         if not one.faint or len(drawn) == 1
     )
     svg = _svg(f"{options.title}: {said}", options.width, options.height, *parts)
-    return element("div", svg, legend, class_="chart")
+    return element("div", svg, legend, _cut(frame, drawn), class_="chart")
+
+
+def _cut(frame: Frame, drawn: Sequence[Series]) -> Markup | None:
+    """That spikes of raw steps are cut at the edge of the frame, and how far they go."""
+    values = [y for one in drawn if one.faint for _, y in one.points]
+    beyond = [y for y in values if not frame.y0 <= y <= frame.y1]
+    if not beyond or frame.log:
+        return None
+    ends = f"from {number(min(values))} to {number(max(values))}"
+    verb = "lies" if len(beyond) == 1 else "lie"
+    text = f"{len(beyond):,} of the {len(values):,} single steps {verb} beyond the frame: {ends}."
+    return element("p", text, class_="caption")
 
 
 def _told_apart(series: Sequence[Series]) -> list[Series]:
@@ -264,8 +276,7 @@ def _axes(frame: Frame, options: Options, whole: bool = False) -> list[Markup]:
 def _curve(frame: Frame, one: Series) -> Markup:
     points = thinned(one.points)
     path = " ".join(
-        f"{frame.x(x):.1f},{min(max(frame.y(y), frame.top - 4), frame.bottom + 4):.1f}"
-        for x, y in points
+        f"{frame.x(x):.1f},{min(max(frame.y(y), frame.top), frame.bottom):.1f}" for x, y in points
     )
     names = ["line", f"s{one.color % COLORS}"]
     names += ["faint"] * one.faint + ["dashed"] * one.dashed

@@ -7,7 +7,7 @@ says in a sentence why they are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,11 +24,11 @@ from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Options, Series
+from mae_sdk.report.curves import ends, few
 from mae_sdk.report.facts import Curve, Facts, as_list, base, facts_of, shown
 from mae_sdk.report.markup import number
+from mae_sdk.report.words import named
 
-MAX_ROWS = 60
-"""Rows of the numbers of a chart: more are thinned."""
 _ROUNDING = 1e-6
 MAX_METRICS = 30
 """Metrics whose curves are drawn."""
@@ -222,15 +222,21 @@ def results(pair: Pair) -> Section:
     notes: list[tuple[str, str]] = []
     for name in dict.fromkeys([*held_by[0].values, *held_by[1].values]):
         held = [one.values.get(name) for one in held_by]
-        row = [name, *("–" if one is None else number(one[0]) for one in held), "–", "–"]
+        row = [
+            named(name),
+            *("–" if one is None else first_screen.told(name, *one) for one in held),
+            "–",
+            "–",
+        ]
         if held[0] is not None and held[1] is not None:
             (one, images), (other, more) = held[0], held[1]
             if why := apart_in(pair, name):
-                notes.append((name, why))
+                notes.append((named(name), why))
             else:
                 # Two processes round the same figure apart.
                 gap = 0.0 if math.isclose(one, other, rel_tol=_ROUNDING) else other - one
-                row[3] = f"{gap:+.4g}"
+                of_share = row[1].endswith("%")
+                row[3] = f"{100 * gap:+.1f} points" if of_share else f"{gap:+.4g}"
                 if images and more and 0 <= one <= 1 and 0 <= other <= 1:
                     low, high = difference(other, more, one, images)
                     told = "told apart" if low > 0 or high < 0 else "cannot be told apart"
@@ -239,13 +245,19 @@ def results(pair: Pair) -> Section:
     if not rows:
         return Section("Results", [Text("Neither of the two has reported a metric.", "note")])
 
-    said = _told(notes, pair)
+    said = [*_doubted(pair), *_told(notes, pair)]
     if not notes and all(row[3] == "–" for row in rows):
         said.append(Text("The two have no metric in common.", "note"))
     head = ["metric", *pair.ids, "second − first", "95 % interval of the difference"]
     of = zip(pair.ids, held_by, strict=True)
     caption = "; ".join(f"{name}: {one.where}" for name, one in of)
     return Section("Results", [*said, Table(head, rows, caption, (1, 2, 3))])
+
+
+def _doubted(pair: Pair) -> list[Block]:
+    """Why the figures of either are in doubt, as on its own page."""
+    doubts = [(facts.id, one) for facts in pair.both for one in (*facts.doubts, *facts.inherited)]
+    return [Text(f"{name} is in doubt: {one}", "warning") for name, one in doubts]
 
 
 @dataclass(frozen=True)
@@ -348,8 +360,8 @@ def curves(pair: Pair) -> Section | None:
                 f"{pair.first.id} reports by {units[0]}, {pair.second.id} by {units[1]}: their "
                 "curves have no common axis."
             )
-        figures += _figures(name, pair.ids, points, units, why, dots=True)
-        notes.append((name, why))
+        figures += _figures(named(name), pair.ids, points, units, why, dots=True)
+        notes.append((named(name), why))
     if not figures:
         return None
     return Section("Curves", [*_told(notes, pair), Figures(figures)])
@@ -383,17 +395,9 @@ def _figure(title: str, series: Sequence[Series], x: str) -> Figure | None:
     if drawing is None:
         return None
     values: list[Mapping[float, float]] = [dict(charts.finite(one.points)) for one in series]
-    rows = [
-        [number(at), *(number(one.get(at)) for one in values)]
-        for at in _few(sorted({at for one in values for at in one}))
-    ]
+    kept = {at for one in values if one for at in (*ends(one), max(one))}
+    chosen, said = few(sorted({at for one in values for at in one}), kept)
+    rows = [[number(at), *(number(one.get(at)) for one in values)] for at in chosen]
     head = [x, *(one.label for one in series)]
-    table = Table(head, rows, f"{title}: numbers", tuple(range(len(head))), collapsed=True)
+    table = Table(head, rows, f"{title}: numbers{said}", tuple(range(len(head))), collapsed=True)
     return Figure(title, drawing, "", table)
-
-
-def _few(values: Iterable[float]) -> list[float]:
-    """At most `MAX_ROWS` of them, the last one among them."""
-    listed = list(values)
-    stride = -(-len(listed) // MAX_ROWS) if listed else 1
-    return [at for place, at in enumerate(listed) if (len(listed) - 1 - place) % stride == 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mae_sdk.jobs.metrics import mapping
@@ -17,9 +17,10 @@ from mae_sdk.report.words import named
 _LOSSES = ("train_loss", "val_loss")
 _ERRORS = {"ece"}
 """In 0 … 1 like accuracies, but less is better."""
+_WAYS = {"maximize": "more is better", "minimize": "less is better"}
 _OF_STEPS = {"train_loss_step", "lr", "grad_norm"}
-MAX_ROWS = 60
-"""Rows of a table of numbers: more are thinned."""
+MAX_ROWS = 300
+"""Rows of the numbers of a curve: more are thinned, and the table says so."""
 
 
 def curves(facts: Facts) -> Section | None:
@@ -131,7 +132,9 @@ def _metric_figure(facts: Facts, title: str, names: Sequence[str]) -> Figure | N
     drawing = charts.lines(series, Options(shown, x=_axis(facts), markers=_best_marker(facts)))
     if drawing is None:
         return None
-    return Figure(shown, drawing, "", _epoch_table(facts, names, title))
+    ways = {mapping(mapping(facts.figures.get("best")).get(n)).get("direction") for n in names}
+    said = _WAYS.get(str(ways.pop()), "") if len(ways) == 1 else ""
+    return Figure(shown, drawing, said, _epoch_table(facts, names, title))
 
 
 def rate(facts: Facts) -> Figure | None:
@@ -172,8 +175,7 @@ def throughput(facts: Facts) -> Figure | None:
     drawing = charts.lines([Series("images per second", points, 4, dots=True)], options)
     if drawing is None:
         return None
-    rows = [[int(epoch), number(value)] for epoch, value in _few(points)]
-    table = Table(["epoch", "images per second"], rows, "Throughput", (0, 1), collapsed=True)
+    table = _numbers("epoch", "images per second", points, "Throughput")
     return Figure("Throughput", drawing, "training images per second, of each epoch", table)
 
 
@@ -190,28 +192,54 @@ def memory(facts: Facts) -> Figure | None:
         return None
     device = facts.derived.get("device")
     where = "of the process" if str(device) == "cpu" else f"of {device}"
-    rows = [[int(epoch), number(value)] for epoch, value in _few(points)]
-    table = Table(["epoch", "MB"], rows, "Memory", (0, 1), collapsed=True)
+    table = _numbers("epoch", "MB", points, "Memory")
     return Figure("Peak memory", drawing, f"MB {where}, rank 0", table)
 
 
-def _few(rows: Sequence[Any]) -> list[Any]:
-    """At most `MAX_ROWS` of them, the last one among them."""
-    stride = -(-len(rows) // MAX_ROWS) if rows else 1
-    return [row for place, row in enumerate(rows) if (len(rows) - 1 - place) % stride == 0]
-
-
 def _epoch_table(facts: Facts, names: Sequence[str], title: str) -> Table:
+    """The metrics of every epoch, that of the best checkpoint marked; of very many some."""
     columns = {name: dict(facts.curve_of(name)) for name in names}
     epochs = sorted({epoch for points in columns.values() for epoch in points})
-    rows = [[int(e), *(number(columns[name].get(e)) for name in names)] for e in _few(epochs)]
+    best = mapping(facts.figures.get("best_checkpoint"))
+    judged = dict(facts.curve_of(str(best.get("metric"))))
+    place = best.get("epoch")
+    top = judged.get(place) if is_number(place) else None
+    kept = {epoch for epoch, value in judged.items() if top is not None and value == top}  # ties
+    kept |= {epoch for points in columns.values() for epoch in ends(points)}
+    chosen, said = few(epochs, kept)
+    rows = [[int(e), *(number(columns[name].get(e)) for name in names)] for e in chosen]
+    marked = [place for place, e in enumerate(chosen) if e == place]
     head, numeric = [facts.unit, *map(named, names)], tuple(range(len(names) + 1))
-    return Table(head, rows, f"{title}: numbers", numeric, collapsed=True)
+    return Table(head, rows, f"{title}: numbers{said}", numeric, marked, collapsed=True)
 
 
 def _step_table(points: Curve, name: str) -> Table:
-    rows = [[int(step), number(value)] for step, value in _few(points)]
-    return Table(["step", name], rows, f"{name}: numbers", (0, 1), collapsed=True)
+    return _numbers("step", name, points, f"{name}: numbers")
+
+
+def _numbers(unit: str, name: str, points: Curve, caption: str) -> Table:
+    values = dict(points)
+    chosen, said = few(sorted(values), ends(values))
+    rows = [[int(at), number(values[at])] for at in chosen]
+    return Table([unit, name], rows, f"{caption}{said}", (0, 1), collapsed=True)
+
+
+def ends(values: Mapping[float, Any]) -> list[float]:
+    """Where a curve is least and where it is most: one of them is its best."""
+    known = {at: value for at, value in values.items() if is_number(value)}
+    return [min(known, key=known.__getitem__), max(known, key=known.__getitem__)] if known else []
+
+
+def few(places: Sequence[float], keep: Collection[float] = ()) -> tuple[list[float], str]:
+    """The rows of the numbers of a curve: all of them up to `MAX_ROWS`, of more evenly some, the
+    last one and those to keep among them; and in words that they are not all."""
+    stride = -(-len(places) // MAX_ROWS) if places else 1
+    if stride == 1:
+        return list(places), ""
+    last = len(places) - 1
+    chosen = [at for i, at in enumerate(places) if (last - i) % stride == 0 or at in keep]
+    said = f" (one row in {stride} of {len(places):,}, with the least, the most and the last)"
+    return chosen, said
 
 
 def checkpoints(facts: Facts) -> Section | None:

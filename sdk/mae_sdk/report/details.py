@@ -6,6 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_skill.bundle import Bundle
+from mae_skill.conditions import acts
+from mae_skill.dotted import field_nodes
+from mae_skill.errors import MaeError
+
 from mae_sdk.jobs import records
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.secrets import known, redact
@@ -19,8 +24,71 @@ LOG_LINES = 30
 
 def sections(facts: Facts) -> list[Section]:
     """Everything that is there."""
-    found = [changed(facts), warnings(facts), notes(facts), data(facts), environment(facts)]
+    found = [
+        trained(facts),
+        changed(facts),
+        warnings(facts),
+        notes(facts),
+        data(facts),
+        environment(facts),
+    ]
     return [one for one in found if one is not None]
+
+
+_RECIPE = (
+    ("epochs", "train.num_epochs"),
+    ("images at a time", "dataset.batch_size"),
+    ("side of the input, pixels", "dataset.augmentation.input_size"),
+    ("side of a patch, pixels", "model.patch_size"),
+    ("share of the patches that is hidden", "train.mask_ratio"),
+    ("loss on normalized pixels", "train.norm_pix_loss"),
+    ("loss", "train.loss"),
+    ("optimizer", "train.optim.type"),
+    ("learning rate", "train.optim.lr"),
+    ("schedule of the rate", "train.optim.lr_scheduler"),
+    ("epochs of warm-up", "train.optim.warmup_epochs"),
+    ("weight decay", "train.optim.weight_decay"),
+    ("decay of the rate by layer", "train.optim.layer_decay"),
+    ("mixup", "dataset.augmentation.mixup"),
+    ("cutmix", "dataset.augmentation.cutmix"),
+    ("label smoothing", "dataset.augmentation.smoothing"),
+    ("precision", "train.precision"),
+    ("seed", "train.seed"),
+)
+"""What a training was, in words, and its field: told whether it is the template's value or not."""
+
+
+def trained(facts: Facts) -> Section | None:
+    """How a training was done: most of it is defaults, which no changed field tells."""
+    if facts.action != "train" or facts.is_study:
+        return None
+    changed, nodes = mapping(facts.record.get("changed")), _fields(facts)
+    rows = []
+    for words, key in _RECIPE:
+        value = facts.setting(key)
+        if value is not None and key in nodes and _acts(nodes[key], facts):
+            rows.append([words, shown(value), key, "set" if key in changed else "default"])
+    if facts.stage == "pretrain" and rows and not facts.record.get("skill_dir"):
+        teacher = facts.setting("train.teacher.checkpoint")
+        loss = "mean squared error of the hidden patches" + (" and a teacher's" if teacher else "")
+        rows.append(["loss", loss, "train.stage", ""])
+    if not rows:
+        return None
+    head = ["what", "value", "field", ""]
+    return Section("How it was trained", [Table(head, rows, "Defaults too", stacked=True)])
+
+
+def _fields(facts: Facts) -> Mapping[str, Any]:
+    """The fields of training in the schema of the job's bundle; none where it cannot be read."""
+    try:
+        schema = Bundle.load(facts.record.get("skill_dir") or None).schema("train")
+    except (MaeError, OSError):  # it was moved, or has no such action
+        return {}
+    return field_nodes(schema)
+
+
+def _acts(node: Mapping[str, Any], facts: Facts) -> bool:
+    return acts(node.get("applies_when"), facts.spec) is None
 
 
 def changed(facts: Facts) -> Section | None:

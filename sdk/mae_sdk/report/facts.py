@@ -30,6 +30,7 @@ from mae_sdk.job import (
     RemoteJob,
     beside,
     content_of,
+    doubts_of,
     lines_said_by,
     made_from,
     of_model,
@@ -134,6 +135,11 @@ class Facts:
         return self.row.get("state") == "PRUNED"
 
     @property
+    def state_word(self) -> str:
+        """What stands in its badge: nobody canceled a trial that was pruned."""
+        return "PRUNED" if self.is_pruned and self.state == records.CANCELED else self.state
+
+    @property
     def is_running(self) -> bool:
         return self.state in (records.PENDING, records.RUNNING)
 
@@ -229,13 +235,8 @@ class Facts:
 
     @cached_property
     def doubts(self) -> list[str]:
-        """Why the result says that nothing was learned, as the run found; of a study why that of
-        its best trial does."""
-        study = mapping(self.figures.get("study")) if self.is_study else {}
-        if child := beside(self.job, str(mapping(study.get("best")).get("child") or "")):
-            return facts_of(child, child.record, "").doubts
-        found = self.result.get("doubts") or self.judged.get("doubts")
-        return [str(one) for one in as_list(found)]
+        """As the lists of jobs have them (`doubts_of`)."""
+        return doubts_of(self.job)
 
     @cached_property
     def doubts_of_model(self) -> dict[str, list[str]]:

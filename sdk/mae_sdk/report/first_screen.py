@@ -49,6 +49,10 @@ MAX_INHERITED = 3
 """Doubts of the model that a job took, on its first screen."""
 MAX_JUDGES = 3
 """Evaluations of what a job made, on its first screen."""
+FALL = 0.1
+"""The part of its best by which RankMe falls before the page says so."""
+MAX_HEADLINE = 160
+"""Characters of an error's headline; what it lists beyond is told in lines."""
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
@@ -148,17 +152,34 @@ def _result(facts: Facts) -> Card:
 
 def _failed(facts: Facts) -> Card:
     problem = facts.failure
-    lines = _problems(problem)
+    message, more = _told_shortly(str(problem.get("message") or "the job ended in ERROR"))
+    lines = [*more, *_bound(mapping(problem.get("error"))), *_problems(problem)]
     lines += [str(problem["hint"])] if problem.get("hint") else []
     lines += _how_far(facts)
     category = str(problem.get("category") or "")
     return Card(
         "What went wrong",
-        str(problem.get("message") or "the job ended in ERROR"),
+        message,
         [*([f"what kind of failure: {category.replace('_', ' ')}"] if category else []), *lines],
         tone="error",
         wide=True,
     )
+
+
+def _told_shortly(message: str) -> tuple[str, list[str]]:
+    """A message, and apart from it what it lists in brackets at its end, where that is long."""
+    head, bracket, rest = message.partition(" (")
+    if len(message) <= MAX_HEADLINE or not bracket or not rest.endswith(")"):
+        return message, []
+    return head, rest.removesuffix(")").split("; ")
+
+
+def _bound(error: Mapping[str, Any]) -> list[str]:
+    """What an error got and would have taken."""
+    got, expected, field = (error.get(name) for name in ("got", "expected", "field"))
+    if got in (None, "") or not expected or isinstance(got, (list, dict)):
+        return []
+    return [f"{f'{field}: ' if field else ''}got {number(got)}, expected {expected}"]
 
 
 def _problems(problem: Mapping[str, Any]) -> list[str]:
@@ -203,7 +224,7 @@ def _progress(facts: Facts) -> Card:
         records.CANCELED: "canceled",
         records.UNKNOWN: "out of sight",
     }
-    lines = []
+    lines, newest = [], []
     if facts.marks:
         line = facts.marks[-1]
         of, unit = line.get(f"max_{facts.unit}"), facts.unit
@@ -217,22 +238,25 @@ def _progress(facts: Facts) -> Card:
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         kpi = mapping(line.get("kpi"))
-        if kpi:
-            lines.append(f"at the end of {facts.unit} {line[facts.unit]}, the newest:")
-        lines += [f"{named(str(name))} {told(facts, str(name), v)}" for name, v in kpi.items()]
+        newest = [
+            f"{named(str(name))} {told(str(name), v, mapping(facts.about.get(name)).get('images'))}"
+            for name, v in kpi.items()
+        ]
+        last = f"at the end of {facts.unit} {line[facts.unit]}, the newest:"
     elif facts.lines:
         lines.append(str(facts.lines[-1].get("message") or ""))
     card = measured(facts)
     if facts.state == records.CANCELED and card.title.startswith("Result: "):
         lines.append(f"the best until then: {card.title.removeprefix('Result: ')} {card.figure}")
         lines += card.lines
+        lines += [f"{last} {' · '.join(newest)}"] if newest else []
         return Card("So far", "canceled", lines, tone=card.tone, wide=True)
+    lines += [last, *newest] if newest else []
     return Card("So far", words.get(facts.state, facts.state), lines)
 
 
-def told(facts: Facts, name: str, value: Any) -> str:
-    """The value of a metric: a share as percent, as everywhere on the page."""
-    images = mapping(facts.about.get(name)).get("images")
+def told(name: str, value: Any, images: Any = None) -> str:
+    """The value of a metric: a share, of `images` or not, as percent, as everywhere on the page."""
     is_share = name in ("balanced_accuracy", "mAcc", "aAcc") or name.startswith("f1_")
     return percent(value) if is_share else figure(name, value, images)
 
@@ -260,6 +284,7 @@ def measured(facts: Facts) -> Card:
     if said := _no_better_than_a_mean(facts, name, value):
         lines.append(said)
     others = _others(facts, name, epoch)
+    lines += _of_features(facts, epoch)
     if others:
         lines.append(" · ".join(others))
     shown = figure(name, value, images)
@@ -485,6 +510,8 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
     found = []
     for name in shown:
         value = kpis.get(name)
+        if (main, name) == ("train_loss", "val_loss") and line is not None:
+            continue  # it stands beside the training loss
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
             of = _of_rank(facts) if name == "rankme" else ""
@@ -493,6 +520,22 @@ def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
                 what = "loss on these images (val_loss)"
             found.append(f"{what} {number(value) if plain else percent(value)}{of}")
     return found[:6]
+
+
+def _of_features(facts: Facts, epoch: Any) -> list[str]:
+    """That the rank of the features fell while the loss did: they use fewer directions."""
+    curve = dict(facts.curve_of("rankme"))
+    if len(curve) < 2 or epoch not in curve:
+        return []
+    top = max(curve, key=lambda at: curve[at])
+    if top >= epoch or curve[epoch] > (1 - FALL) * curve[top]:
+        return []
+    fell = (
+        f"RankMe fell from {number(curve[top])} ({facts.unit} {int(top)}) to "
+        f"{number(curve[epoch])}: the features use fewer directions than they did; more is better, "
+        "and a probe tells whether it matters"
+    )
+    return [fell]
 
 
 def _of_rank(facts: Facts) -> str:
@@ -646,6 +689,8 @@ def data(facts: Facts) -> Card:
             counts.append(f"{without:,} of them without a label")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
+        if table := mapping(seen.get("label_file")).get("file"):
+            place = f"{place or 'unnamed'}; labels from {base(str(table))}"
         which = role(last, facts.action)
         lines.append(f"{which}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
@@ -698,12 +743,25 @@ def left_out(facts: Facts) -> Card | None:
         if not read:
             return None
         if not ended:
-            return Card("Left out", "not known", ["the run did not read all of it to the end"])
+            return _not_known(facts)
         return Card("Left out", "nothing", ["every file of the sources was used"])
     if not ended:
         lines.append("what could not be read is known when the run has ended")
     shown = f"{total:,} file{'s' if total != 1 else ''}"
     return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
+
+
+def _not_known(facts: Facts) -> Card:
+    """Of a run that wrote no result: how much could be read when it was launched."""
+    error = mapping(facts.failure.get("error"))
+    if error.get("field") == "dataset.max_corrupt_fraction":
+        head, _ = _told_shortly(str(facts.failure.get("message")))
+        return Card("Left out", "too much", [f"the run ended of it: {head}"], tone="warning")
+    seen = [one for one in facts.sources.values() if isinstance(one.get("images"), int)]
+    if all(one.get("read") == one["images"] and one.get("bad") == 0 for one in seen):
+        said = "every image could be read when the job was launched; what the run itself left out"
+        return Card("Left out", "nothing known", [f"{said} is said at its end"])
+    return Card("Left out", "not known", ["what could not be read is said at the end of a run"])
 
 
 CHOSE = "chose the model's checkpoint: the scores are optimistic"
@@ -744,7 +802,9 @@ def next_step(facts: Facts) -> Card:
         if answers.fails_again(facts.record):
             same = "another attempt at this one meets the same data and spec"
             lines = [f"read the log, fix the cause and launch a new job: {same}"]
-            return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs show {job}")
+            commands = [f"mae jobs logs {job}", f"mae jobs show {job}"]
+            commands += [f"mae inspect {shlex.quote(u)}" for u in answers.suspects(facts.record)]
+            return Card("Next", "", lines, "\n".join(commands))
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
         return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")
@@ -782,14 +842,29 @@ def next_step(facts: Facts) -> Card:
     return Card("Next", "", lines, answers.command_of(steps[0], facts.root_flag))
 
 
+_SIDE = "dataset.augmentation.input_size"
+
+
 def chips(facts: Facts) -> Mapping[str, str]:
     """The small facts below the heading."""
     found = {"created": facts.created[:16].replace("T", " ") + " UTC" if facts.created else ""}
     if facts.seconds is not None:
         found["ran"] = seconds(facts.seconds)
-    words = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+    if facts.action == "train":
+        epochs, side = (facts.setting(k) for k in ("train.num_epochs", _SIDE))
+        found["epochs"] = f"{epochs}" if is_count(epochs) else ""
+        found["input"] = f"{side} × {side} pixels" if is_count(side) else ""
+    words = {
+        "patch_size": "patches of",
+        "embed_dim": "width",
+        "depth": "depth",
+        "num_heads": "heads",
+    }
     own = {word: facts.setting(f"model.{key}") for key, word in words.items()}
-    found["shape"] = ", ".join(f"{word} {value}" for word, value in own.items() if value)
+    pixels = {"patches of": " pixels"}
+    found["model with"] = ", ".join(
+        f"{word} {value}{pixels.get(word, '')}" for word, value in own.items() if value
+    )
     parameters = facts.derived.get("parameters")
     if is_number(parameters):
         found["parameters"] = f"{parameters / 1e6:.1f} M"

@@ -106,6 +106,10 @@ class Gallery:
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+NEARLY_ALL = 0.9
+"""Of the variance of features in two axes: then they are nearly flat, and the page says so."""
+
+
 def sections(facts: Facts, budget: int = BUDGET) -> list[Section]:
     """Everything that the run left to look at, in so many bytes."""
     gallery = Gallery(facts, budget)
@@ -310,6 +314,8 @@ def embedding(gallery: Gallery) -> Section | None:
             explained = one.get("explained")
             if is_number(explained):
                 note += f" The two axes hold {percent(explained)} of the variance."
+                if explained > NEARLY_ALL:
+                    note += " In all others the features of these images hardly differ."
             figures.append(Figure(method, drawing, note.strip()))
     when = _of_epoch(maps[-1]) if maps else ""
     return Section(f"Map of features{when}", figures) if figures else None

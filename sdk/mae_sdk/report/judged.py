@@ -9,7 +9,7 @@ from typing import Any
 
 from mae_skill.spelling import count_of
 
-from mae_sdk.jobs.intervals import wilson
+from mae_sdk.jobs.intervals import MIN_FOR_PERCENTILE, wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
@@ -117,7 +117,7 @@ def classes(facts: Facts) -> Section | None:
         numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
         lead += f" {_more(len(names))} in metrics.json."
-    return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+    return Section("Classes", [Table(head, rows, "Every class", numeric, stacked=True)], lead)
 
 
 def _more(count: int) -> str:
@@ -206,7 +206,9 @@ def _labels(facts: Facts, per_class: Mapping[str, Mapping[str, Any]]) -> Section
     if len(rows) > MAX_CLASSES:
         lead += f" {_more(len(rows))} in metrics.json."
     return Section(
-        "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)))], lead
+        "Classes",
+        [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 9)), stacked=True)],
+        lead,
     )
 
 
@@ -335,8 +337,6 @@ def speed(facts: Facts) -> Section | None:
 
 
 SPEED_HEAD = ("median", "least to most", "95th percentile", "images per second", "repetitions")
-MIN_FOR_PERCENTILE = 20
-"""Repetitions below which the 95th percentile is the largest of them, or lies beside it."""
 WIDE = 1.5
 """Median over least time, from which times are said to spread."""
 

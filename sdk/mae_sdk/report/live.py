@@ -104,6 +104,7 @@ class Site:
             groups=_groups(rows, only.sort),
             heads=heads,
             columns=answers.JOB_COLUMNS,
+            words={name: _HEADS.get(name, name) for name in answers.JOB_COLUMNS},
             filters={name: query.get(name, "") for name in _FILTERS},
             trials=trials,
             sort=only.sort,
@@ -135,7 +136,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     made = {name: "–" if value is None else value for name, value in row.items()}
     made["id"] = Link(row["id"], f"/job/{quote(row['id'])}")
     made["name"] = row["id"]
-    made["best"] = number(row["best"]) + answers.in_doubt(row)
+    known = "" if row["best"] is None and row["doubts"] else number(row["best"])
+    made["best"] = known + answers.in_doubt(row)
     made["judged_on"] = answers.near(row["judged_on"]) if row["judged_on"] else "–"
     made["created"] = str(row["created"] or "–")[:19].replace("T", " ")
     if row.get("parent"):

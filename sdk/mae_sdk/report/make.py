@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import StorageError
+from mae_skill.errors import MaeError, StorageError
 
 from mae_sdk import files
-from mae_sdk.job import Job
+from mae_sdk.job import Job, RemoteJob, beside
 from mae_sdk.jobs import records
-from mae_sdk.jobs.records import Failure
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.records import Failure, JobRecord
 from mae_sdk.report.chain import render_chain
 from mae_sdk.report.facts import facts_of
 from mae_sdk.report.notebook import frame
@@ -76,7 +78,10 @@ def make_report(
     if chain:
         text = render_chain(job)
     else:
-        text = render(facts_of(job), at_home=path.absolute().parent == job.folder.absolute())
+        at_home = path.absolute().parent == job.folder.absolute()
+        if at_home and not isinstance(job, RemoteJob):
+            _write_trials(job, job.record)
+        text = render(facts_of(job), at_home=at_home)
     return Report(_write(text, path))
 
 
@@ -101,6 +106,21 @@ def _write(text: str, path: Path) -> Path:
     return path
 
 
+def _write_trials(study: Job, record: JobRecord) -> None:
+    """The pages of the trials that the page of a complete study leads to, where a trial was too
+    short to have written its own: the spec as given, the auto recipe, the best."""
+    if record.get("kind") != "automl" or records.state_of(record) != records.COMPLETE:
+        return
+    best = mapping(study.figures().get("study")).get("best")
+    names = {f"{study.id}.t000", f"{study.id}.t001", str(mapping(best).get("child"))}
+    for name in sorted(names):
+        trial = beside(study, name)
+        if trial is None or isinstance(trial, RemoteJob) or (trial.folder / REPORT_NAME).exists():
+            continue
+        with contextlib.suppress(MaeError, OSError):
+            make_report(trial)
+
+
 def refresh(job_dir: Path, ending: Ending | None = None) -> bool:
     """Write the report into a job's folder; for a run, which no report may hurt.
 
@@ -120,6 +140,7 @@ def refresh(job_dir: Path, ending: Ending | None = None) -> bool:
             if not at and ending.state == records.COMPLETE:
                 at = records.ended_at(job_dir, record)
             records.advance(record, ending.state, ending.reason, at=at, **more)
+        _write_trials(Job(job_dir), record)
         text = render(facts_of(Job(job_dir), record, records.state_of(record)))
         files.write_text(job_dir / REPORT_NAME, text)
     except Exception:  # a report is a comfort: whatever is wrong with it ends no run

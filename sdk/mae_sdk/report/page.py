@@ -60,6 +60,7 @@ def render(
         ),
         "heading": first_screen.heading(facts),
         "state": facts.state,
+        "badge": facts.state_word,
         "below": _asked(facts),
         "chain": chain(facts, links, at_home=at_home),
         "mailed": links is None,

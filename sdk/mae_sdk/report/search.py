@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mae_skill.diff import diff_specs
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError
 from mae_skill.spelling import count_of
 
 from mae_sdk.job import beside
@@ -111,6 +114,7 @@ def sections(facts: Facts, target: Target = lambda name: "") -> list[Section]:
     parameters = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
     found = [winner(facts, study, parameters, target)]
     if rows and objectives:
+        found.append(how(facts, record, objectives, parameters))
         found.append(history(facts, rows, objectives, parameters))
         found.append(table(rows, objectives, parameters, study, target))
     return [one for one in found if one is not None]
@@ -147,7 +151,10 @@ def winner(
         marked += [len(rows)] if one != other else []
         why = "searched" if key in searched else around
         rows.append([key, _short(one), _short(other), why])
-    rows.append([named(metric), number(given.get("value")), number(best.get("value")), ""])
+    if len(marked) == len(rows):  # what all rows have in common sets none apart
+        marked = []
+    shown_as = percent if isinstance(study.get("images"), int) else number
+    rows.append([named(metric), shown_as(given.get("value")), shown_as(best.get("value")), ""])
     names = ["trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
     head = ["field", *names, "set by"]
     blocks: list[Block] = [said]
@@ -156,12 +163,73 @@ def winner(
         blocks.append(Text(f"Trial 1 is the auto recipe; {goes_on}", "note"))
     caption = "The winning values beside the given ones"
     blocks.append(Table(head, rows, caption, (1, 2), marked, stacked=True))
-    pages = [
-        [name, _page(facts, str(one.get("child") or ""), target)]
-        for name, one in zip(names, (given, best), strict=True)
-    ]
-    blocks.append(Table(["trial", "its page"], pages, "All else of the two trials"))
+    both = zip(names, (given, best), strict=True)
+    told = {name: str(one.get("child") or "") for name, one in both}
+    if _auto(facts) and best.get("trial") != 1:
+        told["trial 1: the auto recipe"] = f"{facts.id}.t001"
+    pages = [[name, _page(facts, child, target)] for name, child in told.items()]
+    blocks.append(Table(["trial", "its page"], pages, "All else of these trials"))
     return Section(title, blocks)
+
+
+def how(
+    facts: Facts,
+    record: Mapping[str, Any],
+    objectives: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Mapping[str, Any]],
+) -> Section:
+    """How the study searched: what it judged by, its sampler and pruner, and the ranges."""
+    options = mapping(record.get("options"))
+    ways = {"maximize": "more is better", "minimize": "less is better"}
+    by = "; ".join(
+        f"{named(str(one.get('metric')))}, {ways.get(str(one.get('direction')), 'no direction')}"
+        for one in objectives
+    )
+    sampler = options.get("sampler") or ("nsga2" if len(objectives) > 1 else "tpe")
+    rows: list[list[Any]] = [
+        ["judged by", by],
+        ["trials at most", number(options.get("max_trials"))],
+        ["sampler", str(sampler)],
+        ["pruner", _pruner(record, options, len(objectives))],
+        ["seed", shown(options.get("seed"))],
+        ["trials at a time", number(record.get("concurrency"))],
+    ]
+    for name, words in (("timeout", "seconds at most"), ("plateau", "trials without a better one")):
+        rows += [[words, number(options[name])]] if options.get(name) is not None else []
+    listed = [[str(one.get("name")), _range(one)] for one in parameters]
+    blocks: list[Block] = [Table(["what", "value"], rows, "Settings of the search", stacked=True)]
+    if listed:
+        head = ["parameter", "from where to where"]
+        blocks.append(Table(head, listed, "What was searched", stacked=True))
+    return Section("How it searched", blocks)
+
+
+def _pruner(record: Mapping[str, Any], options: Mapping[str, Any], metrics: int) -> str:
+    """The pruner in the plan's words; of another version's options its name alone."""
+    from mae_sdk.automl.options import parse
+    from mae_sdk.automl.pruner import describe
+    from mae_sdk.automl.setup import spec_of_trials
+
+    epochs = None
+    try:
+        known = parse(dict(options))
+        with contextlib.suppress(MaeError, KeyError, TypeError):
+            key = str(mapping(record.get("keys")).get("epochs") or "")
+            epochs = get_dotted(spec_of_trials(record), key) if key else None
+    except (MaeError, ValueError, TypeError):
+        return str(options.get("pruner") or "the default")
+    return describe(known, metrics, epochs if isinstance(epochs, int) else None)
+
+
+def _range(parameter: Mapping[str, Any]) -> str:
+    """``1e-05 to 0.01, on a log scale``; of options the list of them."""
+    options = as_list(parameter.get("choices"))
+    if options:
+        return ", ".join(shown(one, 40) for one in options[:12])
+    if parameter.get("low") is None:
+        return "–"
+    scale = ", on a log scale" if parameter.get("log") else ""
+    return f"{number(parameter['low'])} to {number(parameter.get('high'))}{scale}"
 
 
 def _auto(facts: Facts) -> bool:
@@ -330,13 +398,19 @@ def _parallel(
     best = max(complete, key=lambda place: good[place] or 0.0) if complete else None
     names = [str(parameter.get("name")) for parameter in parameters][:9]
     logs = {str(parameter.get("name")): bool(parameter.get("log")) for parameter in parameters}
-    columns = [Axis(name, [row.get(name) for row in known], logs[name]) for name in names]
+    held = {name: [row.get(name) for row in known] for name in names}
+    same = [name for name in names if len(set(map(str, held[name]))) == 1]
+    names = [name for name in names if name not in same]  # such an axis tells no trial apart
+    columns = [Axis(name + " (log)" * logs[name], held[name], logs[name]) for name in names]
     columns.append(Axis(named(metric), values))
     drawing = charts.parallel(columns, good, best, "Parallel coordinates")
     if drawing is None:
         return None
     note = "one line for each trial, darker where better; the thick one is the best"
     full = "; ".join(names)
+    if same:
+        alike = ", ".join(f"{name} {_short(held[name][0])}" for name in same)
+        full += f". The same in every trial: {alike}"
     return Figure("Parallel coordinates", drawing, f"{note}. Columns: {full}.")
 
 
@@ -391,12 +465,14 @@ def table(
         chosen = [number(row.get(name)) for name in names]
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
-        state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
+        state = str(row.get("state") or "").lower()
+        if reason:  # that of a pruned trial begins with the word
+            state = reason if reason.startswith(state) else f"{state}: {reason}"
         there = target(str(row.get("child") or ""))
         trial = Link(str(row.get("trial")), there) if there else row.get("trial")
         listed.append([trial, state, *values, row.get("best_epoch"), took, *chosen])
     short = [name.rsplit(".", 1)[-1] for name in names]
-    head = ["trial", "state", *map(named, metrics), "best epoch", "time", *short]
+    head = ["trial", "state", *map(named, metrics), "best epoch", "time, start included", *short]
     numeric = tuple(range(2, len(head)))
     lead = f"{len(rows) - 200} more are in {TABLE}" if len(rows) > 200 else ""
     there = target(TABLE)

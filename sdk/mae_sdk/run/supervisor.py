@@ -718,7 +718,7 @@ def _verdict(
     stopped = outcome is not None and outcome.stopped
 
     if (job_dir / records.CANCEL_NAME).exists() and not (complete and not stopped):
-        return records.CANCELED, "canceled on request", None
+        return records.CANCELED, records.cancel_reason(job_dir), None
     if complete:
         return records.COMPLETE, "", None
     if problem is None and outcome is not None and outcome.exit_code == PREEMPTED_EXIT:

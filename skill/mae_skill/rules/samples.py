@@ -155,6 +155,8 @@ def _is_above(bad: int, read: int, total: int, limit: float) -> bool:
 
 
 def _why(found: Seen) -> str:
+    """The first of the files that cannot be read, from their source on, those of one reason
+    together, and how many more there are."""
     reasons = {
         **(found.get("unreadable") or {}).get("reasons", {}),
         **((found.get("mask_values") or {}).get("unreadable") or {}).get("reasons", {}),
@@ -170,8 +172,19 @@ def _why(found: Seen) -> str:
             for name in masks.get("other_size", {}).get("files", [])
         ),
     ]
-    listed = [*(f"{name}: {reason}" for name, reason in reasons.items()), *others]
-    return f" ({'; '.join(listed[:FEW])})" if listed else ""
+    groups: dict[str, list[str]] = {}
+    for name, reason in list(reasons.items())[:FEW]:
+        groups.setdefault(str(reason), []).append(_below(str(name), found.get("uri")))
+    listed = [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
+    listed += others[: FEW - min(FEW, len(reasons))]
+    shown = min(FEW, len(reasons) + len(others))
+    more = f"; {found['bad'] - shown} more" if found.get("bad", 0) > shown else ""
+    return f" ({'; '.join(listed)}{more})" if listed else ""
+
+
+def _below(name: str, uri: object) -> str:
+    """A file's name from its source on, where it is one that has it."""
+    return name.removeprefix(uri.rstrip("/") + "/") if isinstance(uri, str) and uri else name
 
 
 def _several_channels(case: Case, key: str, found: Seen, channels: Seen) -> None:

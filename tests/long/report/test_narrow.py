@@ -13,7 +13,7 @@ from mae_sdk import files
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
-from mae_sdk.report.live import Server
+from mae_sdk.report.live import Server, Site
 
 from tests.support.browser import CONTRAST, Browser
 from tests.support.reports import write_job, write_study
@@ -127,6 +127,30 @@ def test_every_kind_of_page_fits_and_keeps_its_text_within_reach(
         found[f"{name}, looks"] = browser.value(CONTRAST) + browser.value(UNNAMED)
     assert {name: what for name, what in found.items() if what} == {}
     assert [one for one in browser.errors if "404" not in one] == []  # of the message page
+
+
+def test_a_job_is_told_without_scrolling_on_a_wide_and_on_a_narrow_screen(
+    tmp_path: Path, browser: Browser
+) -> None:
+    made = write_job(
+        tmp_path,
+        "evaluate-3756841350d7",
+        "evaluate",
+        spec={"train": {"stage": "finetune"}, "model": {"arch": "convnextv2_atto"}},
+        parent="train-26620f8de1b3.t002",
+        data={"dataset.val_data_sources": {"uri": "/data/seg_val", "images": 14}},
+        result={"kpis": {"mIoU": 0.3}, "doubts": ["no better than chance"]},
+    )
+    page = tmp_path / "jobs.html"
+    page.write_text(Site(Root(made.parent)).answer("/", {}))
+    ends = "[...document.querySelectorAll('table.jobs td')].map((one) => "
+    for width in (1120, 360):
+        browser.open(page.as_uri(), width=width)
+        right = browser.value(f"Math.max(...{ends}one.getBoundingClientRect().right))")
+        assert right <= width, width
+    browser.open(page.as_uri(), width=1120)
+    lines = "document.querySelector('th.name a').getClientRects().length"
+    assert browser.value(lines) <= 2, "a name breaks at its hyphen alone"
 
 
 def test_the_whole_of_a_parents_name_is_in_the_table_of_jobs(
