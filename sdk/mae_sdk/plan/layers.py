@@ -115,6 +115,22 @@ def read_classes(
     return [str(name) for name in chosen]
 
 
+def read_masks(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> str | list[str] | None:
+    """The masks of the training images that a spec names; of a segmenter that names none
+    ``beside``, else None."""
+    if not spec and not overrides:
+        return None
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers).spec
+    segments = get_dotted(found, "model.task") == "segmentation"
+    sources: Any = get_dotted(found, "dataset.segmentation.train_mask_sources")
+    return sources or ("beside" if segments else None)
+
+
 def read_segmenter(
     bundle: Bundle,
     spec: Mapping[str, Any] | str | None = None,
