@@ -13,7 +13,7 @@ from mae_sdk import answers
 from mae_sdk.job import made_from
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
-from mae_sdk.jobs.metrics import HEADLINES, mapping
+from mae_sdk.jobs.metrics import HEADLINES, mapping, trained_on
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
@@ -559,9 +559,10 @@ def data(facts: Facts) -> Card:
         images, classes = seen.get("images"), seen.get("classes")
         counts = [f"{images:,} images"] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
-        for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
-            if isinstance(seen.get(name), int):
-                counts.append(f"{seen[name]:,} {what}")
+        if (used := trained_on(seen)) is not None:
+            counts.append(f"{used:,} trained on")
+        if isinstance(seen.get("held_out"), int):
+            counts.append(f"{seen['held_out']:,} held out for validation")
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
         lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
