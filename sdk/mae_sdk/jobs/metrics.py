@@ -265,10 +265,15 @@ def verdict(study: Mapping[str, Any]) -> str:
     if not is_number(top):
         counts = dict(mapping(study.get("trials")))
         counts.pop("of", None)
-        ended = ", ".join(f"{count} {state}" for state, count in counts.items())
-        return f"No trial has succeeded{f' ({ended})' if ended else ''}: there is no best one."
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"No trial has succeeded{f' ({states})' if states else ''}: there is no best one."
     if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
         return "The study had one trial, the spec as given: nothing was searched."
+    ended = mapping(study.get("trials"))
+    if best.get("trial") == 0 and ended.get("complete") == 1 and not ended.get("pruned"):
+        return (
+            "Of the trials the spec as given (trial 0) alone came to its end: nothing was compared."
+        )
     if best.get("trial") == 0:
         tied = study.get("tied")
         more = f" {tied} trials have the same {metric}: it tells them not apart." if tied else ""
