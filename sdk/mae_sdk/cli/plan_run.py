@@ -495,8 +495,7 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
     for key, value in flatten(document["spec"]).items():
         known = document["provenance"].get(key, {})
         origin = known.get("origin", "default")
-        told = origin in ("recipe", "template") and "note" in known
-        why = f"{origin}: {known['note']}" if told else origin
+        why = f"{origin}: {known['note']}" if "note" in known else origin
         if full or origin not in ("default", "template"):
             rows.append((key, show(value, 70), why))
     width = max((len(key) for key, _, _ in rows), default=0)
