@@ -414,9 +414,15 @@ def show(job: Job) -> Document:
     }
 
 
-def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -> Document:
+def report(
+    job: Job,
+    output: str | Path | None = None,
+    *,
+    chain: bool = False,
+    others: Sequence[Job] = (),
+) -> Document:
     """``id, state, report`` (the file that was written) and its ``bytes``."""
-    path = Path(job.report(output, chain=chain))
+    path = Path(job.report(output, chain=chain, others=others))
     return {**state(job), "report": str(path), "bytes": path.stat().st_size}
 
 
