@@ -13,6 +13,7 @@ import pytest
 from mae_sdk import Skill
 from mae_sdk.cli.main import main
 from mae_sdk.mcp_server import answer, tools
+from mae_skill.errors import UsageError
 from PIL import Image
 
 from tests.support.images import write_imagefolder
@@ -132,3 +133,21 @@ def test_mcp_carries_them_too(table: tuple[Path, Path]) -> None:
     settings = {"dataset.labels.train": str(file)}
     found, failed = answer(skill, tool, {"source": str(pictures), "spec_overrides": settings})
     assert not failed and f'"dataset.labels.train": "{file}"' in found["next"][0]
+
+
+def test_a_launch_says_what_its_plan_says_of_the_data(
+    table: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_launched(*_: object) -> None:
+        raise UsageError("stopped before the launch")
+
+    monkeypatch.setattr(Skill, "create_job", not_launched)
+    pictures, file = table
+    file.write_text(file.read_text().replace("file,label", "file,diagnosis"))
+    words = ["--train-datasets", str(pictures), f"dataset.labels.train={file}", "stage=finetune"]
+    small = ["num_classes=2", "arch=vit_tiny_patch16", "--automl-policy", "off"]
+    with pytest.raises(SystemExit):
+        main(["run", "train", *words, *small])
+    said = capsys.readouterr().err
+    assert "stopped before the launch" in said
+    assert "notice: " in said and "the labels are those of diagnosis" in said

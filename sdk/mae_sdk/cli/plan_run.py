@@ -523,7 +523,7 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     if made.policy.understood:
         say(made.policy.understood)
     planned = answers.plan(made)
-    for kind in ("note", "warning"):
+    for kind in ("notice", "note", "warning"):
         for one in planned[f"{kind}s"]:
             say(f"{kind}: {sentence(one)}")
 
