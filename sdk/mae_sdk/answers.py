@@ -122,6 +122,7 @@ class Step:
         overrides: fields of its spec; a value in capitals is to be filled in.
         policy: of AutoML, where the person has chosen one: a training without it would search.
         recipe: ``auto`` where it made the training before: the template's settings are others.
+        spec: that goes along: a file, or sections.
     """
 
     action: str
@@ -131,6 +132,7 @@ class Step:
     skill_dir: str | None = None
     policy: str | None = None
     recipe: str | None = None
+    spec: Mapping[str, Any] | str | None = None
 
 
 def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
@@ -141,13 +143,20 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     words += [f"--skill-dir {shlex.quote(step.skill_dir)}"] if step.skill_dir else []
     words += [f"--recipe {step.recipe}"] if step.recipe else []
     words += [f"--automl-policy {step.policy}"] if step.policy else []
-    words += [f"{key}={_spelled(value)}" for key, value in step.overrides]
+    words += [f"-e {shlex.quote(step.spec)}"] if isinstance(step.spec, str) else []
+    words += [shlex.quote(_as_override(key, value)) for key, value in step.overrides]
     return " ".join(words) + root
 
 
-def _spelled(value: Any) -> str:
-    """A value as an override on a command line has it."""
-    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
+def _as_override(key: str, value: Any) -> str:
+    """``key=value`` as a command line reads it back."""
+    from mae_skill.reader import parse_value
+
+    bare = isinstance(value, str) and value.strip() == value
+    with contextlib.suppress(MaeError):
+        if bare and parse_value(value) == value:
+            return f"{key}={value}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def after(job: Job) -> list[Step]:
@@ -298,16 +307,48 @@ def fine_tuning(classes: int | None, parent: str | None = None) -> Step:
     return Step("train", parent, ("train_datasets", "eval_dataset"), overrides)
 
 
-def first_training(inspected: Mapping[str, Any]) -> Step:
-    """What suits a source that was inspected: supervised where it has labels or masks."""
+def first_training(
+    inspected: Mapping[str, Any],
+    *,
+    masks: str | None = None,
+    spec: Mapping[str, Any] | str | None = None,
+    spec_overrides: Mapping[str, Any] | None = None,
+) -> Step:
+    """What suits a source that was inspected: supervised where it has labels or masks.
+
+    Args:
+        masks, spec, spec_overrides: with which it was inspected. They go along, and what they say
+            is not proposed otherwise: without them a plan would read other data.
+    """
+    from mae_skill.bundle import Bundle
+    from mae_skill.dotted import expand_shorthand
+    from mae_skill.reader import read_spec
+
+    from mae_sdk.storage import urls
+
+    classes = inspected.get("classes") or ()
     if inspected.get("masks"):
         step = fine_tuning(None)
-        segments = (("model.task", "segmentation"),)
-        return replace(step, sources=("train_datasets",), overrides=(*step.overrides, *segments))
-    classes = inspected.get("classes") or ()
-    if len(classes) > 1 and not inspected.get("unlabelled"):
-        return replace(fine_tuning(len(classes)), sources=("train_datasets",))
-    return Step("train", None, ("train_datasets",), (("train.stage", "pretrain"),))
+        overrides = (*step.overrides, ("model.task", "segmentation"))
+    elif len(classes) > 1 and not inspected.get("unlabelled"):
+        overrides = fine_tuning(len(classes)).overrides
+    else:
+        overrides = (("train.stage", "pretrain"),)
+
+    given = expand_shorthand(flatten(spec_overrides or {}), Bundle.load().shorthand)
+    if masks and masks != "beside":
+        given.setdefault("dataset.segmentation.train_mask_sources", masks)
+    of_file = flatten((read_spec(spec) if isinstance(spec, str) else spec) or {})
+    kept = [(key, value) for key, value in overrides if key not in {*given, *of_file}]
+    if (of_file | given).get("train.stage") == "pretrain":  # it reads no classes
+        kept = [(key, value) for key, value in kept if key != "model.num_classes"]
+    return Step(
+        "train",
+        None,
+        ("train_datasets",),
+        (*kept, *urls.seal_tree(given).items()),
+        spec=spec or None,
+    )
 
 
 def fails_again(record: JobRecord) -> bool:
@@ -436,9 +477,15 @@ def show(job: Job) -> Document:
     }
 
 
-def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -> Document:
+def report(
+    job: Job,
+    output: str | Path | None = None,
+    *,
+    chain: bool = False,
+    others: Sequence[Job] = (),
+) -> Document:
     """``id, state, report`` (the file that was written) and its ``bytes``."""
-    path = Path(job.report(output, chain=chain))
+    path = Path(job.report(output, chain=chain, others=others))
     return {**state(job), "report": str(path), "bytes": path.stat().st_size}
 
 
@@ -1103,7 +1150,7 @@ def inspect(
     *,
     other: str | None = None,
     contact_sheet: str | None = None,
-    masks: str | None = None,
+    masks: str | Sequence[str] | None = None,
     spec: Mapping[str, Any] | str | None = None,
     spec_overrides: Mapping[str, Any] | None = None,
 ) -> Document:
@@ -1111,8 +1158,8 @@ def inspect(
     ``annotations/`` too. A folder is looked for as a plan looks for it.
 
     Args:
-        spec, spec_overrides: of a run; how it reads pictures counts, its table of labels and the
-            classes that it takes.
+        spec, spec_overrides: of a run; how it reads pictures counts, its table of labels, the
+            classes that it takes and, of a segmenter, its masks.
 
     Raises:
         SpecError: a field that counts is wrong.
@@ -1120,7 +1167,13 @@ def inspect(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
-    from mae_sdk.plan.layers import read_classes, read_labels, read_reading, read_segmenter
+    from mae_sdk.plan.layers import (
+        read_classes,
+        read_labels,
+        read_masks,
+        read_reading,
+        read_segmenter,
+    )
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
@@ -1130,6 +1183,7 @@ def inspect(
     if task == "segmentation" and not {"train.stage", "stage"} & set(asked):
         spec_overrides = {**asked, "train.stage": "finetune"}  # the one stage that has this task
     reading = read_reading(bundle, spec, spec_overrides)
+    masks = masks or read_masks(bundle, spec, spec_overrides)
     place = find_source(source, info)
     beside = None if other is None else find_source(other, info)
     document: Document = inspect_source(

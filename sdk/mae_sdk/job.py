@@ -959,7 +959,13 @@ class Job:
         except OSError:
             return None
 
-    def report(self, output: str | os.PathLike[str] | None = None, *, chain: bool = False) -> Any:
+    def report(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        chain: bool = False,
+        others: Sequence[Job] = (),
+    ) -> Any:
         """The report of the job as it is now: one HTML file that opens offline.
 
         A notebook shows it; ``path`` is where it is.
@@ -968,6 +974,7 @@ class Job:
             output: where to write it, an ``.html``; None: ``report.html`` in the job's folder. An
                 older report is replaced, another file is not.
             chain: with the reports of the jobs that it came from, in one page.
+            others: with the reports of these jobs, in one page.
 
         Raises:
             UsageError: `output` is no name of a page, or a file that is no report.
@@ -976,7 +983,7 @@ class Job:
 
         # Reports are above jobs on the floor plan; this is the one door between them.
         make = importlib.import_module("mae_sdk.report.make")
-        return make.make_report(self, output, chain=chain)
+        return make.make_report(self, output, chain=chain, others=others)
 
     @property
     def _root(self) -> str:

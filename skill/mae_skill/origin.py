@@ -52,6 +52,17 @@ class Origin:
     def __str__(self) -> str:
         return f"{self.kind} ({self.note})" if self.note else str(self.kind)
 
+    @property
+    def by_auto_recipe(self) -> bool:
+        """Whether the auto recipe chose the value, for this run or for the job whose spec it is."""
+        if self.kind is OriginKind.SPEC_FILE:
+            return self.note == BY_AUTO_RECIPE
+        return self.kind is OriginKind.RECIPE and bool(self.note)  # its rule
+
+
+BY_AUTO_RECIPE = "the auto recipe's, of the job whose spec it is"
+"""What is said of a value in a file that nobody wrote by hand."""
+
 
 def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:
     """Whether somebody set a field; a list or section is set when any part of it is."""

@@ -36,7 +36,7 @@ from mae_skill.errors import (
     unusable_path,
 )
 from mae_skill.merge import Layer, Resolved, accepted_types, coerce, merge, url_error
-from mae_skill.origin import Origin, OriginKind
+from mae_skill.origin import BY_AUTO_RECIPE, Origin, OriginKind
 from mae_skill.placeholders import (
     NOT_GIVEN,
     OpenReferenceError,
@@ -87,6 +87,7 @@ class Layers:
         inferred: fields that inference functions fill.
         given: dotted keys that the user set.
         optional: dotted keys that the run can do without, though the template has ``???`` there.
+        by_auto_recipe: dotted keys of the spec file that the auto recipe chose.
     """
 
     schema: dict[str, Any]
@@ -100,6 +101,7 @@ class Layers:
     inferred: dict[str, Any] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
     optional: set[str] = field(default_factory=set)
+    by_auto_recipe: set[str] = field(default_factory=set)
     notices: list[str] = field(default_factory=list)
 
     def in_order(self) -> list[Layer]:
@@ -315,6 +317,9 @@ def resolve(
     found = Resolution(merged.spec, merged.provenance, notices=[*layers.notices, *merged.notices])
     if layers.written_out():
         _forget_what_nobody_chose(found, layers)
+    for key in layers.by_auto_recipe & found.provenance.keys():
+        if found.provenance[key].kind is OriginKind.SPEC_FILE:
+            found.provenance[key] = Origin(OriginKind.SPEC_FILE, BY_AUTO_RECIPE)
     unresolved = _take_references(
         found, layers.schema, {*merged.absent, *_filled_by_tables(bundle, action)}
     )

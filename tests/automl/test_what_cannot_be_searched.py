@@ -268,6 +268,10 @@ def test_a_study_of_one_trial_searches_nothing_and_says_so(data: str) -> None:
     found = {"best": {"trial": 0, "value": 0.5}, "trials": {"complete": 1, "of": 1}}
     assert "nothing was searched" in verdict(found)
     assert "nothing was gained" in verdict({**found, "trials": {"complete": 2, "of": 2}})
+    stopped = {**found, "trials": {"complete": 1, "of": 3, "failed": 1}}
+    assert "nothing was compared" in verdict(stopped)
+    pruned = {**found, "trials": {"complete": 1, "of": 3, "pruned": 2}}
+    assert "nothing was gained" in verdict(pruned)
     table = "trial,state,ACC_all\n0,COMPLETE,0.5\n1,COMPLETE,0.5\n2,COMPLETE,0.25\n"
     record = {"objectives": [{"metric": "ACC_all", "direction": "maximize"}]}
     told = study(table, {"trial": 0}, record, {"ACC_all": 40}, None)["verdict"]

@@ -277,8 +277,18 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
     assert document["state"] == "COMPLETE" and document["last"]["ACC_all"]["value"] == 0.75
     text = ended_text(document)
     assert "train_loss" in text and "left out of dataset.train_data_sources: 2 unreadable" in text
-    assert "dataset.train_data_sources: 4,000 images of 10 classes (400 held out)" in text
+    used = "4,000 images of 10 classes (3,600 trained on, 400 held out)"
+    assert f"dataset.train_data_sources: {used}" in text
     assert str(folder / "train/model.pth") in text
+
+
+def test_what_is_held_out_is_known_of_a_job_whose_plan_alone_counted_it(tmp_path: Path) -> None:
+    counted = {"images": 60, "classes": 3}
+    key = "dataset.train_data_sources"
+    result = {"kpis": {}, "data": {"sources": {key: counted}}}
+    planned = {key: {**counted, "trained_on": 30, "held_out": 6}}
+    job = Job(write_job(tmp_path, "train-1", data=planned, result=result))
+    assert job.figures()["images"][key] == {**counted, "trained_on": 24, "held_out": 6}
 
 
 def test_a_warning_is_printed_once_and_not_again_where_the_launch_has_told_it(

@@ -116,7 +116,9 @@ def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
 @pytest.mark.parametrize(
     ("header", "lines", "says"),
     [
-        ("path,color", ["0_0000.png,red"], "no column label"),
+        ("path,color,age", ["0_0000.png,red,3"], "no column label"),
+        ("path,color", ["0_0000.png,red", "1_0000.png,blue"], "no column label"),
+        ("path,fold", ["0_0000.png,1", "1_0000.png,1"], "no column label"),
         ("where,label", ["0_0000.png,red"], "no column path"),
         ("path,label", [], "no rows"),
         ("path,label", ["0_0000.png,a", "./0_0000.png,b"], "two labels"),
@@ -274,3 +276,57 @@ def test_a_key_that_names_no_picture_leads_to_the_column_path(tmp_path: Path) ->
     assert "column id: call the one that names the pictures path" in str(caught.value.hint)
     both = labeled(images, table(tmp_path / "b.csv", "id,path,label", *lines))
     assert len(both) == len(rows)
+
+
+@pytest.mark.parametrize("header", ["file,diagnosis", "split,file,diagnosis"])
+def test_the_only_other_column_holds_the_labels_and_is_named(tmp_path: Path, header: str) -> None:
+    images, rows = flat(tmp_path)
+    first = "train," if header.startswith("split") else ""
+    file = table(tmp_path / "t.csv", header, *(f"{first}{path},{label}" for path, label in rows))
+    found = labeled(images, file)
+    assert [found.classes[i] for i in found.labels] == [label for _, label in sorted(rows)]
+    assert found.table["only_other"] == "diagnosis"
+
+
+@pytest.mark.parametrize("sign", [";", ","])
+@pytest.mark.parametrize("column", ["tags", "labels"])
+def test_a_sign_between_labels_parts_them_where_they_stand_in_other_company_too(
+    tmp_path: Path, sign: str, column: str
+) -> None:
+    images, rows = flat(tmp_path)
+    tags = ["green,round,big", "red,round", "red"]
+    lines = [
+        f'{path},"{tags[i % 3].replace(",", sign)}"' for i, (path, _) in enumerate(sorted(rows))
+    ]
+    found = labeled(images, table(tmp_path / "t.csv", f"file,{column}", *lines), several=True)
+    assert found.classes == ["big", "green", "red", "round"]
+    assert found.targets(found.classes)[:3].tolist() == [[1, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 0]]
+    first = tags[0].replace(",", sign)
+    assert found.table["between"] == {"sign": sign, "first": first}
+    assert found.table.get("only_other") == ("tags" if column == "tags" else None)
+
+
+def test_a_comma_that_belongs_to_a_name_parts_nothing(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    names = ['"tench, Tinca tinca"', '"goldfish, Carassius auratus"']
+    lines = [f"{path},{names[i % 2]}" for i, (path, _) in enumerate(rows)]
+    found = labeled(images, table(tmp_path / "t.csv", "file,label", *lines), several=True)
+    assert found.classes == ["goldfish, Carassius auratus", "tench, Tinca tinca"]
+
+    bars = [
+        f'{path},"{"ant, red|bee" if i % 2 else "ant, red"}"' for i, (path, _) in enumerate(rows)
+    ]
+    found = labeled(images, table(tmp_path / "b.csv", "file,label", *bars), several=True)
+    assert found.classes == ["ant, red", "bee"]
+
+
+def test_the_hint_of_a_table_without_labels_leads_on(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},a;b,nobody" for path, _ in rows]
+    with pytest.raises(DataError, match="neither a column labels") as caught:
+        labeled(images, table(tmp_path / "t.csv", "file,tags,author", *lines), several=True)
+    assert caught.value.hint == "rename the column that holds the labels to labels"
+
+    with pytest.raises(DataError, match="hold other values") as caught:
+        labeled(images, tmp_path / "t.csv", several=True, columns=["tags"])
+    assert "needs no dataset.labels.columns" in str(caught.value.hint)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk.cli.main import main
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 
@@ -176,3 +177,35 @@ def test_a_chain_tells_an_evaluation_from_a_step_and_an_export_of_a_model_in_dou
     ]
     assert "its model is in doubt" in rows[3]
     assert "some_arch" not in rows[3].replace("Export · some_arch", ""), "that is no data"
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["report", *words, "--json"])
+    printed = capsys.readouterr()
+    return int(end.value.code or 0), json.loads(printed.out or printed.err)
+
+
+def test_jobs_that_somebody_names_are_one_page_with_a_row_and_a_section_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_chain(tmp_path)
+    write_job(tmp_path, "train-9", spec=SPEC, result={}, epochs=3)
+    where = ["--results-root", str(tmp_path)]
+    names = ["train-9", "export-3", "train-2"]
+
+    out = tmp_path / "boss.html"
+    code, found = called(capsys, *names, "train-9", "-o", str(out), *where)
+    assert code == 0 and found["report"] == str(out)
+    page = read_page(out)
+    assert [part["id"] for part in page.all("article")] == names
+    assert "3 jobs" in page.text and "The jobs in short" in page.text
+    assert {f"#{name}" for name in names} <= {a["href"] for a in page.all("a")}
+    assert all(f"({name})" in page.text for name in names)
+
+    code, found = called(capsys, *names[:2], *where)
+    assert code == 0 and Path(found["report"]) == tmp_path / "train-9" / "jobs.html"
+    code, error = called(capsys, *names, "--chain", *where)
+    assert code == 2 and error["field"] == "chain" and "leave --chain out" in error["hint"]
+    assert called(capsys, "train-9", "train-0", *where)[0] == 4

@@ -288,7 +288,7 @@ def test_what_is_held_out_is_told_and_a_failed_run_does_not_know_what_was_left_o
     seen = {"dataset.train_data_sources": {"uri": "/d", "images": 100, "held_out": 20}}
     failed = write_job(tmp_path, "train-1", state=records.ERROR, spec=SPEC, data=seen)
     text = page_of(failed).text
-    assert "100 images, 20 held out for validation" in text
+    assert "100 images, 80 trained on, 20 held out for validation" in text
     assert "Left out not known" in text and "every file" not in text
     ended = page_of(write_job(tmp_path, "train-2", spec=SPEC, data=seen, result={"kpis": {}}))
     assert "Left out nothing every file of the sources was used" in ended.text

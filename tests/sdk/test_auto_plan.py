@@ -12,11 +12,13 @@ import torch
 from mae_runners.models import checkpoint
 from mae_sdk import Plan, Skill
 from mae_sdk.cli.main import main
+from mae_sdk.launch import record_of
 from mae_sdk.plan import cost
 from mae_skill.errors import MaeError, UsageError
 
 from tests.support.images import write_imagefolder
 from tests.support.models import build, mae_config
+from tests.support.scenes import write_digit_scenes
 
 FINETUNE = {"train.stage": "finetune"}
 
@@ -54,6 +56,33 @@ def test_what_a_person_names_wins(digits: Path) -> None:
     assert made.spec["train"]["num_epochs"] == 7
     assert made.spec["model"]["arch"] == "hiera_tiny_224"
     assert made.spec["model"]["patch_size"] == 2
+
+
+def test_the_spec_of_a_job_by_the_recipe_is_not_warned_of_what_the_recipe_chose(
+    tmp_path: Path,
+) -> None:
+    scenes = write_digit_scenes(tmp_path / "scenes", training=8, validation=2, size=32)
+    task = {**FINETUNE, "model.task": "segmentation", "model.num_classes": 12}
+    first = plan(scenes, spec_overrides=task, results_root=str(tmp_path / "results"))
+    folder = tmp_path / "results" / first.job_id
+    folder.mkdir(parents=True)
+    first.spec["dataset"]["augmentation"]["vflip"] = 0.5  # as of cells, which have no top
+    file = folder / "spec.yaml"
+    file.write_text(json.dumps(first.spec))
+    record = record_of(Skill().bundle, first)
+    record["changed"]["dataset.augmentation.vflip"] = {"origin": "recipe (mirrors)"}
+    (folder / "job.json").write_text(json.dumps(record))
+
+    def warned(spec: Path, **overrides: Any) -> str:
+        given = {"automl_policy": "off", "spec_overrides": overrides}
+        return "\n".join(map(str, Skill().plan("train", spec=str(spec), **given).warnings))
+
+    edited = tmp_path / "mine.yaml"
+    edited.write_text(file.read_text().replace('"vflip": 0.5', '"vflip": 0.25'))
+    assert "vflip: has no effect" in warned(edited)
+    assert "has no effect" not in warned(file)
+    named = warned(file, **{"dataset.augmentation.mixup": 0.7})
+    assert "dataset.augmentation.mixup: has no effect" in named and "vflip" not in named
 
 
 def test_mean_and_deviation_are_measured(digits: Path, photos: Path) -> None:

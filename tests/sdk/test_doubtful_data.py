@@ -496,8 +496,8 @@ def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
         return
     made = by_table(tmp_path, "t.csv", text, num_classes=3)
     assert f"elm{sign}fir (2)" in said(made) and "model.multi_label=true" in said(made)
-    several = by_table(tmp_path, "t.csv", text, **SEVERAL)
-    assert "write | between them" in said(several)
+    several = by_table(tmp_path, "t.csv", text, **{**SEVERAL, "num_classes": 2})
+    assert f"labels are parted by {sign}, as in elm{sign}fir" in "\n".join(several.notices)
 
 
 def by_name(root: Path, folder: str, *rows: str) -> Plan:
@@ -645,7 +645,11 @@ def test_a_quote_that_nothing_closes_is_named_by_its_line(
     [
         ("t.jsonl", '[{"path": "0.png", "label": "ant"}]\n', "an object of JSON on each line"),
         ("t.csv", 'path,"label\n0.png,ant\n', "a line of column names, and a row for each picture"),
-        ("t.csv", "path,color\n0.png,red\n", "a column label or class or target or label_name"),
+        (
+            "t.csv",
+            "path,color,age\n0.png,red,3\n",
+            "a column label or class or target or label_name",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_an_error_of_its_field(

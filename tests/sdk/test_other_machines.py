@@ -249,6 +249,20 @@ def test_a_plan_says_the_cores_that_the_gpus_need_and_what_those_of_a_node_give(
     assert "cores of a node that has 24" in said
 
 
+def test_a_machine_that_waits_for_images_has_a_second_price_that_its_setting_keeps() -> None:
+    spec = {"train.num_epochs": 20, "dataset.batch_size": 128, "model.arch": "vit_tiny_patch16"}
+    asked = {"on": "1xA100-80G", "images": "1M", "price": "2.5/gpuh"}
+    waits = plan(**asked, spec=spec).estimates["machine"]
+    more = waits["with_more_loaders"]
+    assert more["hours"] < 0.9 * waits["hours"] and more["cost"] < 0.9 * waits["cost"]
+
+    workers = {"dataset.num_workers_per_gpu": more["num_workers_per_gpu"]}
+    there = plan(**asked, spec={**spec, **workers}).estimates["machine"]
+    assert "with_more_loaders" not in there
+    assert there["hours"] == pytest.approx(more["hours"], rel=0.02)
+    assert there["cost"] == pytest.approx(more["cost"], rel=0.02)
+
+
 def test_a_loader_that_is_ready_before_the_gradients_are_exchanged_is_not_said_to_be_slow() -> None:
     spec = base(64, 12) | {"train": {"precision": "bf16"}}
     made = plan(on="8xH100,nodes=8,network=50", images="1.28M", spec=spec)

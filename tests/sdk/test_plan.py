@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
+from mae_sdk.cli.plan_run import plan_text
 from mae_sdk.launch import record_of
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 
@@ -354,3 +355,9 @@ def test_warnings_of_settings_that_nobody_has_set_are_notes_unless_they_are_seri
     # A rate that never reaches its peak is serious, whoever has set it.
     notes, warnings = told(**labeled, **{"train.num_epochs": 1})
     assert warm in warnings and late in notes
+
+
+def test_a_plan_shows_how_a_value_was_read(data: Path) -> None:
+    made = plan(data, spec_overrides={"arch": "vit_tiny_patch16_224"}, automl_policy="off")
+    (line,) = [one for one in plan_text(made.to_dict()).splitlines() if "model.arch " in one]
+    assert "vit_tiny_patch16 " in line and "'vit_tiny_patch16_224' is 'vit_tiny_patch16'" in line

@@ -322,3 +322,20 @@ def test_a_field_in_the_items_of_a_list_is_explained() -> None:
     assert explain(schema, "data.sources[0].file")["description"] == "of one source"
     with pytest.raises(UsageError, match="no such field"):
         explain(schema, "data.sources[0].fill")
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("vit_tiny_patch16_224", "vit_tiny_patch16"),
+        ("hiera_tiny_224", "hiera_tiny_224"),
+        ("vit_base_patch16_384", "vit_base_patch16_384"),  # of another size: its hint says more
+    ],
+)
+def test_an_architecture_is_known_by_the_name_that_timm_gives_it_at_the_usual_size(
+    name: str, taken: str
+) -> None:
+    layers = layers_of(Bundle.load(), "train", overrides={"arch": name})
+    found = merge(layers.in_order(), layers.schema)
+    note = found.provenance["model.arch"].note
+    assert found.spec["model"]["arch"] == taken and (note is not None) == (name != taken)

@@ -780,6 +780,27 @@ def test_a_recipe_at_its_papers_batch_is_near_itself(recipe: Recipe) -> None:
     assert not {"train.optim.lr", "dataset.batch_size"} & set(warnings)
 
 
+def with_recipe(name: str, **settings: Any) -> dict[str | None, Notice]:
+    """Warnings of a published recipe with some settings beside it, at a batch of 512."""
+    given = {"dataset.train_data_sources": "/data/train", **settings}
+    layers = layers_of(BUNDLE, "train", given, recipe=name)
+    facts = Facts(effective_batch=512, images=1_200_000)
+    found = resolve(BUNDLE, "train", layers, look=lambda spec, well_formed: (facts, []))
+    return {notice.field: notice for notice in found.warnings}
+
+
+def test_a_rate_of_a_recipe_that_does_not_follow_another_batch_is_warned_of() -> None:
+    said = with_recipe("hiera_tiny_pretrain", **{"train.num_epochs": 100})
+    batch = said["dataset.batch_size"]
+    assert "hiera_tiny_pretrain 4096, and the rate does not follow it" in batch.message
+    assert "train.accum_grad_batches=8" in batch.message and batch.serious
+    assert "40 epochs of warm-up of the recipe" in said["train.optim.warmup_epochs"].message
+    assert "train.optim.warmup_epochs=5" in said["train.optim.warmup_epochs"].message
+
+    follows = with_recipe("mae_vit_base_pretrain")
+    assert not {"dataset.batch_size", "train.optim.warmup_epochs"} & follows.keys()
+
+
 def test_the_default_rate_is_near_the_recipe_at_a_batch_of_one_machine() -> None:
     assert "train.optim.lr" not in run("train", {**BASE, **VIT}, effective_batch=64)[1]
 

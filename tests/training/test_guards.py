@@ -124,6 +124,8 @@ def test_a_held_out_share_gives_an_accuracy_and_is_not_trained_on(
 ) -> None:
     assert train(spec(data, tmp_path / "job", "finetune", dataset__val_fraction=0.25)) == 0
     assert read(tmp_path / "job", "train/derived.json")["images"] == 9
+    (seen,) = read(tmp_path / "job", "train/result.json")["data"]["sources"].values()
+    assert seen["images"] - seen["held_out"] == 9
     assert (
         curve(tmp_path / "job", "ACC_all").keys()
         == curve(tmp_path / "job", "val_loss").keys()

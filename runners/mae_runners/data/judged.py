@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mae_sdk.plan.data import look_at_all, shown_of
+from mae_sdk.plan.data import held_share, look_at_all, shown_of
 from mae_skill.bundle import Bundle
 from mae_skill.errors import MaeError
 from mae_skill.resolve import raise_all
@@ -28,12 +28,14 @@ def judge(action: str, spec: ExperimentSpec, context: RunContext) -> None:
     Raises:
         DataError, StorageError: the data cannot be read, or the result would mean nothing.
     """
-    rows = (Bundle.load().info.get("data_sources") or {}).get(action) or {}
+    bundle = Bundle.load()
+    rows = (bundle.info.get("data_sources") or {}).get(action) or {}
     if not context.is_main or not rows:
         return
     plain: dict[str, Any] = spec.model_dump(mode="json")
     problems: list[MaeError] = []
-    seen = look_at_all(action, rows, plain, problems, remote=True)
+    share = held_share(bundle.schema(action), plain)
+    seen = look_at_all(action, rows, plain, problems, remote=True, share=share)
     raise_all(problems, action)
 
     train = seen.get(TRAIN) or {}

@@ -71,7 +71,8 @@ def inspect(
             raise click.UsageError("--other, --masks and --contact-sheet go with one SOURCE")
         with heard(say):
             found = answers.inspect_splits(train, evaluation, spec=spec, spec_overrides=settings)
-        return _emit_splits(found, train, evaluation, as_json)
+        step = answers.first_training(found["splits"]["train"], spec=spec, spec_overrides=settings)
+        return _emit_splits(found, train, evaluation, step, as_json)
     assert source is not None
     with heard(say):
         document = answers.inspect(
@@ -83,16 +84,19 @@ def inspect(
             spec_overrides=settings,
         )
     usable = document["verdict"]["usable"]
+    step = answers.first_training(document, masks=masks, spec=spec, spec_overrides=settings)
     emit(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[_next(document, source)] if usable else [],
+        next_commands=[_next(step, source)] if usable else [],
     )
     return 0 if usable else DataError.exit_code
 
 
-def _emit_splits(document: dict[str, Any], train: str, evaluation: str, as_json: bool) -> int:
+def _emit_splits(
+    document: dict[str, Any], train: str, evaluation: str, step: answers.Step, as_json: bool
+) -> int:
     """Print what was found of two parts; the exit code."""
 
     usable = document["verdict"]["usable"]
@@ -106,14 +110,11 @@ def _emit_splits(document: dict[str, Any], train: str, evaluation: str, as_json:
         lines.append(f"classes without a validation image  {', '.join(compared['missing'])}")
     lines.append("")
     lines += _side_by_side(splits["train"], splits["eval"])
-    command = _next(splits["train"], train)
     emit(
         document,
         as_json=as_json,
         text=bounded(lines, more="--json"),
-        next_commands=[f"{command} --eval-dataset {shlex.quote(urls.seal(evaluation))}"]
-        if usable
-        else [],
+        next_commands=[_next(step, train, evaluation)] if usable else [],
     )
     return 0 if usable else DataError.exit_code
 
@@ -141,10 +142,12 @@ def _side_by_side(train: dict[str, Any], evaluation: dict[str, Any]) -> list[str
     return table(rows, ("", "TRAIN", "EVAL")).splitlines()
 
 
-def _next(document: dict[str, Any], source: str) -> str:
+def _next(step: answers.Step, source: str, evaluation: str | None = None) -> str:
     """The plan that fits the data."""
-    command = answers.command_of(answers.first_training(document), verb="plan")
-    return command.replace(" URI", f" {shlex.quote(urls.seal(source))}", 1)
+    named = shlex.quote(urls.seal(source))
+    if evaluation is not None:
+        named += f" --eval-dataset {shlex.quote(urls.seal(evaluation))}"
+    return answers.command_of(step, verb="plan").replace(" URI", f" {named}", 1)
 
 
 def _verdict(verdict: dict[str, Any]) -> list[str]:

@@ -495,8 +495,7 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
     for key, value in flatten(document["spec"]).items():
         known = document["provenance"].get(key, {})
         origin = known.get("origin", "default")
-        told = origin in ("recipe", "template") and "note" in known
-        why = f"{origin}: {known['note']}" if told else origin
+        why = f"{origin}: {known['note']}" if "note" in known else origin
         if full or origin not in ("default", "template"):
             rows.append((key, show(value, 70), why))
     width = max((len(key) for key, _, _ in rows), default=0)
@@ -524,7 +523,7 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     if made.policy.understood:
         say(made.policy.understood)
     planned = answers.plan(made)
-    for kind in ("note", "warning"):
+    for kind in ("notice", "note", "warning"):
         for one in planned[f"{kind}s"]:
             say(f"{kind}: {sentence(one)}")
 

@@ -21,7 +21,7 @@ from mae_sdk.cli.common import (
 
 
 @click.command()
-@click.argument("job_id", metavar="[JOB]", required=False)
+@click.argument("job_ids", metavar="[JOB]...", nargs=-1)
 @click.option(
     "-o",
     "--output",
@@ -40,7 +40,7 @@ from mae_sdk.cli.common import (
 @results_root_option
 @json_option
 def report(
-    job_id: str | None,
+    job_ids: tuple[str, ...],
     output: Path | None,
     chain: bool,
     opening: bool,
@@ -49,16 +49,20 @@ def report(
     results_root: str | None,
     as_json: bool,
 ) -> None:
-    """A job as one HTML file that opens offline: result, curves, pictures, tables."""
+    """A job as one HTML file that opens offline: result, curves, pictures, tables.
+
+    Of several jobs one page shows all, with a row for each.
+    """
     if serve:
         _serve(results_root, port, opening, as_json)
         return
-    if job_id is None:
+    if not job_ids:
         raise click.UsageError("missing JOB (or --serve)")
     from mae_sdk import Skill
 
-    job = Skill().job(job_id, results_root=results_root)
-    document = answers.report(job, output, chain=chain)
+    skill = Skill()
+    job, *others = (skill.job(one, results_root=results_root) for one in dict.fromkeys(job_ids))
+    document = answers.report(job, output, chain=chain, others=others)
     if opening:
         _show(Path(document["report"]).absolute().as_uri())
     command = f"mae jobs show {shlex.quote(job.id)}{root_flag(results_root)}"

@@ -35,6 +35,8 @@ PART = frozenset(
 """Names of columns that tell the parts of a data set too, and are not read as such."""
 BETWEEN = "|"
 """Between the labels of a picture that has several."""
+OTHERS = (";", ",")
+"""What stands between them too, in a table without `BETWEEN` that shows that it does."""
 
 Row = tuple[str, tuple[str, ...]]
 """Path of a picture, and its classes."""
@@ -85,9 +87,10 @@ class LabeledSource(Source):
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
             whose split is none that is known. ``by_name``: `_Elsewhere.by_name`. ``beside``:
-            `Table.beside`. ``against_folders``: `_against_folders`. With ``several``,
-            ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
-            ``no_flags``, ``unread`` and ``odd_parts``, as of `Table`; without it ``one_hot``.
+            `Table.beside`. ``against_folders``: `_against_folders`. ``only_other``, as of `Table`.
+            With ``several``, ``labels``: the fewest and the most of a picture; ``empty`` cells that
+            count as 0, ``no_flags``, ``unread``, ``odd_parts`` and ``between``, as of `Table`;
+            without it ``one_hot``.
         row_paths: the paths of the rows whose picture is there.
         several: a picture may be of several classes.
 
@@ -383,6 +386,8 @@ def _told(read: Table, matched: _Matched, unnamed: Some, split: str) -> dict[str
         "unread": read.unread,
         "one_hot": read.one_hot,
         "odd_parts": read.odd_parts,
+        "only_other": read.only_other,
+        "between": read.between,
     }
     return {
         "rows": len(read.rows),
@@ -480,6 +485,9 @@ class Table:
         one_hot: columns of 0 and 1, one of them 1 in each row, that are read as the classes.
         odd_parts: column that is named like a part of a data set → whether it is a class; one that
             is neither a class nor needed is left out.
+        only_other: the column of labels, where it is read for want of any other.
+        between: ``{"sign", "first"}``: what labels are parted by where it is none of `BETWEEN`, and
+            the first text that was.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -494,6 +502,8 @@ class Table:
     unread: list[str] = field(default_factory=list)
     one_hot: list[str] = field(default_factory=list)
     odd_parts: dict[str, bool] = field(default_factory=dict)
+    only_other: str = ""
+    between: dict[str, str] = field(default_factory=dict)
 
 
 def read_table(
@@ -582,6 +592,9 @@ def _labels_of(
     """What gives the labels of a row."""
     there = {name.strip().lower(): name for name in reversed(names)}
     label = next((there[name] for name in (*LABEL, *LABELS) if name in there), None)
+    if label is None and not columns:
+        label = _only_other(names, rows, several, taken)
+        found.only_other = label or ""
     if several and (columns or label is None):
         return _flags_of(names, rows, where, columns, taken, found)
     if label is None:
@@ -613,6 +626,10 @@ def _labels_of(
         flags = [name for name in beside if name.lower() not in PART and _is_flag(rows, name)]
         found.unread = flags if len(flags) > 1 else []  # one alone may be any fact of a picture
 
+    texts = [value for row in rows if isinstance(value := row.get(column), str)]
+    found.between = _between(texts) if several else {}
+    sign = found.between.get("sign", BETWEEN)
+
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
         if isinstance(value, str):
@@ -639,10 +656,49 @@ def _labels_of(
                 + ("" if listed else f"; where {BETWEEN} belongs to a name, write another sign"),
             )
         if several and not listed:
-            parts = _text(value).split(BETWEEN)
+            parts = _text(value).split(sign)
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one
+
+
+def _only_other(
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], several: bool, taken: set[str | None]
+) -> str | None:
+    """The one column beside those that are read already, whatever it is called; None where there
+    are more, or where it tells no classes: a key, a part, texts that are all different, and with
+    ``several`` a column of 0 and 1, which is a class itself."""
+    beside = [name for name in names if name not in taken]
+    if len(beside) != 1 or beside[0].strip().lower() in {*PATH, *KEYS, *PART}:
+        return None
+    texts = [text for row in rows if (text := _text(row.get(beside[0])))]
+    if several:
+        return None if not texts or _is_flag(rows, beside[0]) else beside[0]
+    return beside[0] if len(set(texts)) < max(len(texts), 2) else None
+
+
+def _between(texts: Sequence[str]) -> dict[str, str]:
+    """`Table.between` of the texts of a column. A sign stands between labels where one of them is
+    there in other company too, and belongs to a name such as ``tench, Tinca tinca`` where not."""
+    if any(BETWEEN in text or text.strip()[:1] in "[({" for text in texts if text.strip()):
+        return {}
+    for sign in OTHERS:
+        company: dict[str, set[str]] = {}
+        for text in texts:
+            for part in filter(None, map(str.strip, text.split(sign))):
+                company.setdefault(part, set()).add(text)
+        parted = next(
+            (
+                text
+                for text in texts
+                if sign in text
+                and any(len(company.get(p.strip(), ())) > 1 for p in text.split(sign))
+            ),
+            None,
+        )
+        if parted is not None:
+            return {"sign": sign, "first": parted.strip()}
+    return {}
 
 
 _ITEM = re.compile(r"""\s*(?:'([^'"]*)'|"([^'"]*)"|(\d+(?:\.\d+)?))\s*""")
@@ -703,11 +759,14 @@ def _flags_of(
             got=others[:10] if columns and not missing else list(names)[:20],
             expected="a column with the labels of each picture (a|b), or a column of 0 and 1 for "
             "each class",
-            hint="name the columns of the classes in dataset.labels.columns"
+            hint=f"rename the column that holds the labels to {LABELS[0]}"
             if not columns
             else "spell them as in the first line of the table"
             if missing
-            else "write 1 where a picture is of the class and 0 where it is not",
+            else "write 1 where a picture is of the class and 0 where it is not"
+            if flags
+            else f"a column that holds the labels themselves is called {LABELS[0]}, or is the only "
+            "one beside the paths, and needs no dataset.labels.columns",
         )
 
     for name in flags:

@@ -265,10 +265,15 @@ def verdict(study: Mapping[str, Any]) -> str:
     if not is_number(top):
         counts = dict(mapping(study.get("trials")))
         counts.pop("of", None)
-        ended = ", ".join(f"{count} {state}" for state, count in counts.items())
-        return f"No trial has succeeded{f' ({ended})' if ended else ''}: there is no best one."
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"No trial has succeeded{f' ({states})' if states else ''}: there is no best one."
     if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
         return "The study had one trial, the spec as given: nothing was searched."
+    ended = mapping(study.get("trials"))
+    if best.get("trial") == 0 and ended.get("complete") == 1 and not ended.get("pruned"):
+        return (
+            "Of the trials the spec as given (trial 0) alone came to its end: nothing was compared."
+        )
     if best.get("trial") == 0:
         tied = study.get("tied")
         more = f" {tied} trials have the same {metric}: it tells them not apart." if tied else ""
@@ -321,14 +326,27 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
 
 def images(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
     """Field of a data source → its ``images`` and, where known, ``classes``, ``trained_on`` (a
-    share was asked for) and ``held_out``. Arguments as of `left_out`."""
+    share of them was) and ``held_out``. Arguments as of `left_out`."""
     names = ("images", "classes", "trained_on", "held_out")
-    counted = {**data, **mapping(mapping(result.get("data")).get("sources"))}
-    found = {
-        key: {name: number for name in names if (number := mapping(seen).get(name))}
-        for key, seen in counted.items()
-    }
-    return {key: numbers for key, numbers in found.items() if "images" in numbers}
+    counted = mapping(mapping(result.get("data")).get("sources"))
+    found: Figures = {}
+    for key in dict.fromkeys([*data, *counted]):
+        seen = {**mapping(data.get(key)), **mapping(counted.get(key))}
+        seen["trained_on"] = trained_on(seen)
+        known = {name: number for name in names if (number := seen.get(name))}
+        if "images" in known:
+            found[key] = known
+    return found
+
+
+def trained_on(seen: Mapping[str, Any]) -> int | None:
+    """How many images of a source were trained on, where it is not all: a share, less what was held
+    out of it. What a plan counts as ``trained_on`` has those held out in it."""
+    share, held = seen.get("trained_on"), seen.get("held_out")
+    if not isinstance(held, int):
+        return share if isinstance(share, int) else None
+    whole = share if isinstance(share, int) else seen.get("images")
+    return whole - held if isinstance(whole, int) else None
 
 
 def _images_line(key: str, known: Mapping[str, int]) -> str:

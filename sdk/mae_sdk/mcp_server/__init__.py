@@ -528,6 +528,7 @@ def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
 def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
     given = dict(arguments)
     train, evaluation = given.pop("train", None), given.pop("eval", None)
+    settings = given.get("spec_overrides")
     both = train is not None and evaluation is not None
     if both == ("source" in given) or (train is None) != (evaluation is None):
         raise UsageError("give source, or train and eval", field="source")
@@ -537,12 +538,12 @@ def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
         found = answers.inspect_splits(train, evaluation, **given)
         if not found["verdict"]["usable"]:
             return found
-        step = answers.first_training(found["splits"]["train"])
+        step = answers.first_training(found["splits"]["train"], spec_overrides=settings)
         return {**found, "next": [_step_call(step)]}
     document = answers.inspect(**given)
     if not document["verdict"]["usable"]:
         return document
-    step = answers.first_training(document)
+    step = answers.first_training(document, masks=given.get("masks"), spec_overrides=settings)
     return {
         **document,
         "next": [_step_call(step).replace("train_datasets=URI", "train_datasets=SOURCE")],

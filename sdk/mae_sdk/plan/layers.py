@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
-from mae_skill.errors import SpecError, UsageError, unusable_path
-from mae_skill.origin import OriginKind
+from mae_skill.errors import MaeError, SpecError, UsageError, unusable_path
+from mae_skill.origin import BY_AUTO_RECIPE, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, raise_all, resolve
@@ -49,8 +51,36 @@ def read_layers(
     secrets, notices = _take_keys(bundle, action, document)
     layers = layers_of(bundle, action, document, urls.seal_tree(overrides or {}), recipe)
     layers.notices += notices
+    layers.by_auto_recipe = _by_auto_recipe(layers.spec_file)
     _refuse_keys(bundle, action, layers.overrides)
     return layers, secrets
+
+
+def _by_auto_recipe(spec: Mapping[str, Any]) -> set[str]:
+    """The fields of a job's spec that the auto recipe chose, as the job's record says, and that
+    still are as they are in its folder."""
+    from mae_sdk.jobs.config_file import SPEC
+    from mae_sdk.jobs.records import read_record
+
+    folder = get_dotted(spec, "results_dir")
+    if not isinstance(folder, str) or not folder or urls.is_remote(folder):
+        return set()
+    changed: Any = None
+    with contextlib.suppress(MaeError, OSError, ValueError):
+        changed = read_record(Path(folder)).get("changed")
+    told = changed.items() if isinstance(changed, dict) else ()
+    origins = {key: str(one.get("origin")) for key, one in told if isinstance(one, dict)}
+    chosen = {
+        key
+        for key, origin in origins.items()
+        if origin.startswith(f"{OriginKind.RECIPE} (") or BY_AUTO_RECIPE in origin
+    }
+    if not chosen:
+        return set()
+    own: dict[str, Any] = {}
+    with contextlib.suppress(MaeError, OSError):
+        own = read_spec(Path(folder) / SPEC)
+    return {key for key in chosen if get_dotted(own, key) == get_dotted(spec, key)}
 
 
 def read_reading(
@@ -113,6 +143,22 @@ def read_classes(
     if not isinstance(chosen, list) or get_dotted(found, "model.task") == "segmentation":
         return None
     return [str(name) for name in chosen]
+
+
+def read_masks(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> str | list[str] | None:
+    """The masks of the training images that a spec names; of a segmenter that names none
+    ``beside``, else None."""
+    if not spec and not overrides:
+        return None
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers).spec
+    segments = get_dotted(found, "model.task") == "segmentation"
+    sources: Any = get_dotted(found, "dataset.segmentation.train_mask_sources")
+    return sources or ("beside" if segments else None)
 
 
 def read_segmenter(

@@ -318,6 +318,7 @@ def describe(
         found["fits"] = needed * _MIB <= machine.memory_gb * 1e9 * 0.97
     found |= exchanged
     found |= _hours(machine, time, price)
+    found |= _with_loaders(machine, made, found, price)
     if disk := made.estimates.get("disk_mb"):
         found["checkpoint_gb"] = round(disk["checkpoint"] * _MIB / 1e9, 2)
         found["checkpoints_gb"] = round(disk["total"] * _MIB / 1e9, 2)
@@ -360,6 +361,32 @@ def _hours(machine: Machine, time: dict[str, Any], price: str | None) -> dict[st
         hourly = price_of(price, machine)
         found["cost"], *found["cost_range"] = (round(value * hourly, 2) for value in hours)
     return found
+
+
+def _with_loaders(
+    machine: Machine, made: Any, found: dict[str, Any], price: str | None
+) -> dict[str, Any]:
+    """Hours and money of a run whose GPUs wait for images, had it a loader process for each core:
+    the processes that a spec names are a setting, and no limit of the machine."""
+    time, step = made.estimates.get("time") or {}, found.get("seconds_per_step")
+    training = (time.get("parts") or {}).get("training")
+    needed = found.get("loader_images_per_second")
+    if not (training and step and needed and made.effective_batch) or "seconds_study" in time:
+        return {}
+    cores = found["cores_images_per_second_per_node"] * made.nodes
+    best = made.effective_batch / min(needed, cores)
+    if best > (1 - SLOWED_BY_LOADERS) * step:
+        return {}
+    hours = (time["seconds_total"] - training * (1 - best / step)) / 3600
+    workers = math.ceil(min(found["loader_cores_per_node"], machine.cores) / machine.gpus)
+    more = {"num_workers_per_gpu": workers, "hours": _short(hours)}
+    if price is not None:
+        more["cost"] = round(hours * price_of(price, machine), 2)
+    return {"with_more_loaders": more}
+
+
+SLOWED_BY_LOADERS = 0.1
+"""The share of a step above which a second price is worth a line."""
 
 
 def _short(hours: float) -> float:

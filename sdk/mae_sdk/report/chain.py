@@ -1,7 +1,9 @@
-"""One page from pretraining to engine: a job, all that it came from, and how that was judged."""
+"""One page of several jobs: from pretraining to engine, a job, all that it came from and how that
+was judged; or jobs that somebody names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,20 +40,44 @@ def render_chain(job: Job, home: str = "") -> str:
     """
     line = [facts_of(one) for one in parents(job)]
     line = with_evaluations(line)
-    share = gallery.BUDGET // max(len(line), 1)
-    parts = [_part(facts, share) for facts in line]
     first, last = line[0], next(facts for facts in line if facts.id == job.id)
     title = f"From {_inside(first_screen.heading(first))} to {_inside(first_screen.heading(last))}"
-    return page.fill(
-        "chain.html.j2",
+    return _page(
+        line,
         f"{title} · {job.id}",
         heading=title,
         home=home,
+        kind="1 job" if len(line) == 1 else f"a chain of {len(line)} jobs",
         outcome=outcome(last, line),
-        summary=summary(line),
+        summary=summary(line, "The chain in short"),
         chain=steps(line),
-        parts=parts,
     )
+
+
+def render_jobs(jobs: Sequence[Job]) -> str:
+    """The page of jobs that need not belong together, in their order.
+
+    Raises:
+        NotFoundError, DataError: there is no such job, or its record cannot be read.
+    """
+    line = [facts_of(one) for one in {job.id: job for job in jobs}.values()]
+    title = f"{len(line)} jobs"
+    return _page(
+        line,
+        f"{title} · {', '.join(facts.id for facts in line)}",
+        heading=title,
+        home="",
+        kind=", ".join(facts.id for facts in line),
+        outcome="Figures of two jobs compare where they measure the same on the same images.",
+        summary=summary(line, "The jobs in short", named=True),
+        chain=[[Link(first_screen.heading(facts), f"#{facts.id}")] for facts in line],
+    )
+
+
+def _page(line: list[Facts], title: str, **more: Any) -> str:
+    share = gallery.BUDGET // max(len(line), 1)
+    parts = [_part(facts, share) for facts in line]
+    return page.fill("chain.html.j2", title, parts=parts, **more)
 
 
 def _inside(heading: str) -> str:
@@ -86,18 +112,22 @@ def with_evaluations(line: list[Facts]) -> list[Facts]:
     return found
 
 
-def summary(line: list[Facts]) -> Table:
-    """Every job in a row: what it was, on what, with what result."""
+def summary(line: list[Facts], caption: str, *, named: bool = False) -> Table:
+    """Every job in a row: what it was, on what, with what result; ``named``: with its id."""
     rows: list[list[Any]] = []
     for facts in line:
         result, data = first_screen.result(facts), first_screen.data(facts)
         measure = result.title.removeprefix("So far: ")
         measure = measure.removeprefix("Result: ").removeprefix("Result")
         measure = "" if facts.state == records.ERROR else measure
-        mark = "↳ " if facts.action == "evaluate" and rows else ""  # it judges the job above
+        # An evaluation of a chain judges the job above.
+        mark = "↳ " if facts.action == "evaluate" and rows and not named else ""
         rows.append(
             [
-                Link(mark + first_screen.heading(facts), f"#{facts.id}"),
+                Link(
+                    f"{mark}{first_screen.heading(facts)}{f' ({facts.id})' if named else ''}",
+                    f"#{facts.id}",
+                ),
                 f"{measure} {result.figure}".strip(),
                 first_screen.how_sure(facts, result),
                 data.figure if data.title == "Data" else "–",
@@ -106,7 +136,7 @@ def summary(line: list[Facts]) -> Table:
             ]
         )
     head = ["job", "result", "how sure", "data", "state", "ran"]
-    return Table(head, rows, "The chain in short", (5,), stacked=True)
+    return Table(head, rows, caption, (5,), stacked=True)
 
 
 def _part(facts: Facts, budget: int) -> Part:

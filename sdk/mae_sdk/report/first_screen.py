@@ -13,7 +13,7 @@ from mae_sdk import answers
 from mae_sdk.job import made_from
 from mae_sdk.jobs import records
 from mae_sdk.jobs.intervals import wilson
-from mae_sdk.jobs.metrics import HEADLINES, mapping
+from mae_sdk.jobs.metrics import HEADLINES, mapping, trained_on
 from mae_sdk.jobs.status import epochs_done, is_count, is_number
 from mae_sdk.report import outcome, search
 from mae_sdk.report.blocks import Card
@@ -681,9 +681,10 @@ def data(facts: Facts) -> Card:
         classes = len(facts.classes_of_masks(seen)) or classes
         counts = [count_of(images, "image")] if isinstance(images, int) else ["not counted"]
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
-        for name, what in (("trained_on", "trained on"), ("held_out", "held out for validation")):
-            if isinstance(seen.get(name), int):
-                counts.append(f"{seen[name]:,} {what}")
+        if (used := trained_on(seen)) is not None:
+            counts.append(f"{used:,} trained on")
+        if isinstance(seen.get("held_out"), int):
+            counts.append(f"{seen['held_out']:,} held out for validation")
         without = mapping(mapping(seen.get("label_file")).get("labels")).get("none")
         if is_count(without) and without:
             counts.append(f"{without:,} of them without a label")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import MaeError, StorageError
+from mae_skill.errors import MaeError, StorageError, UsageError
 
 from mae_sdk import files
 from mae_sdk.job import Job, RemoteJob, beside
 from mae_sdk.jobs import records
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.records import Failure, JobRecord
-from mae_sdk.report.chain import render_chain
+from mae_sdk.report.chain import render_chain, render_jobs
 from mae_sdk.report.facts import facts_of
 from mae_sdk.report.notebook import frame
 from mae_sdk.report.page import REPORT_NAME, render
@@ -60,22 +61,39 @@ PAGE = OutputKind(
 
 
 def make_report(
-    job: Job, output: str | os.PathLike[str] | None = None, *, chain: bool = False
+    job: Job,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    chain: bool = False,
+    others: Sequence[Job] = (),
 ) -> Report:
     """Write the report of a job as it is now.
 
     Args:
-        output: the file; None: `REPORT_NAME` (with `chain`: ``chain.html``) in the job's folder,
-            or where that is not on this machine, ``<job>.html`` in the working directory.
+        output: the file; None: `REPORT_NAME` (with `chain`: ``chain.html``, with `others`:
+            ``jobs.html``) in the job's folder, or where that is not on this machine,
+            ``<job>.html`` in the working directory.
         chain: one page with the jobs that it came from.
+        others: one page with these jobs, whatever they have to do with one another.
 
     Raises:
         NotFoundError, DataError: there is no such job, or its record cannot be read.
         UsageError: `output` is no name of a page, or a file that is no report.
         StorageError: the file cannot be written.
     """
-    path = _target(job, output, "chain.html" if chain else REPORT_NAME)
-    if chain:
+    if chain and others:
+        raise UsageError(
+            "a chain is of one job",
+            field="chain",
+            got=f"{1 + len(others)} jobs",
+            expected="one job with chain, or several without",
+            hint="leave --chain out: one page shows the jobs that are named",
+        )
+    name = "jobs.html" if others else "chain.html" if chain else REPORT_NAME
+    path = _target(job, output, name)
+    if others:
+        text = render_jobs([job, *others])
+    elif chain:
         text = render_chain(job)
     else:
         at_home = path.absolute().parent == job.folder.absolute()

@@ -106,7 +106,12 @@ class Case:
 
     def given(self, key: str) -> bool:
         """Whether somebody set the field for this run."""
-        return self.origin(key) in OriginKind.set_for_this_run()
+        return self.origin(key) in OriginKind.set_for_this_run() and not self.by_auto_recipe(key)
+
+    def by_auto_recipe(self, key: str) -> bool:
+        """Whether the auto recipe chose the value: nobody is to be warned of it."""
+        origin = self.provenance.get(key)
+        return origin is not None and origin.by_auto_recipe
 
     def known(self, key: str) -> bool:
         """Whether the spec's value is the one that counts.

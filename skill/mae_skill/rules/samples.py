@@ -637,6 +637,16 @@ def label_file(case: Case) -> None:
                 "row has a 1 in one of them"
             )
             case.warnings.append(Notice(key, text, note=True))
+        if only := table.get("only_other"):
+            text = f"{table['file']}: the labels are those of {only}, its only other column"
+            case.warnings.append(Notice(key, text, note=True))
+        if parted := table.get("between"):
+            text = (
+                f"{table['file']}: labels are parted by {parted['sign']}, as in "
+                f"{parted['first'][:60]}; where it belongs to a name, write the labels with | "
+                "between them, or as lists"
+            )
+            case.warnings.append(Notice(key, text, note=True))
         if unread := table.get("unread"):
             case.warn(
                 key,

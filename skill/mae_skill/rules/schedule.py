@@ -368,6 +368,18 @@ def warmup(case: Case) -> None:
             f"{warming} {'takes' if warm == 1 else 'take'} half of the run of {epochs} or more: "
             "most of it learns below the peak rate",
         )
+    elif warm and 4 * warm >= epochs and _is_shortened(case):
+        case.warn(
+            "train.optim.warmup_epochs",
+            f"{warming} of the recipe in a run of train.num_epochs={epochs}, which is shorter than "
+            f"its: train.optim.warmup_epochs={max(1, epochs // 20)} leaves it more to learn",
+        )
+
+
+def _is_shortened(case: Case) -> bool:
+    """Whether the warm-up is a recipe's, and the epochs of the run are not."""
+    keys = ("train.optim.warmup_epochs", "train.num_epochs")
+    return [case.origin(key) is OriginKind.RECIPE for key in keys] == [True, False]
 
 
 def milestones(case: Case) -> None:
@@ -452,17 +464,21 @@ def recipe(case: Case) -> None:
     if published is None or not batch or not rate:
         return
     is_fitted = case.origin("train.optim.lr") is OriginKind.RECIPE
-    if is_fitted and case("train.optim.lr_scaling") == "none":
-        return  # the auto recipe's, for a run far shorter than the paper's
+    follows = case("train.optim.lr_scaling") != "none"
+    if case.by_auto_recipe("train.optim.lr") and not follows:
+        return  # for a run far shorter than the paper's
 
     share = batch / published.batch
     if is_fitted and 1 / 64 <= share < 1:
         more = int(case("train.accum_grad_batches", 1)) * published.batch // batch
         note = (
             f"the effective batch is {batch}, that of {published.name} {published.batch}, and the "
-            f"rate follows it; train.accum_grad_batches={more} gives as many, at the same cost"
+            f"rate {'follows' if follows else 'does not follow'} it; "
+            f"train.accum_grad_batches={more} gives as many, at the same cost"
         )
-        case.warnings.append(Notice("dataset.batch_size", note, note=True))
+        if not follows:
+            note += f", or train.optim.lr={rate * share**0.5:.2g} suits this one"
+        case.warnings.append(Notice("dataset.batch_size", note, note=follows, serious=not follows))
     if not 1 / 64 <= share <= 4:
         case.warn(
             "dataset.batch_size",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -97,6 +97,10 @@ class ModelSpec(SpecModel):
         "The architecture of the backbone. Sizes and defaults of all of them: "
         "references/architectures.md.",
         popular=True,
+        # As timm names them at 224 pixels; here dataset.augmentation.input_size says the size.
+        option_aliases={
+            f"{name}_224": name for name in get_args(ArchName) if name.startswith("vit_")
+        },
         related=["dataset.augmentation.input_size", "train.mask_ratio"],
     )
     task: Literal["classification", "segmentation"] = spec_field(

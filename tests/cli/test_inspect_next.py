@@ -1,0 +1,153 @@
+"""The command that `mae inspect` ends with: it reads the data as the inspection has read them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mae_sdk import Skill
+from mae_sdk.cli.main import main
+from mae_sdk.mcp_server import answer, tools
+from mae_skill.errors import UsageError
+from PIL import Image
+
+from tests.support.images import write_imagefolder
+from tests.support.scenes import write_digit_scenes
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--json"])
+    printed = capsys.readouterr()
+    return int(end.value.code or 0), json.loads(printed.out or printed.err)
+
+
+def followed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, dict[str, Any]]:
+    """The command that an inspection ends with, and the spec of the plan that it makes."""
+    code, found = call(capsys, "inspect", *words)
+    assert code == 0, found
+    (command,) = found["next"]
+    small = ["model.arch=vit_tiny_patch16", "--automl-policy", "off"]
+    code, plan = call(capsys, *shlex.split(command)[1:], *small)
+    assert code == 0, (command, plan)
+    return command, plan["spec"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> tuple[Path, Path]:
+    """Pictures without classes, and a table of them whose name needs quotes."""
+    pictures = write_imagefolder(tmp_path / "raw", classes=1, per_class=6) / "0"
+    rows = [f"{path.name},{'ab'[i % 2]}" for i, path in enumerate(sorted(pictures.iterdir()))]
+    file = tmp_path / "my labels.csv"
+    file.write_text("\n".join(["file,label", *rows]))
+    return pictures, file
+
+
+def test_the_table_of_labels_goes_along(
+    table: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, file = table
+    _, spec = followed(capsys, str(pictures), f"dataset.labels.train={file}")
+    assert spec["dataset"]["labels"]["train"] == str(file)
+    assert spec["model"]["num_classes"] == 2 and spec["train"]["stage"] == "finetune"
+
+
+def write_deep(folder: Path, seed: int) -> Path:
+    """Two classes of 16-bit pictures whose values are far from those of 8 bits."""
+    random = np.random.default_rng(seed)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = random.integers(500, 3000, (24, 24)).astype(np.uint16)
+            Image.fromarray(pixels).save(folder / name / f"{name}{i}.png")
+    return folder
+
+
+def test_what_says_how_pictures_are_read_goes_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, val = write_deep(tmp_path / "train", 1), write_deep(tmp_path / "val", 2)
+    words = ("dataset.value_range=auto", "dataset.channels=1")
+
+    command, spec = followed(capsys, str(train), *words, "dataset.classes=[a, b]")
+    assert all(word in command for word in words)
+    assert spec["dataset"]["channels"] == 1 and spec["dataset"]["classes"] == ["a", "b"]
+
+    command, _ = followed(capsys, "--train", str(train), "--eval", str(val), *words)
+    assert all(word in command for word in words) and "--eval-dataset" in command
+
+
+def test_what_a_person_says_is_not_proposed_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=3)
+    command, spec = followed(capsys, str(data), "stage=pretrain")
+    assert "num_classes" not in command and spec["train"]["stage"] == "pretrain"
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {stage: finetune}\nmodel: {num_classes: 2}\ndataset: {channels: 1}\n")
+    command, spec = followed(capsys, str(data), "-e", str(file))
+    assert command.count("num_classes") == 0 and spec["dataset"]["channels"] == 1
+
+
+@pytest.mark.parametrize("how", ["option", "setting"])
+def test_masks_count_however_they_are_given_and_go_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    scenes = write_digit_scenes(tmp_path / "scenes", training=3, validation=1, size=32)
+    photos = shutil.copytree(scenes / "images" / "training", tmp_path / "photos")
+    masks = shutil.copytree(scenes / "annotations" / "training", tmp_path / "masks")
+    given = {
+        "option": ["--masks", str(masks)],
+        "setting": [f"dataset.segmentation.train_mask_sources={masks}"],
+    }[how]
+
+    command, spec = followed(capsys, str(photos), *given, "task=segmentation", "num_classes=12")
+    assert "CLASSES" not in command and command.count("num_classes") == 1
+    assert spec["dataset"]["segmentation"]["train_mask_sources"] == str(masks)
+    assert spec["model"]["task"] == "segmentation" and spec["train"]["stage"] == "finetune"
+
+    _, found = call(capsys, "inspect", str(photos), *given)
+    assert found["masks"]["masks"] == 3
+    assert "model.task=segmentation" in found["next"][0]
+
+
+def test_a_segmenter_without_masks_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_imagefolder(tmp_path / "photos", classes=1, per_class=3) / "0"
+    code, error = call(capsys, "inspect", str(photos), "task=segmentation", "num_classes=2")
+    assert code == 3 and error["field"] == "dataset.segmentation.train_mask_sources"
+
+
+def test_mcp_carries_them_too(table: tuple[Path, Path]) -> None:
+    pictures, file = table
+    skill = Skill()
+    tool = next(tool for tool in tools(skill) if tool.name == "inspect")
+    settings = {"dataset.labels.train": str(file)}
+    found, failed = answer(skill, tool, {"source": str(pictures), "spec_overrides": settings})
+    assert not failed and f'"dataset.labels.train": "{file}"' in found["next"][0]
+
+
+def test_a_launch_says_what_its_plan_says_of_the_data(
+    table: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_launched(*_: object) -> None:
+        raise UsageError("stopped before the launch")
+
+    monkeypatch.setattr(Skill, "create_job", not_launched)
+    pictures, file = table
+    file.write_text(file.read_text().replace("file,label", "file,diagnosis"))
+    words = ["--train-datasets", str(pictures), f"dataset.labels.train={file}", "stage=finetune"]
+    small = ["num_classes=2", "arch=vit_tiny_patch16", "--automl-policy", "off"]
+    with pytest.raises(SystemExit):
+        main(["run", "train", *words, *small])
+    said = capsys.readouterr().err
+    assert "stopped before the launch" in said
+    assert "notice: " in said and "the labels are those of diagnosis" in said
