@@ -859,7 +859,7 @@ def test_a_segmenter_stands_beside_one_answer_for_every_pixel(tmp_path: Path) ->
             },
             (
                 "model.num_classes=3 model.task=segmentation model.arch=convnextv2_atto "
-                'dataset.segmentation.class_list=\'["sky", "sea"]\' '
+                '\'dataset.segmentation.class_list=["sky", "sea"]\' '
                 "dataset.segmentation.val_mask_sources=URI"
             ),
         ),
