@@ -288,6 +288,23 @@ def test_the_only_other_column_holds_the_labels_and_is_named(tmp_path: Path, hea
     assert found.table["only_other"] == "diagnosis"
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("age", [str(30 + number) for number in range(12)]),
+        ("price", [f"{number}.5" for number in range(12)]),
+        ("remark", [f"seen by {number}" for number in range(30)]),
+    ],
+)
+def test_a_column_of_quantities_or_remarks_is_taken_for_no_classes(
+    tmp_path: Path, column: str, values: list[str]
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{values[i % len(values)]}" for i, (path, _) in enumerate(rows)]
+    with pytest.raises(DataError, match="no column"):
+        labeled(images, table(tmp_path / "t.csv", f"file,{column}", *lines))
+
+
 @pytest.mark.parametrize("sign", [";", ","])
 @pytest.mark.parametrize("column", ["tags", "labels"])
 def test_a_sign_between_labels_parts_them_where_they_stand_in_other_company_too(

@@ -6,6 +6,7 @@ picture, one for its class, and where it serves several parts of a data set one 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,9 @@ BETWEEN = "|"
 """Between the labels of a picture that has several."""
 OTHERS = (";", ",")
 """What stands between them too, in a table without `BETWEEN` that shows that it does."""
+
+MOST_NUMBERS = 10
+"""Different numbers up to which a column of any name may hold classes."""
 
 Row = tuple[str, tuple[str, ...]]
 """Path of a picture, and its classes."""
@@ -666,15 +670,25 @@ def _only_other(
     names: Sequence[str], rows: Sequence[Mapping[str, Any]], several: bool, taken: set[str | None]
 ) -> str | None:
     """The one column beside those that are read already, whatever it is called; None where there
-    are more, or where it tells no classes: a key, a part, texts that are all different, and with
-    ``several`` a column of 0 and 1, which is a class itself."""
+    are more, or where it tells no classes: a key, a part, texts that differ nearly all, numbers of
+    many values (an age, a price), and with ``several`` a column of 0 and 1, which is a class
+    itself."""
     beside = [name for name in names if name not in taken]
     if len(beside) != 1 or beside[0].strip().lower() in {*PATH, *KEYS, *PART}:
         return None
     texts = [text for row in rows if (text := _text(row.get(beside[0])))]
     if several:
         return None if not texts or _is_flag(rows, beside[0]) else beside[0]
-    return beside[0] if len(set(texts)) < max(len(texts), 2) else None
+    distinct = set(texts)
+    few = MOST_NUMBERS if all(map(_is_number, distinct)) else len(texts) / 2
+    return beside[0] if distinct and len(distinct) <= min(few, len(texts) / 2) else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _between(texts: Sequence[str]) -> dict[str, str]:
