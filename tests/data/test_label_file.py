@@ -288,6 +288,23 @@ def test_the_only_other_column_holds_the_labels_and_is_named(tmp_path: Path, hea
     assert found.table["only_other"] == "diagnosis"
 
 
+@pytest.mark.parametrize("column", ["set", "phase", "Usage", "data_split"])
+def test_a_column_that_says_the_part_of_every_row_is_read_whatever_it_is_called(
+    tmp_path: Path, column: str
+) -> None:
+    images, rows = flat(tmp_path)
+    words = ("train", "Training", "val", "test")
+    lines = [f"{path},{label},{words[i % 4]}" for i, (path, label) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", f"path,label,{column}", *lines)
+    assert len(labeled(images, file)) == len(rows) / 2
+    assert len(labeled(images, file, "val")) == len(rows) / 4
+    assert labeled(images, file).table["part_by_values"] == column
+
+    mixed = [line.replace(",test", ",other") for line in lines]
+    found = labeled(images, table(tmp_path / "m.csv", f"path,label,{column}", *mixed))
+    assert len(found) == len(rows) and not found.table.get("part_by_values")
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [

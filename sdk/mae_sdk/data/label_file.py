@@ -91,9 +91,10 @@ class LabeledSource(Source):
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
             whose split is none that is known. ``by_name``: `_Elsewhere.by_name`. ``beside``:
-            `Table.beside`. ``against_folders``: `_against_folders`. ``only_other``, as of `Table`.
-            With ``several``, ``labels``: the fewest and the most of a picture; ``empty`` cells that
-            count as 0, ``no_flags``, ``unread``, ``odd_parts`` and ``between``, as of `Table`;
+            `Table.beside`. ``against_folders``: `_against_folders`. ``only_other``,
+            ``part_by_values``, as of `Table`. With ``several``, ``labels``: the fewest and the most
+            of a picture; ``empty`` cells that count as 0, ``no_flags``, ``unread``, ``odd_parts``
+            and ``between``, as of `Table`;
             without it ``one_hot``.
         row_paths: the paths of the rows whose picture is there.
         several: a picture may be of several classes.
@@ -391,6 +392,7 @@ def _told(read: Table, matched: _Matched, unnamed: Some, split: str) -> dict[str
         "one_hot": read.one_hot,
         "odd_parts": read.odd_parts,
         "only_other": read.only_other,
+        "part_by_values": read.part_by_values,
         "between": read.between,
     }
     return {
@@ -490,6 +492,7 @@ class Table:
         odd_parts: column that is named like a part of a data set → whether it is a class; one that
             is neither a class nor needed is left out.
         only_other: the column of labels, where it is read for want of any other.
+        part_by_values: the column that tells the parts by its values alone.
         between: ``{"sign", "first"}``: what labels are parted by where it is none of `BETWEEN`, and
             the first text that was.
     """
@@ -507,6 +510,7 @@ class Table:
     one_hot: list[str] = field(default_factory=list)
     odd_parts: dict[str, bool] = field(default_factory=dict)
     only_other: str = ""
+    part_by_values: str = ""
     between: dict[str, str] = field(default_factory=dict)
 
 
@@ -530,6 +534,8 @@ def read_table(
     there = {name.strip().lower() for name in names}
     path = _column(names, PATH if there.intersection(PATH) else (*PATH, *KEYS), where)
     part = next((name for name in names if name.strip().lower() in SPLIT), None)
+    by_values = None if part else _part_by_values(names, rows, {path, *(columns or ())})
+    part = part or by_values
     if not rows:
         raise DataError(
             f"{where} has no rows",
@@ -537,7 +543,7 @@ def read_table(
             expected="a row for each picture",
             hint=f"write a line such as cat/1.png,cat below {','.join(names[:5])}",
         )
-    found = Table(path=path)
+    found = Table(path=path, part_by_values=by_values or "")
     _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
     of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
     for name in names:
@@ -573,6 +579,22 @@ def read_table(
             hint="a table without such a column counts whole",
         )
     return found
+
+
+def _part_by_values(
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: set[str]
+) -> str | None:
+    """The one column, whatever it is called, that says of every row to which part of the data it
+    belongs: each value is a word for one, and there are several."""
+    found = [
+        name
+        for name in names
+        if name not in taken
+        and name.strip().lower() not in {*LABEL, *LABELS}
+        and len({split_of(text) for row in rows if (text := _text(row.get(name)))}) > 1
+        and all(split_of(_text(row.get(name))) in ("train", "val", "test") for row in rows)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _note_others(

@@ -640,6 +640,11 @@ def label_file(case: Case) -> None:
         if only := table.get("only_other"):
             text = f"{table['file']}: the labels are those of {only}, its only other column"
             case.warnings.append(Notice(key, text, note=True))
+        if part := table.get("part_by_values"):
+            text = (
+                f"{table['file']}: {part} tells the parts of the data, and rows of others are left"
+            )
+            case.warnings.append(Notice(key, text, note=True))
         if parted := table.get("between"):
             text = (
                 f"{table['file']}: labels are parted by {parted['sign']}, as in "
