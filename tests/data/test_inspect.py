@@ -296,3 +296,12 @@ def test_pictures_without_a_suffix_are_told_to_need_one(tmp_path: Path) -> None:
         inspect_source(str(tmp_path))
     assert "2 pictures that are not read" in str(caught.value.got)
     assert "give pictures the suffix of their format" in str(caught.value.hint)
+
+
+def test_an_image_beside_the_class_folders_is_said_with_what_comes_of_it(tmp_path: Path) -> None:
+    data = Path(write_imagefolder(tmp_path / "d", classes=2, per_class=4, size=32))
+    first = next(data.rglob("*.png"))
+    Image.open(first).rotate(90).save(data / "odd.png")
+    (said,) = inspect_source(str(data))["verdict"]["warnings"]
+    assert said.startswith("1 of 9 images are in no class folder: ")
+    assert said.endswith("a fine-tuning refuses that, a pretraining takes all")

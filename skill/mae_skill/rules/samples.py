@@ -969,6 +969,13 @@ def _perhaps(pairs: list[str]) -> str:
     return f"; misspelled, perhaps: {first_of(slips)}" if slips else ""
 
 
+def loose(case: Case) -> None:
+    """Images beside the class folders: what comes of them depends on the training."""
+    found = case.facts.data.get(TRAIN) or {}
+    if found.get("loose"):
+        case.warn(TRAIN, f"{_loose(found)}: a fine-tuning refuses that, a pretraining takes all")
+
+
 def _loose(found: Seen) -> str:
     """How many images are in no class folder, and the first of them."""
     names = found.get("loose") or {}
@@ -1549,6 +1556,7 @@ INSPECTED = [
     masks_as_images,
     unlabeled_classes,
     odd_classes,
+    loose,
     lost_classes,
     validation_classes,
     shared,
