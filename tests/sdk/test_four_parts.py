@@ -147,7 +147,7 @@ def constant(value_range: Any) -> Callable[[Path], list[MaeError]]:
 
 ROWS = "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
 BAD: dict[str, Callable[[Path], list[MaeError]]] = {
-    "a table without labels": table("path,foo\n" + ROWS),
+    "a table without labels": table("path,foo,bar\n" + ROWS.replace("\n", ",c\n")),
     "a table without paths": table("foo,label\n" + ROWS),
     "a table of other pictures": table("path,label\nx.png,a\ny.png,b\n"),
     "a row without a path": table("path,label\n,a\n" + ROWS),
