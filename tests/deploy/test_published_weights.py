@@ -560,3 +560,55 @@ def test_a_run_without_a_job_takes_the_preparation_of_the_folder_too(
     assert found.spec["dataset"]["augmentation"]["input_size"] == 96
     found, _ = resolve_spec(Skill().bundle, "inference", None, given, looks=False)
     assert found.spec["dataset"]["augmentation"]["input_size"] == 224  # a job's spec says all
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_foreign_model_of_several_labels_answers_with_a_sigmoid_for_each(
+    bare: bool, tmp_path: Path
+) -> None:
+    """By the folder's ``problem_type``, or as the spec says of weights that say nothing."""
+    from mae_skill.spec import ExperimentSpec
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(3)
+    config = ViTConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        image_size=64,
+        id2label={0: "red", 1: "round", 2: "big"},
+        label2id={"red": 0, "round": 1, "big": 2},
+        problem_type="multi_label_classification",
+    )
+    theirs = ViTForImageClassification(config).eval()
+    theirs.classifier.weight.data.normal_(std=1.0)
+    folder, size = tmp_path / "model", {"height": 64, "width": 64}
+    theirs.save_pretrained(folder)
+    ViTImageProcessor(size=size).save_pretrained(folder)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        photo(number, 64, 64).save(pictures / f"{number}.png")
+    given: dict[str, Any] = {"inference.checkpoint": str(folder), "inference.top_k": 3}
+    if bare:
+        (folder / "config.json").unlink()
+        own = {"embed_dim": 64, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "num_classes": 3}
+        given |= {f"model.{name}": value for name, value in own.items()}
+        given |= {"model.arch": "vit_tiny_patch16", "model.global_pool": False}
+        given |= {"train.stage": "finetune", "model.multi_label": True}
+
+    job = Skill().plan("inference", inference_dataset=str(pictures), spec_overrides=given)
+    assert job.spec["model"]["multi_label"] is True
+    spec = ExperimentSpec.model_validate(job.spec)
+    inference.run(spec, make_context("inference", tmp_path))
+    rows = list(csv.DictReader((tmp_path / "inference" / "results.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    processor = ViTImageProcessor.from_pretrained(folder)
+    names = ("0", "1", "2") if bare else ("red", "round", "big")  # a bare file has no names
+    for row in rows:
+        with torch.no_grad(), Image.open(row["path"]) as picture:
+            inputs = processor(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
+            wanted = theirs(inputs).logits.sigmoid()[0]
+        found = {row[f"label_{i}"]: float(row[f"probability_{i}"]) for i in (1, 2, 3)}
+        assert found == pytest.approx(dict(zip(names, wanted.tolist(), strict=True)), abs=1e-4)

@@ -194,6 +194,7 @@ def load_described(
             eval_interpolation=augmentation.eval_interpolation,
             value_range=ends if isinstance(ends, list) else None,
             exif_orientation=spec.dataset.exif_orientation,
+            multi_label=isinstance(model, Classifier) and spec.model.multi_label,
         )
     return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
 

@@ -207,6 +207,8 @@ def model_settings(path: Path) -> dict[str, Any]:
     said = _of_timm(config) if "architecture" in config else _of_transformers(config)
     if count := classes_said({CONFIG: config}):
         said |= {"train.stage": "finetune", "model.num_classes": count}
+        if config.get("problem_type") == "multi_label_classification":
+            said["model.multi_label"] = True
     return said
 
 
