@@ -611,4 +611,6 @@ def test_a_foreign_model_of_several_labels_answers_with_a_sigmoid_for_each(
             inputs = processor(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
             wanted = theirs(inputs).logits.sigmoid()[0]
         found = {row[f"label_{i}"]: float(row[f"probability_{i}"]) for i in (1, 2, 3)}
-        assert found == pytest.approx(dict(zip(names, wanted.tolist(), strict=True)), abs=1e-4)
+        close = 2e-3 if bare else 1e-4  # nor does it say its epsilon
+        expected = dict(zip(names, wanted.tolist(), strict=True))
+        assert found == pytest.approx(expected, abs=close)
