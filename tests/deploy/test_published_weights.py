@@ -614,3 +614,25 @@ def test_a_foreign_model_of_several_labels_answers_with_a_sigmoid_for_each(
         close = 2e-3 if bare else 1e-4  # nor does it say its epsilon
         expected = dict(zip(names, wanted.tolist(), strict=True))
         assert found == pytest.approx(expected, abs=close)
+
+
+def test_a_size_that_nobody_set_and_other_ways_to_make_a_square_are_told(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    photo(1, 80, 64).save(pictures / "1.png")
+
+    def warned(folder: Path, word: str, **given: Any) -> list[str]:
+        values = {**OPEN, "inference.checkpoint": str(folder), **given}
+        made = Skill().plan("inference", inference_dataset=str(pictures), spec_overrides=values)
+        return [str(one) for one in made.warnings if word in str(one)]
+
+    padded = _folder_of_timm(tmp_path / "padded", **HALF, crop_mode="border")
+    assert warned(padded, "pads pictures that are not square")
+    bare = _folder_of_timm(tmp_path / "bare", **HALF)
+    assert not warned(bare, "pads pictures") and not warned(bare, "which nobody set")
+    (bare / "config.json").unlink()
+    file = bare / "model.safetensors"
+    size = "dataset.augmentation.input_size"
+    (said,) = warned(file, "which nobody set", **{"model.num_classes": 4})
+    assert f"set {size}=64" in said
+    assert not warned(file, "which nobody set", **{"model.num_classes": 4, size: 64})

@@ -316,6 +316,7 @@ def weights(case: Case) -> None:
     own = own_description(contents)
     if own is None:
         _other_preparation(case, file)
+        _size_that_nobody_set(case, file, found)
     else:
         _without_masks(case, own, file)
         _other_pictures(case, own, file)
@@ -427,6 +428,12 @@ def _other_preparation(case: Case, file: Path) -> None:
                 f"{ours} here; {source} of {file.name} prepares pictures with {theirs}: the "
                 "answers are others; leave the field out for theirs",
             )
+    if "pads" in said:
+        case.warn(
+            MODEL[case.action],
+            f"{said['pads'][1]} of {file.name} pads pictures that are not square, which is not "
+            "offered: their center is seen here; save them square for the same answers",
+        )
     if "squeezes" in said:
         case.warn(
             MODEL[case.action],
@@ -434,6 +441,23 @@ def _other_preparation(case: Case, file: Path) -> None:
             "is not offered: of pictures that are not square the center is seen here; save them "
             "square for the same answers",
         )
+
+
+def _size_that_nobody_set(case: Case, file: Path, found: Fit) -> None:
+    """Positions that are resized, in an answer, to a size that is a mere default."""
+    field = "dataset.augmentation.input_size"
+    arch = arch_of(case.spec)
+    set_by_nobody = case.origin(field) in OriginKind.unset()
+    if case.action == "train" or not found.resized or arch is None or not set_by_nobody:
+        return
+    rows, columns = next(iter(found.resized.values())).old
+    size = [rows * arch.patch, columns * arch.patch]
+    case.warn(
+        field,
+        f"{case(field)} here, which nobody set; {file.name} has positions of {rows} × {columns} "
+        f"patches: pictures of {size[0]} × {size[1]} pixels. At another size the answers are "
+        f"others: set {field}={size[0] if rows == columns else size}",
+    )
 
 
 def _without_masks(case: Case, own: Mapping[str, Any], file: Path) -> None:

@@ -112,8 +112,8 @@ def preparation(path: Path) -> dict[str, Any]:
     Returns:
         What it says of ``mean`` and ``std``, ``input_size`` ([height, width]), ``center_crop``
         (the share of the short side that is seen), ``eval_interpolation`` (the filter of the
-        resizing) and ``squeezes`` (whole pictures are squeezed into the size), each as ``(value,
-        file)``.
+        resizing), ``squeezes`` (whole pictures are squeezed into the size) and ``pads`` (they are
+        padded to a square), each as ``(value, file)``.
     """
     if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
         return {}  # a checkpoint may lie beside another model's description
@@ -130,6 +130,7 @@ def preparation(path: Path) -> dict[str, Any]:
     if "architecture" in config or "crop_pct" in inner:
         found = {"center_crop": inner.get("crop_pct")}
         found["squeezes"] = inner.get("crop_mode") == "squash"
+        found["pads"] = inner.get("crop_mode") == "border"
         found["eval_interpolation"] = inner.get("interpolation")
     elif processor:
         found = {**_of_processor(processor), "eval_interpolation": _filter_of(processor)}
@@ -145,8 +146,7 @@ def preparation(path: Path) -> dict[str, Any]:
     if found.get("eval_interpolation") in _FILTERS.values():
         source = CONFIG if "architecture" in config or "crop_pct" in inner else PREPROCESSOR
         said["eval_interpolation"] = (found["eval_interpolation"], source)
-    if found.get("squeezes"):
-        said["squeezes"] = (True, file)
+    said |= {word: (True, file) for word in ("squeezes", "pads") if found.get(word)}
     return said
 
 
