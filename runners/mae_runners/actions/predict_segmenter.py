@@ -29,6 +29,7 @@ from mae_runners.metrics.reconstruction import spread
 from mae_runners.metrics.windows import classify_pixels
 
 KINDS = ("labels", "masks", "overlays")
+SCORES = ("mIoU", "mAcc", "aAcc")
 TOP = 3
 SHOWN, SIDE = 12, 256  # overlays of the report, and the pixels of their longer side
 MAX_STEM = 251  # bytes of a file's name, without .png, that file systems take
@@ -152,21 +153,14 @@ def predict_segmenter(
     pixels = np.asarray([row.width * row.height for row in done], np.float64)
     answered = dict(zip(classes, (shares > 0).sum(axis=0).tolist(), strict=True))
     of_all = (pixels @ shares / max(float(pixels.sum()), 1.0)).tolist()
-    doubted: list[str] = []
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
+    doubted: list[str] = []
     if sums is not None and sums.labeled_pixels:
-        metrics = without_vacuous(sums.summary(source))
-        named = {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
-        kpis |= {name: score for name, score in named.items() if score is not None}
-        said = masks.judged(metrics, sums.confusion, classes, scores, int(spec.train.seed))
+        found = without_vacuous(sums.summary(source))
+        said = masks.judged(found, sums.confusion, classes, scores, int(spec.train.seed))
+        kpis |= {name: found[name] for name in SCORES if found[name] is not None}
         doubted = said["doubts"]
-        for one in doubted:
-            context.warn(one)
-        write_json(folder / "metrics.json", said)
-        files += [
-            folder / "metrics.json",
-            write_table(metrics, classes, folder / "per_class_iou.csv"),
-        ]
+        files += write_judgement(context, found, said, classes)
     elif sums is not None:
         context.warn("the test masks label no pixel, so there are no metrics")
     return {
@@ -178,6 +172,24 @@ def predict_segmenter(
         **({"doubts": doubted} if doubted else {}),
         **({"left_out": left} if unreadable else {}),
     }
+
+
+def write_judgement(
+    context: RunContext, found: dict[str, Any], said: dict[str, Any], classes: list[str]
+) -> list[Path]:
+    """``metrics.json`` and ``per_class_iou.csv`` of images with masks; their doubts are warnings.
+
+    Args:
+        found: of `SegmentationMetrics.summary`.  said: of `masks.judged`.
+    """
+    for one in said["doubts"]:
+        context.warn(one)
+    folder = context.action_dir
+    write_json(folder / "metrics.json", said)
+    return [
+        folder / "metrics.json",
+        write_table(found, classes, folder / "per_class_iou.csv"),
+    ]
 
 
 def show_overlays(

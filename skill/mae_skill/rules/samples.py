@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mae_skill import classes as class_lists
@@ -631,27 +631,8 @@ def label_file(case: Case) -> None:
                 f"source their label, by the same name: {files_of(rows)}; where these are two "
                 "pictures, write their folders into the paths, or a table for each",
             )
-        if marked := table.get("one_hot"):
-            text = (
-                f"{table['file']}: the columns {first_of(marked)} are read as the classes: each "
-                "row has a 1 in one of them"
-            )
-            case.warnings.append(Notice(key, text, note=True))
-        if only := table.get("only_other"):
-            text = f"{table['file']}: the labels are those of {only}, its only other column"
-            case.warnings.append(Notice(key, text, note=True))
-        if part := table.get("part_by_values"):
-            text = (
-                f"{table['file']}: {part} tells the parts of the data, and rows of others are left"
-            )
-            case.warnings.append(Notice(key, text, note=True))
-        if parted := table.get("between"):
-            text = (
-                f"{table['file']}: labels are parted by {parted['sign']}, as in "
-                f"{parted['first'][:60]}; where it belongs to a name, write the labels with | "
-                "between them, or as lists"
-            )
-            case.warnings.append(Notice(key, text, note=True))
+        for text in _how_a_table_is_read(table):
+            case.warnings.append(Notice(key, f"{table['file']}: {text}", note=True))
         if unread := table.get("unread"):
             case.warn(
                 key,
@@ -675,6 +656,24 @@ def label_file(case: Case) -> None:
                 f"{table['file']}: {empty['count']} empty cells count as 0 in columns that hold 0 "
                 f"and 1: {files_of(empty)}",
             )
+
+
+def _how_a_table_is_read(table: Seen) -> Iterator[str]:
+    """What was taken for the labels and the parts of the data, where no name said so."""
+    if marked := table.get("one_hot"):
+        yield (
+            f"the columns {first_of(marked)} are read as the classes: each row has a 1 in one of "
+            "them"
+        )
+    if only := table.get("only_other"):
+        yield f"the labels are those of {only}, its only other column"
+    if part := table.get("part_by_values"):
+        yield f"{part} tells the parts of the data, and rows of other parts are left out"
+    if parted := table.get("between"):
+        yield (
+            f"labels are parted by {parted['sign']}, as in {parted['first'][:60]}; where it "
+            "belongs to a name, write the labels with | between them, or as lists"
+        )
 
 
 def split_classes(case: Case) -> None:
