@@ -160,7 +160,7 @@ def predict_segmenter(
         said = masks.judged(found, sums.confusion, classes, scores, int(spec.train.seed))
         kpis |= {name: found[name] for name in SCORES if found[name] is not None}
         doubted = said["doubts"]
-        files += write_judgement(context, found, said, classes)
+        files += write_judgment(context, found, said, classes)
     elif sums is not None:
         context.warn("the test masks label no pixel, so there are no metrics")
     return {
@@ -174,7 +174,7 @@ def predict_segmenter(
     }
 
 
-def write_judgement(
+def write_judgment(
     context: RunContext, found: dict[str, Any], said: dict[str, Any], classes: list[str]
 ) -> list[Path]:
     """``metrics.json`` and ``per_class_iou.csv`` of images with masks; their doubts are warnings.
