@@ -379,6 +379,19 @@ def suspects(record: JobRecord) -> list[str]:
     return list(dict.fromkeys(map(str, named)))[:2]
 
 
+_HOW_DATA_ARE_READ = ("dataset.", "model.task", "model.num_classes")
+
+
+def inspections(record: JobRecord, folder: Path) -> list[str]:
+    """The commands that look again at what a job failed of (`suspects`), read as its run reads it:
+    with the spec in its folder, where that says how data are read."""
+    spec = folder / "spec.yaml"
+    reads = [key for key in record.get("changed") or () if key.startswith(_HOW_DATA_ARE_READ)]
+    own = reads and record["action"] == "train" and spec.is_file()
+    with_spec = f" -e {shlex.quote(str(spec))}" if own else ""
+    return [f"mae inspect {shlex.quote(uri)}{with_spec}" for uri in suspects(record)]
+
+
 def listed(value: Any) -> list[Any]:
     """A list as it is; anything else as the one item of a list."""
     return value if isinstance(value, list) else [value]

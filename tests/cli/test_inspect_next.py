@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Skill
+from mae_sdk.cli.common import next_for
 from mae_sdk.cli.main import main
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
 from mae_sdk.mcp_server import answer, tools
 from mae_skill.errors import UsageError
 from PIL import Image
 
 from tests.support.images import write_imagefolder
+from tests.support.reports import write_job
 from tests.support.scenes import write_digit_scenes
 
 
@@ -151,3 +155,26 @@ def test_a_launch_says_what_its_plan_says_of_the_data(
     said = capsys.readouterr().err
     assert "stopped before the launch" in said
     assert "notice: " in said and "the labels are those of diagnosis" in said
+
+
+def test_after_a_failure_the_data_are_read_again_as_the_run_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = write_deep(tmp_path / "deep pictures", 4)
+    read = {"train_data_sources": str(pictures), "value_range": [500, 3000], "channels": 1}
+    spec = {"model": {"arch": "vit_tiny_patch16"}, "dataset": read}
+    failure = {"category": "data", "message": "unreadable", "lines": [], "hint": "", "error": None}
+    about = {
+        "data": {"dataset.train_data_sources": {"uri": str(pictures)}},
+        "state": records.ERROR,
+        "spec": spec,
+        "failure": {**failure, "error": {"code": "data", "message": "unreadable"}},
+    }
+    changed = {"changed": {"dataset.value_range": {"value": [500, 3000], "default": "dtype"}}}
+    plain = Job(write_job(tmp_path, "train-1", **about))
+    job = Job(write_job(tmp_path, "train-2", **about, **changed))
+
+    assert not any(" -e " in one for one in next_for(plain, records.ERROR, None))
+    (command,) = [one for one in next_for(job, records.ERROR, None) if "inspect" in one]
+    code, found = call(capsys, *shlex.split(command)[1:])
+    assert code == 0 and found["value_range"] == [500, 3000], found

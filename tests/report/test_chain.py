@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import Skill
 from mae_sdk.cli.main import main
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
+from mae_sdk.mcp_server import answer, tools
 
 from tests.support.reports import Page, json_of, read_page, write_job
 
@@ -209,3 +211,20 @@ def test_jobs_that_somebody_names_are_one_page_with_a_row_and_a_section_each(
     code, error = called(capsys, *names, "--chain", *where)
     assert code == 2 and error["field"] == "chain" and "leave --chain out" in error["hint"]
     assert called(capsys, "train-9", "train-0", *where)[0] == 4
+
+
+def test_over_mcp_too_a_page_shows_several_jobs(tmp_path: Path) -> None:
+    write_chain(tmp_path)
+    skill = Skill()
+    tool = next(tool for tool in tools(skill) if tool.name == "report")
+    given = {"job_id": "train-2", "results_root": str(tmp_path)}
+
+    found, failed = answer(skill, tool, {**given, "others": ["export-3", "train-2", "export-3"]})
+    assert not failed, found
+    parts = read_page(Path(found["report"])).all("article")
+    assert [part["id"] for part in parts] == ["train-2", "export-3"]
+
+    found, failed = answer(skill, tool, {**given, "others": ["train-0"]})
+    assert failed and found["code"] == "not_found"
+    found, failed = answer(skill, tool, {**given, "others": ["export-3"], "chain": True})
+    assert failed and found["field"] == "chain" and "--" not in found["hint"]

@@ -332,9 +332,9 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
     if state in ("ERROR", "CANCELED") and (study := records.study_of(job.record)):
         return [f"mae jobs logs {job.id}{root}", f"mae jobs status {study}{root}"]
     if state == "ERROR":
-        again = _look_again(job)
-        if again is None:
+        if not answers.fails_again(job.record):
             return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
+        again = answers.inspections(job.record, job.folder)
         return [f"mae jobs logs {job.id}{root}", f"mae jobs show {job.id}{root}", *again]
     if state == "CANCELED":
         return [f"mae jobs resume {job.id}{root}"]
@@ -349,14 +349,6 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
     if record["action"] in ("train", "evaluate"):
         reading.append(f"mae report {job.id}{root}")
     return [*reading, *(answers.command_of(step, root) for step in answers.after(job))]
-
-
-def _look_again(job: Job) -> list[str] | None:
-    """Where to look after a failure that resuming cannot fix; None where it can."""
-    record = job.record
-    if not answers.fails_again(record):
-        return None
-    return [f"mae inspect {shlex.quote(uri)}" for uri in answers.suspects(record)]
 
 
 def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_json: bool) -> None:

@@ -516,7 +516,12 @@ def _jobs(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def _report(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
-    document = answers.report(job, arguments.get("output"), chain=arguments.get("chain", False))
+    root = arguments.get("results_root")
+    named = dict.fromkeys(arguments.get("others", ()))
+    others = [one for name in named if (one := skill.job(name, results_root=root)).id != job.id]
+    document = answers.report(
+        job, arguments.get("output"), chain=arguments.get("chain", False), others=others
+    )
     return {**document, "next": [f"metrics job_id={job.id}"]}
 
 
@@ -633,9 +638,16 @@ def _watching() -> list[ToolSpec]:
         ToolSpec("metrics", "The metrics of a job.", _JOB, ("job_id",), _metrics),
         ToolSpec(
             "report",
-            "Write a job's report, one HTML file for a person: result, curves, pictures, tables.",
+            "Write a job's report, one HTML file for a person: result, curves, pictures, tables; "
+            "with others, one page of all with a row for each.",
             {
                 **_JOB,
+                "others": {
+                    "type": "array",
+                    "items": {"type": "string", "maxLength": 200},
+                    "maxItems": 100,
+                    "description": "Further job ids to show on the same page.",
+                },
                 "output": {
                     "type": "string",
                     "description": "The .html to write. Default: report.html in the job's folder.",

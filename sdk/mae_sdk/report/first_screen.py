@@ -804,7 +804,7 @@ def next_step(facts: Facts) -> Card:
             same = "another attempt at this one meets the same data and spec"
             lines = [f"read the log, fix the cause and launch a new job: {same}"]
             commands = [f"mae jobs logs {job}", f"mae jobs show {job}"]
-            commands += [f"mae inspect {shlex.quote(u)}" for u in answers.suspects(facts.record)]
+            commands += answers.inspections(facts.record, facts.job.folder)
             return Card("Next", "", lines, "\n".join(commands))
         then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
         lines = [f"read the log and fix the cause; then {then}"]
