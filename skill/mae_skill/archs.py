@@ -7,6 +7,7 @@ this one table. Widths and depths are those of the papers (ViT: arXiv 2010.11929
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -119,6 +120,49 @@ ARCHS: dict[str, Arch] = {row.name: row for row in _ROWS}
 def arch_names(family: Family | None = None) -> list[str]:
     """Names of all architectures, or of one family."""
     return [row.name for row in _ROWS if family is None or row.family == family]
+
+
+_FAMILIES: dict[str, Family] = {"convnext": "convnextv2", "hiera": "hiera", "vit": "vit"}
+_SIZE_WORDS = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "plus", "large", "huge")
+_LETTERS = {word[0]: word for word in _SIZE_WORDS if word != "plus"} | {"ti": "tiny"}
+
+
+def meant(name: str) -> tuple[list[Arch], dict[str, int]]:
+    """What a name of other houses stands for: ``ViT-B/16``, ``facebook/vit-mae-base``,
+    ``vit_small_patch8_384.augreg``.
+
+    Returns:
+        The architectures of that family and size (of the family, where it has no such size; none
+        where the name is of no family), and the fields that the name sets besides:
+        ``model.patch_size`` and ``dataset.augmentation.input_size``, in pixels.
+    """
+    plain, _, tag = name.lower().partition(".")
+    words = re.findall(
+        r"convnext|hiera|vit|patch|plus|[a-z]+|[0-9]+",
+        re.sub(r"[0-9]+k", " ", plain.replace("+", " plus")),
+    )
+    family: Family | None = next((one for word, one in _FAMILIES.items() if word in words), None)
+    if family is None:
+        return [], {}
+
+    sizes = {_LETTERS.get(word, word) for word in words}.intersection(_SIZE_WORDS)
+    of_family = [ARCHS[one] for one in arch_names(family)]
+    found = [
+        arch for arch in of_family if sizes == {*arch.name.split("_")}.intersection(_SIZE_WORDS)
+    ]
+    if not found:
+        return of_family, {}
+
+    fields = {}
+    numbers = [int(word) for word in words if word.isdigit()]
+    patch = next((number for number in numbers if number in patch_sizes(family)), None)
+    if family == "vit" and patch not in (None, found[0].patch):
+        fields["model.patch_size"] = patch
+    pixels = next((number for number in numbers if number > 32), None)
+    pixels = int(at_end[0]) if (at_end := re.findall(r"_([0-9]{3})$", tag)) else pixels
+    if pixels not in (None, 224):
+        fields["dataset.augmentation.input_size"] = pixels
+    return found, fields
 
 
 def hw(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

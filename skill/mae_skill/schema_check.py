@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from mae_skill import archs
 from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import REDACTED, MaeError, SpecError, UsageError, looks_secret
 from mae_skill.merge import accepted_types
@@ -174,14 +175,22 @@ def _wrong_value(error: Any, key: str) -> MaeError:
         field=key or None,
         got=_got(error.instance),
         expected=expected,
-        hint=_near_option(error) or _quoted(error, key, node) or _mend(key, node, error.instance),
+        hint=_near_option(error, key)
+        or _quoted(error, key, node)
+        or _mend(key, node, error.instance),
     )
 
 
-def _near_option(error: Any) -> str | None:
-    """The option that a misspelled one is closest to."""
+def _near_option(error: Any, key: str) -> str | None:
+    """The option that a misspelled one is closest to, or that a name of other houses stands for."""
     if error.validator != "enum" or not isinstance(error.instance, str):
         return None
+    if key == "model.arch":
+        found, fields = archs.meant(error.instance)
+        if found:
+            besides = " ".join(f"{field}={value}" for field, value in fields.items())
+            names = " or ".join(arch.name for arch in found)
+            return f"did you mean {names}{f' with {besides}' if besides else ''}?"
     options = [str(option) for option in error.validator_value if option is not None]
     near = nearest(error.instance, options, 0.5)
     return f"did you mean {near}?" if near else None

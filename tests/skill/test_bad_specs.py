@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mae_skill.archs import ARCHS, arch_names, meant
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
@@ -320,3 +321,34 @@ def test_a_name_that_no_file_can_have_is_an_error_of_its_field(action: str, fiel
     set_dotted(document, field, "x" * 300)
     found = resolve(bundle, action, layers_of(bundle, action, document))
     assert field in [error.field for error in found.errors]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ViT-B/16", "vit_base_patch16"),
+        ("facebook/vit-mae-large", "vit_large_patch16"),
+        ("mae_vit_huge_patch14", "vit_huge_patch14"),
+        ("vit_base_patch16_224.mae", "vit_base_patch16"),
+        (
+            "vit_small_patch8_384",
+            "vit_small_patch16 with model.patch_size=8 dataset.augmentation.input_size=384",
+        ),
+        (
+            "convnextv2_tiny.fcmae_ft_in22k_in1k_384",
+            "convnextv2_tiny with dataset.augmentation.input_size=384",
+        ),
+        ("facebook/convnextv2-tiny-22k-224", "convnextv2_tiny"),
+        ("hiera-b+", "hiera_base_plus_224"),
+        ("vit_giant", " or ".join(arch_names("vit"))),
+    ],
+)
+def test_an_architecture_by_the_name_of_another_house_is_known(name: str, hint: str) -> None:
+    found = problems({"model": {"arch": name}})
+    assert found["model.arch"].hint == f"did you mean {hint}?"
+
+
+def test_every_architecture_is_meant_by_the_name_that_its_paper_gives_it() -> None:
+    assert {arch.title: [one.name for one in meant(arch.title)[0]] for arch in ARCHS.values()} == {
+        arch.title: [arch.name] for arch in ARCHS.values()
+    }
