@@ -14,6 +14,7 @@ from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.facts import Facts, base
 from mae_sdk.report.markup import number, percent
+from mae_sdk.report.words import named
 
 _SHARES = ("ACC", "mAP", "mIoU", "linear", "knn")
 _STATES = {
@@ -203,8 +204,8 @@ def _told(found: Measured, line: Sequence[Facts]) -> str:
 
 
 def _on_images(found: Measured, line: Sequence[Facts]) -> str:
-    """``ACC_all 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images (d/test)``."""
-    text = f"{found.name} {found.text}"
+    """``accuracy (ACC_all) 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images (d/test)``."""
+    text = f"{named(found.name)} {found.text}"
     text += f" (95 %: {found.span})" if found.span else ""
     text += f" on {found.images:,}" if found.images else " on"
     trained = [one for one in line if one.action == "train"]
