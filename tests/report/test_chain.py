@@ -43,7 +43,9 @@ def test_the_end_of_a_chain_is_a_figure_with_its_interval_beside_the_checkpoint(
 ) -> None:
     write_chain(tmp_path)
     judge(tmp_path, "evaluate-5", "engine-4", 0.932)
-    said = "The engine gives accuracy (ACC_all) 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images"
+    said = (
+        "The engine gives accuracy (ACC_all) 93.2 % (95 %: 90.6 % to 95.1 %) on 500 held-out images"
+    )
     page = chain(tmp_path, "engine-4")
     assert f"{said} (d/test)." in page.text
     assert "The fine-tuned checkpoint was not judged on these images" in page.text
@@ -63,7 +65,10 @@ def test_where_nothing_was_measured_the_page_says_so_and_how_it_is(tmp_path: Pat
     assert "The engine itself was not measured on labeled images" in text
     assert "mae run evaluate --parent engine-4 --eval-dataset URI" in text
     judge(tmp_path, "evaluate-6", "train-2", 0.932)
-    assert "Its fine-tuned checkpoint gives accuracy (ACC_all) 93.2 %" in chain(tmp_path, "engine-4").text
+    assert (
+        "Its fine-tuned checkpoint gives accuracy (ACC_all) 93.2 %"
+        in chain(tmp_path, "engine-4").text
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,10 @@ def test_a_chain_that_broke_says_so_with_what_its_model_gave(
     judge(tmp_path, "evaluate-5", "train-2", 0.932)
     write_job(tmp_path, "export-8", "export", state, parent="train-2")
     text = chain(tmp_path, "export-8").text
-    assert f"{words}, so nothing came out of it. The fine-tuned checkpoint gives accuracy (ACC_all)" in text
+    assert (
+        f"{words}, so nothing came out of it. The fine-tuned checkpoint gives accuracy (ACC_all)"
+        in text
+    )
 
 
 def test_images_that_the_model_has_trained_on_are_not_called_held_out(tmp_path: Path) -> None:

@@ -779,7 +779,7 @@ def test_an_evaluation_of_a_pretraining_has_one_headline_everywhere(tmp_path: Pa
     text = page_of(folder).text
     assert "Result: linear probe accuracy (linear_acc) 40.0 %" in text
     assert "linear probe accuracy (linear_acc), 95 %: " in text  # not that of the doubt's figure
-    assert "gives linear_acc 40.0 %" in read_page(Job(folder).report(chain=True).path).text
+    assert "(linear_acc) 40.0 %" in read_page(Job(folder).report(chain=True).path).text
     listed = answers.jobs([Job(folder)], limit=5)["jobs"]
     assert [(row["metric"], row["best"]) for row in listed] == [("linear_acc", 0.4)]
 

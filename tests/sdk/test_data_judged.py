@@ -453,6 +453,32 @@ def learned_from(source: Path, **dataset: Any) -> dict[str, Any]:
     }
 
 
+def test_images_of_one_folder_are_told_apart_by_their_tables(tmp_path: Path) -> None:
+    root, source = tmp_path / "jobs", classes(tmp_path / "pictures", "ants", "bees")
+    rows = [f"{name}/{at}.png,{name}" for name in ("ants", "bees") for at in range(3)]
+    tables = {"learn": rows[0::3] + rows[1::3], "choose": rows[1::3], "judge": rows[2::3]}
+    for name, listed in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label", *listed]))
+    read = {name: str(tmp_path / f"{name}.csv") for name in tables}
+
+    spec = learned_from(
+        source,
+        val_data_sources=str(source),
+        labels={"train": read["learn"], "val": read["choose"]},
+    )
+    spec["model"]["task"] = "classification"
+    trained(root, "t1", spec, num_classes=2, classes=["ants", "bees"])
+
+    def seen(name: str) -> dict[str, Any]:
+        plan = evaluate(root, "t1", source, **{"dataset.labels.val": read[name]})
+        found: dict[str, Any] = plan.sources["dataset.val_data_sources"]
+        return {key: found[key]["count"] for key in ("taught", "chose") if key in found}
+
+    assert seen("judge") == {}
+    assert seen("choose") == {"taught": 2, "chose": 2}
+    assert seen("learn") == {"taught": 4, "chose": 2}
+
+
 def test_an_evaluation_on_the_images_that_were_trained_on_is_said(tmp_path: Path) -> None:
     root, names = tmp_path / "jobs", ["ants", "bees"]
     source = classes(tmp_path / "train", *names)

@@ -57,12 +57,15 @@ TRAIN_FRACTION, CLASSES = "dataset.train_fraction", "dataset.classes"
 @dataclass(frozen=True)
 class Taught:
     """What a model was trained on: the job, its sources, and the share that it held out; and the
-    images ``judged`` by which its checkpoint was chosen."""
+    images ``judged`` by which its checkpoint was chosen. A table of classes says which of the
+    images of a source are meant."""
 
     job: str
     sources: tuple[str, ...]
     held_out: float = 0.0
     judged: tuple[str, ...] = ()
+    table: LabelTable | None = None
+    table_of_judged: LabelTable | None = None
 
 
 Opened = Any
@@ -381,19 +384,26 @@ def _hidden(
     return {"uri": shown[0] if len(shown) == 1 else shown, "counted": False, "why": HIDDEN}
 
 
-def _trained_on(names: list[str], source: Opened) -> Source | Pairs:
-    """The images of a training: of a segmenter those of its split alone, where the layout has
-    splits, for a folder may hold the images to evaluate on too.
+def _read_by(
+    names: Sequence[str], role: str, table: LabelTable | None, beside: Opened
+) -> Source | Pairs:
+    """The images that a training has read as its ``role`` (``train``, ``val``), to compare others
+    with.
+
+    A folder may hold the images to evaluate on too: of a segmenter those of its split alone are
+    meant, where the layout has splits, and of a classifier those that its table names.
 
     Raises:
         MaeError: they cannot be opened.
     """
+    from mae_sdk.data.label_file import labeled
     from mae_sdk.data.pairs import Pairs, open_pairs
 
-    if isinstance(source, Pairs):
+    if isinstance(beside, Pairs):
         with contextlib.suppress(MaeError):  # its masks may be elsewhere
-            return open_pairs(names, role="train", required=False)
-    return open_source(names[0] if len(names) == 1 else names)
+            return open_pairs(list(names), role=role, required=False)
+    found = open_source(names[0] if len(names) == 1 else list(names))
+    return labeled(found, table) if table else found
 
 
 def _beside_taught(
@@ -410,7 +420,7 @@ def _beside_taught(
         return {}
     found: dict[str, Any] = {}
     with contextlib.suppress(MaeError, OSError):
-        theirs = _trained_on(names, source)
+        theirs = _read_by(names, "train", taught.table, source)
         twins = shared_images(theirs, source)
         if twins["count"]:
             found["taught"] = {**twins, "job": taught.job, "held_out": taught.held_out}
@@ -431,7 +441,8 @@ def _beside_judged(taught: Taught, uri: Any, source: Opened, *, remote: bool) ->
         same = {_place(name) for name in theirs} & {_place(name) for name in ours}
         return {"chose": {"count": None, "pairs": [], "job": taught.job}} if same else {}
     with contextlib.suppress(MaeError, OSError):
-        twins = shared_images(_judged_by(theirs, source), source)
+        judged = _read_by(theirs, "val", taught.table_of_judged, source)
+        twins = shared_images(judged, source)
         if twins["count"]:
             return {"chose": {**twins, "job": taught.job}}
     return {}
@@ -441,20 +452,6 @@ def _place(name: Any) -> str:
     """Where a source is, without what does not tell places apart."""
     text = urls.redact(str(name)).rstrip("/")
     return text if urls.is_remote(text) else os.path.realpath(text)
-
-
-def _judged_by(names: list[str], source: Opened) -> Source | Pairs:
-    """The validation images of a training: of a segmenter those of its split, as `_trained_on`.
-
-    Raises:
-        MaeError: they cannot be opened.
-    """
-    from mae_sdk.data.pairs import Pairs, open_pairs
-
-    if isinstance(source, Pairs):
-        with contextlib.suppress(MaeError):
-            return open_pairs(names, role="val", required=False)
-    return open_source(names[0] if len(names) == 1 else names)
 
 
 def _classes_of(spec: Mapping[str, Any]) -> list[str] | None:

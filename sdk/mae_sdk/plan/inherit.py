@@ -16,7 +16,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, SpecError
 
 from mae_sdk.jobs.outputs import ParentInfo, outputs_of
-from mae_sdk.plan.data import SOURCE_KEY, VAL_FRACTION, Taught
+from mae_sdk.plan.data import SOURCE_KEY, VAL_FRACTION, Taught, labels_of
 
 TRAINS = SOURCE_KEY["train"]
 MOST_ABOVE = 8
@@ -76,9 +76,10 @@ def contradictions(
 def taught_by(bundle: Bundle, parent: ParentInfo | None) -> Taught | None:
     """The images that the model of a parent was trained on, where a job that is there says so: the
     parent, or the one that it was exported from."""
-    rows = bundle.data_rows("train").items()
-    key = next((key for key, row in rows if row.get("source") == TRAINS), None)
-    judges = next((key for key, row in rows if row.get("source") == SOURCE_KEY["evaluate"]), None)
+    rows = bundle.data_rows("train")
+    key = next((key for key, row in rows.items() if row.get("source") == TRAINS), None)
+    of_judged = (key for key, row in rows.items() if row.get("source") == SOURCE_KEY["evaluate"])
+    judges = next(of_judged, None)
     for _ in range(MOST_ABOVE):
         if key is None or parent is None:
             return None
@@ -87,7 +88,14 @@ def taught_by(bundle: Bundle, parent: ParentInfo | None) -> Taught | None:
             # A pretraining is judged by its loss, or by probes on images of their own.
             chooses = judges and get_dotted(parent.spec, "train.stage") != "pretrain"
             judged = _named(parent.spec, str(judges)) if chooses else ()
-            return Taught(parent.id, _named(parent.spec, key), held_out, judged)
+            return Taught(
+                parent.id,
+                _named(parent.spec, key),
+                held_out,
+                judged,
+                labels_of(rows[key], parent.spec),
+                labels_of(rows[judges], parent.spec) if judges else None,
+            )
         try:
             parent = outputs_of(parent.above, parent.root.url) if parent.above else None
         except MaeError:
