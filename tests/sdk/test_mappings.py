@@ -355,6 +355,20 @@ def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> Non
     assert inherit.settings("evaluate", BUNDLE.info, None) == {}
 
 
+def test_a_child_reads_pictures_as_its_parent_has_read_them(tmp_path: Path) -> None:
+    asked = {"channels": 1, "value_range": "auto"}
+    folder = job_folder(tmp_path, "t1", "train", spec={"dataset": asked})
+    measured = {"channels": 1, "value_range": [280.0, 3609.28], "exif_orientation": False}
+    add_checkpoints(folder, [0.5], **measured)
+    found = inherit.settings("train", BUNDLE.info, parent_info("t1", tmp_path))
+    assert {key: found[f"dataset.{key}"] for key in measured} == measured
+
+    folder = job_folder(tmp_path, "t2", "train", spec={"dataset": {"channels": None}})
+    add_checkpoints(folder, [0.5], channels=3, value_range=None)
+    found = inherit.settings("train", BUNDLE.info, parent_info("t2", tmp_path))
+    assert not {"dataset.channels", "dataset.value_range"} & {*found}, "three are what null means"
+
+
 @pytest.mark.parametrize(
     ("action", "key", "value", "refused"),
     [
@@ -364,6 +378,8 @@ def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> Non
         ("export", "model.num_classes", 3, False),
         ("evaluate", "dataset.augmentation.input_size", 64, False),
         ("evaluate", "dataset.augmentation.mean", [0.1] * 3, False),
+        ("train", "dataset.channels", 2, False),
+        ("train", "dataset.value_range", [0, 9], False),
         ("train", "model.arch", "other", True),
         ("train", "train.stage", "pretrain", False),
         ("train", "model.num_classes", 10, False),

@@ -53,6 +53,8 @@ def test_twelve_bits_of_five_bands_go_from_pretraining_to_an_onnx_file(tmp_path:
     low, high = meta["value_range"]
     assert low < 30 and 3960 < high < 4000 and meta["model"]["in_chans"] == 5
     assert len(meta["mean"]) == 5
+    (listed,) = read(tmp_path / "pre", "train/checkpoints.json")["checkpoints"]
+    assert (listed["channels"], listed["value_range"]) == (5, [low, high])
 
     tuned = spec(
         data,
@@ -65,6 +67,9 @@ def test_twelve_bits_of_five_bands_go_from_pretraining_to_an_onnx_file(tmp_path:
         **fields,
         **DOTTED,
     )
+    warned = Skill().plan("train", spec=tuned, automl_policy="off").warnings
+    (told,) = [one.message for one in warned if one.field == "dataset.value_range"]
+    assert told.startswith("auto, which measures these pictures, here; ")
     assert train(tuned) == 0
     model = tmp_path / "fine" / "train" / "vit_tiny_patch16_latest.pth"
 

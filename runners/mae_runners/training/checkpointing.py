@@ -127,6 +127,9 @@ class CheckpointWriter:
             std=meta["std"],
             center_crop=meta["center_crop"],
             eval_interpolation=meta["eval_interpolation"],
+            channels=meta["model"].get("in_chans", 3),
+            value_range=meta["value_range"],
+            exif_orientation=meta["exif_orientation"],
         )
 
     def _thin(self) -> None:

@@ -351,6 +351,9 @@ class _Entry(_EntryFields, total=False):
     mean: list[float] | None
     std: list[float] | None
     task: str | None
+    channels: int
+    value_range: list[float] | None
+    exif_orientation: bool
 
 
 class _Best(TypedDict):

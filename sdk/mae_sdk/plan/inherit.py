@@ -2,8 +2,8 @@
 
 A checkpoint knows best what it is: what ``checkpoints.json`` says of it comes before what the
 parent's spec says. Explicit values win, but
-not over what cannot be otherwise: a value that contradicts the checkpoint is an error. Image size
-and normalization may differ.
+not over what cannot be otherwise: a value that contradicts the checkpoint is an error. How pictures
+are read, their size and normalization may differ.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from mae_sdk.jobs.outputs import ParentInfo, outputs_of
 from mae_sdk.plan.data import SOURCE_KEY, VAL_FRACTION, Taught, labels_of
 
 TRAINS = SOURCE_KEY["train"]
+CHANNELS = "dataset.channels"
 MOST_ABOVE = 8
 """Jobs that are looked at above one another: of an engine, its export and its training."""
 
-_MAY_DIFFER = ("input_size", "mean", "std", "center_crop", "eval_interpolation")
+_MAY_DIFFER = (
+    *("channels", "value_range", "exif_orientation"),
+    *("input_size", "mean", "std", "center_crop", "eval_interpolation"),
+)
 
 
 def settings(action: str, info: Mapping[str, Any], parent: ParentInfo | None) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def settings(action: str, info: Mapping[str, Any], parent: ParentInfo | None) ->
     for key in _keys(action, info):
         value = _of_checkpoint(key, parent)
         stated = _of_spec(key, parent)
-        if value is None or _same(value, stated):
+        if value is None or _same(value, stated) or (key == CHANNELS and value == 3):
             value = stated  # the same, in the words of the spec
         if value is not None:
             found[key] = _single(value) if key.endswith("input_size") else value

@@ -494,7 +494,9 @@ def _other_pictures(case: Case, own: Mapping[str, Any], file: Path) -> None:
         theirs, ours = own[word], case(field)
         if word == "value_range":
             theirs = theirs or "dtype"
-            same = ours == theirs or (ours == "auto" and theirs != "dtype")  # measured anew
+            same = ours == theirs
+            if ours == "auto" and not same:
+                ours = f"{ours}, which measures these pictures,"
         elif word == "exif_orientation":
             same = ours == theirs
         else:

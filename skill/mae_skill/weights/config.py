@@ -378,6 +378,7 @@ def own_description(contents: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 _SHAPE = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
 _PICTURES = ("mean", "std", "center_crop", "eval_interpolation")
+_READING = ("value_range", "exif_orientation")
 
 
 def own_settings(contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -394,6 +395,8 @@ def own_settings(contents: Mapping[str, Any]) -> dict[str, Any]:
         **{f"model.{name}": model.get(name) for name in _SHAPE},
         "dataset.augmentation.input_size": size[0] if square else size,
         **{f"dataset.augmentation.{name}": own[name] for name in _PICTURES if own.get(name)},
+        **({} if (channels := model.get("in_chans", 3)) == 3 else {"dataset.channels": channels}),
+        **{f"dataset.{name}": own[name] for name in _READING if own.get(name) is not None},
     }
 
 
