@@ -312,16 +312,17 @@ class Findings:
             every, counts = np.unique(values, return_counts=True)
             apart = without_data(every, self._no_data.get(kind, ()))
             values = values[~np.isin(values, every[apart])] if apart.any() else values
-            low, high = np.percentile(values, PERCENTILES)
+            # Ten digits: what binary fractions add after them is of no picture.
+            low, high = (float(f"{end:.10g}") for end in np.percentile(values, PERCENTILES))
             levels = every[~apart]
             inside = (levels >= low) & (levels <= high)
-            ends = self.ranges.get(kind) or [float(low), float(high)]
+            ends = self.ranges.get(kind) or [low, high]
             kept = inside & (levels >= ends[0]) & (levels <= ends[1])
             self.values[kind] = {
                 "min": float(levels[0]),
                 "max": float(levels[-1]),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "levels": int(inside.sum()),
                 "clipped": round(1 - float(kept.sum()) / max(1, int(inside.sum())), 4),
             }
