@@ -673,7 +673,9 @@ class Job:
         how many of them were trained on or held out; ``left_out``: field of a source → reason → how
         many files of it were not used, and the first of them; ``doubts``: why its result, or that
         of its best trial, says that nothing was learned, and of what was made of a model why that
-        one's does; ``notes`` of the run on settings that nobody has set; its other ``warnings``.
+        one's does; ``usage`` of an export: ``input`` and ``output``, what to feed it and what it
+        answers, a sentence each; ``notes`` of the run on settings that nobody has set; its other
+        ``warnings``.
         What is not known is left out.
         """
         record = self.record
@@ -698,6 +700,7 @@ class Job:
             "images": job_metrics.images(record.get("data") or {}, result),
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
+            "usage": job_metrics.mapping(result.get("usage")),
             "doubts": [*doubts, *inherited],
             "notes": [one for one in of_run if one in notes],
             "warnings": [

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mae_runners
 import numpy as np
 import onnx
 import onnxruntime
@@ -24,6 +25,7 @@ from mae_skill.errors import (
     UsageError,
 )
 from mae_skill.origin import Origin, OriginKind
+from PIL import Image
 
 from tests.support.deploy import (
     CLASSES,
@@ -196,6 +198,32 @@ def test_a_size_that_does_not_fit_names_the_export_field(checkpoints, digits, tm
     with pytest.raises(SpecError) as caught:
         run(tmp_path, checkpoints("vit_tiny_patch16"), digits, export__input_width=70)
     assert caught.value.field == "export.input_width"
+
+
+def test_a_program_that_follows_the_words_of_the_result_gets_the_answers_of_the_model(
+    checkpoints, digits, tmp_path
+):
+    result = run(tmp_path, checkpoints("vit_tiny_patch16"), digits)
+    assert result["usage"] == {
+        "input": "float32, any batch × 3 × 64 × 64: RGB; resized (bicubic, antialiased as Pillow "
+        "does) until it covers 73×73 pixels; the center 64×64 cut out; divided by 255; mean "
+        "(0.485, 0.456, 0.406) subtracted, divided by (0.229, 0.224, 0.225).",
+        "output": "logits, any batch × 4: the softmax over the classes gives their probabilities, "
+        "in the order of the classes",
+    }
+
+    wide = Image.effect_noise((160, 120), 60).convert("RGB")
+    wide.save(tmp_path / "wide.png")
+    resized = wide.resize((97, 73), Image.Resampling.BICUBIC)
+    left, top = (97 - 64) // 2, (73 - 64) // 2
+    pixels = np.asarray(resized.crop((left, top, left + 64, top + 64)), np.float32) / 255
+    images = ((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None]
+
+    session = onnxruntime.InferenceSession(result["artefacts"][0])
+    (logits,) = session.run(None, {"images": images.astype(np.float32)})
+    (answer,) = mae_runners.load_model(result["artefacts"][0]).predict([tmp_path / "wide.png"])
+    exponentials = np.exp(logits[0] - logits.max())
+    np.testing.assert_allclose(answer.probabilities, exponentials / exponentials.sum(), atol=1e-5)
 
 
 def test_preprocessing_inside_the_graph_takes_raw_pixels(checkpoints, digits, tmp_path):

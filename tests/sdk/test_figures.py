@@ -11,8 +11,11 @@ import pytest
 from mae_sdk import files
 from mae_sdk.answers import after, jobs, metrics, show
 from mae_sdk.automl.controller import control
+from mae_sdk.automl.objectives import Objective, course
+from mae_sdk.automl.objectives import best as best_of_trial
 from mae_sdk.cli.main import main
 from mae_sdk.job import Job, list_jobs
+from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.metrics import last_and_best, noise, study
 from mae_sdk.jobs.root import Root
 from mae_skill.reader import read_spec
@@ -43,6 +46,32 @@ def test_the_best_epoch_stands_beside_the_last_with_its_step() -> None:
     assert "unknown" in last and "unknown" not in best  # no direction: none is guessed
     assert best["ACC_all"]["standard_error"] == pytest.approx(0.05)
     assert "standard_error" not in best["val_loss"]
+
+
+def test_of_epochs_with_one_score_the_one_of_the_least_validation_loss_is_the_best(
+    tmp_path: Path,
+) -> None:
+    """The line of the run, its kept checkpoint and an AutoML trial name the same epoch."""
+    losses = [0.9, 0.3, 0.1, 0.1, 0.2]
+    scores = [0.8, 1.0, 1.0, 1.0, 1.0]
+    lines = [
+        epoch(at, at * 10, ACC_all=score, val_loss=loss)
+        for at, (score, loss) in enumerate(zip(scores, losses, strict=True))
+    ]
+    assert last_and_best(lines, {"ACC_all": UP, "val_loss": DOWN})[1]["ACC_all"]["epoch"] == 2
+    up = Objective("ACC_all", "maximize")
+    seen = [course(lines, name).values for name in ("ACC_all", "val_loss")]
+    assert best_of_trial(seen[0], up, seen[1]) == (2, 1.0)
+    assert best_of_trial(seen[0], up) == (1, 1.0), "without losses the first of equals"
+
+    index = CheckpointIndex(tmp_path)
+    index.set_best_policy("ACC_all", "maximize")
+    for at, line in enumerate(lines):
+        (tmp_path / f"{at}.pth").write_bytes(b"x")
+        index.add(tmp_path / f"{at}.pth", at, at * 10, line["kpi"])
+    assert index.select("best").name == "2.pth"
+    index.thin(1)
+    assert {one["epoch"] for one in index.read()["checkpoints"]} == {2, 4}
 
 
 def test_an_epoch_that_was_done_again_replaces_what_it_had_reported() -> None:

@@ -33,6 +33,7 @@ from mae_runners.deploy.artifact import (
 from mae_runners.deploy.eval_images import calibration_batches, gate_images
 from mae_runners.deploy.precision import convert
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
+from mae_runners.deploy.usage import usage
 from mae_runners.models import build_from_config, load_pretrained
 from mae_runners.models.base import Backboned
 from mae_runners.models.checkpoint import CheckpointMeta
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
-    """Exports and writes the artifact; returns ``{"kpis", "artefacts", "parity", "meta"}``."""
+    """Exports and writes the artifact; returns ``{"kpis", "artefacts", "parity", "meta"}``, and
+    ``usage`` of a file that other programs feed."""
     if not context.is_main:
         return {}
 
@@ -109,6 +111,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             "thresholds": vars(thresholds),
         },
         "meta": vars(meta),
+        **({} if in_folder else {"usage": usage(meta, reference.shape[1:])}),
         **pushed,
     }
 

@@ -5,7 +5,6 @@ pictures are prepared. It names data and files by their last part, never by a pa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +17,7 @@ from mae_skill.reader import parse_yaml
 from mae_skill.spelling import one_line
 from mae_skill.weights.hand_on import cannot_prepare
 
+from mae_runners.deploy.usage import preparation
 from mae_runners.models.checkpoint import CheckpointMeta
 
 _CLASSES_SHOWN = 20
@@ -75,7 +75,7 @@ Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} 
 
 ## Preprocessing
 
-{preparation(format, saved)}
+{_preparation(format, saved)}
 
 {_classes(saved)}## Training
 
@@ -91,25 +91,10 @@ Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} 
 """
 
 
-def preparation(format: str, saved: CheckpointMeta) -> str:
-    """How a picture becomes the model's input, in words."""
-    height, width = saved.input_size
-    shown = [math.floor(side / saved.center_crop) for side in (height, width)]
-    bands = {1: "Gray", 3: "RGB"}.get(saved.channels, f"{saved.channels} channels")
-    if saved.value_range:
-        low, high = saved.value_range
-        bands += f"; stored values {low:g} … {high:g} brought to 0 … 255"
-    text = (
-        f"{bands}; resized ({saved.eval_interpolation}, antialiased) until it covers "
-        f"{shown[0]}×{shown[1]} pixels; the center {height}×{width} cut out; divided by 255; "
-        f"mean {_list(saved.mean)} subtracted, divided by {_list(saved.std)}."
-    )
+def _preparation(format: str, saved: CheckpointMeta) -> str:
+    """How a picture becomes the model's input, and what of it the folder's own code cannot do."""
     unprepared = cannot_prepare(format, saved.channels, saved.value_range)
-    return text + (f"\n\n{unprepared}." if unprepared else "")
-
-
-def _list(values: list[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+    return preparation(saved) + (f"\n\n{unprepared}." if unprepared else "")
 
 
 def _classes(saved: CheckpointMeta) -> str:

@@ -60,6 +60,7 @@ from mae_sdk.automl.study import (
 )
 from mae_sdk.automl.trials import Trials, TrialStatus
 from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import TIE
 from mae_sdk.jobs.records import CANCELED, COMPLETE, StudyRecord, is_terminal
 from mae_sdk.jobs.status import StatusWriter, epochs_done, is_count
 from mae_sdk.run import report_process, warm
@@ -422,8 +423,9 @@ class StudyLoop:
 
         trial = item.trial
         courses = [course(lines, objective.metric) for objective in self.objectives]
+        losses = course(lines, TIE)
         found = [
-            best(one.values, objective)
+            best(one.values, objective, losses.values if losses.unit == one.unit else ())
             for one, objective in zip(courses, self.objectives, strict=True)
         ]
         values = [pair for pair in found if pair is not None]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mae_skill.conditions import acts, holds
 from mae_skill.errors import MaeError, SpecError, UsageError
 
+from mae_sdk.jobs.checkpoints import tie
 from mae_sdk.jobs.status import is_count
 
 if TYPE_CHECKING:
@@ -267,13 +268,19 @@ def spread(values: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
             last = step
 
 
-def best(values: Sequence[tuple[int, float]], objective: Objective) -> tuple[int, float] | None:
-    """The best ``(epoch, value)``; the first of equals; values that are not finite never win."""
+def best(
+    values: Sequence[tuple[int, float]],
+    objective: Objective,
+    losses: Sequence[tuple[int, float]] = (),
+) -> tuple[int, float] | None:
+    """The best ``(epoch, value)``; of equals the one of the least validation loss, then the first,
+    as checkpoints are chosen; values that are not finite never win."""
+    of_epoch = dict(losses)
     finite = [(epoch, value) for epoch, value in values if math.isfinite(value)]
     if not finite:
         return None
     sign = -1.0 if objective.direction == "maximize" else 1.0
-    return min(finite, key=lambda item: (sign * item[1], item[0]))
+    return min(finite, key=lambda item: (sign * item[1], tie(of_epoch.get(item[0])), item[0]))
 
 
 def better_so_far(

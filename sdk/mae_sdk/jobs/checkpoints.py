@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,8 +135,18 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
     )
 
 
+TIE = "val_loss"
+"""What tells epochs of one score apart: a share of few images is often the same in many epochs,
+and the loss on these images says which of them is surest of its answers."""
+
+
+def tie(loss: Any) -> float:
+    """What equals are ordered by, the best first; where it is equal too, the earliest is."""
+    return float(loss) if is_number(loss) else math.inf
+
+
 def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry]:
-    """The entries that have the deciding metric, the best first, the earliest of equals before.
+    """The entries that have the deciding metric, the best first; equals as `tie` says.
 
     Raises:
         NotFoundError: no metric decides, or no entry has it.
@@ -152,7 +163,10 @@ def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry
         )
 
     sign = -1 if best["direction"] == "maximize" else 1
-    order = [(entry["metrics"][metric] * sign, entry["epoch"], entry["step"]) for entry in scored]
+    order = [
+        (entry["metrics"][metric] * sign, tie(entry["metrics"].get(TIE)), *_place(entry))
+        for entry in scored
+    ]
     return [scored[index] for index in sorted(range(len(scored)), key=order.__getitem__)]
 
 

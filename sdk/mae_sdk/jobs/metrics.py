@@ -15,7 +15,7 @@ from typing import Any
 from mae_skill.errors import MaeError
 
 from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artifact_kind
-from mae_sdk.jobs.checkpoints import choose
+from mae_sdk.jobs.checkpoints import TIE, choose, tie
 from mae_sdk.jobs.intervals import difference, images_needed
 from mae_sdk.jobs.status import is_number, metrics_of
 
@@ -59,18 +59,23 @@ def last_and_best(
     Returns:
         Metric → ``value, epoch, step``, twice; of the whole run both are None. The best also holds
         ``direction`` and, for a share of images, ``images`` and ``standard_error``; metrics without
-        a known direction have none. The first of equals is the best; values that are not finite
-        never are.
+        a known direction have none. Of equals the one of the least validation loss is the best,
+        then the first; values that are not finite never are.
     """
     reported = {**_of_run(lines), **by_step(lines), **by_epoch(lines)}
     last = {name: places[next(reversed(places))] for name, places in reported.items()}
     best: Figures = {}
+    losses = reported.get(TIE, {})
     for name, epochs in reported.items():
         direction = about.get(name, {}).get("direction")
-        finite = [epochs[epoch] for epoch in sorted(epochs) if is_number(epochs[epoch]["value"])]
+        finite = [epoch for epoch in sorted(epochs) if is_number(epochs[epoch]["value"])]
         if direction and finite:
             sign = -1.0 if direction == "maximize" else 1.0
-            top = min(finite, key=lambda one: sign * one["value"])
+            ranks = {
+                epoch: (sign * epochs[epoch]["value"], tie(losses.get(epoch, {}).get("value")))
+                for epoch in finite
+            }
+            top = epochs[min(finite, key=ranks.__getitem__)]
             known = noise(top["value"], about[name].get("images"))
             best[name] = {**top, "direction": direction, **known}
     return last, best
@@ -405,6 +410,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             names = ", ".join(map(str, about.get("files") or ()))
             more = " …" if about["count"] > len(about.get("files") or ()) else ""
             shown.append(f"left out of {key}: {about['count']} {reason} ({names}{more})")
+    shown += [f"{name}: {text}" for name, text in found.get("usage", {}).items()]
     shown += [f"note: {note}" for note in found.get("notes", ())]
     shown += [f"warning: {warning}" for warning in found.get("warnings", ())]
     return shown

@@ -153,4 +153,7 @@ def description(facts: Facts) -> Section | None:
         rows.append(["classes", f"{len(classes)}: {shown(', '.join(map(str, classes)), 160)}"])
     if not rows:
         return None
-    return Section("Description", [Table(["field", "value"], rows, "What the file says of itself")])
+    usage = mapping(facts.result.get("usage"))
+    told: list[Block] = [Text(f"{name}: {text}") for name, text in usage.items()]
+    table = Table(["field", "value"], rows, "What the file says of itself")
+    return Section("Description", [*told, table])
