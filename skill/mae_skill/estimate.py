@@ -67,7 +67,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         is written or read, attention too); ``memory_of`` is ``host`` where it is that of the
         machine whatever the device. Where the device is known, ``seconds_per_step`` of a train run,
         and of it and of other actions ``seconds`` beside the steps of the whole run: ``start,
-        validation, checkpoints, rest``; with ``seconds_basis``. Of a step on a GPU ``step_parts``:
+        validation, reconstructions, checkpoints, rest``; with ``seconds_basis``. Of a step on a GPU ``step_parts``:
         ``work`` of the passes and what comes ``beside`` them, ``images`` by which its loader is
         busy meanwhile, and ``load``, one core's seconds for an image. ``exchange_mb`` of several
         processes. ``notes`` for people.
@@ -388,7 +388,10 @@ def _seconds(
         reading = load * _images_of_step(spec) / max(1.0, at_work)
         in_turn = on_cpu or workers == 0
         step = work + beside + reading if in_turn else max(work + beside, reading)
-        seconds["validation"] = _validations(spec, judging)
+        validations = _validations(spec)
+        seconds["validation"] = validations * judging
+        if is_pretraining(spec):  # of validation images, else of training images
+            seconds["reconstructions"] = validations * _PICTURES_SECONDS
         seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
         words = f"3 forward passes' work, {words}, and {beside * 1e3:.1f} ms beside it"
         if not in_turn and reading > work + beside:
@@ -443,11 +446,10 @@ def _images_of_step(spec: Mapping[str, Any]) -> int:
     return images * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1)
 
 
-def _validations(spec: Mapping[str, Any], judging: float) -> float:
-    """Seconds of all validations of a run, of which one takes ``judging`` beside its pictures."""
+def _validations(spec: Mapping[str, Any]) -> int:
+    """How many times a run validates, or draws what it would validate by."""
     epochs = int(get_dotted(spec, "train.num_epochs", 1))
-    number = -(-epochs // int(get_dotted(spec, "train.validation_interval", 1) or 1))
-    return number * (judging + (_PICTURES_SECONDS if is_pretraining(spec) else 0.0))
+    return -(-epochs // int(get_dotted(spec, "train.validation_interval", 1) or 1))
 
 
 def is_pretraining(spec: Mapping[str, Any]) -> bool:

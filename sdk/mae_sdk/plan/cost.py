@@ -4,7 +4,7 @@ A bundle takes part by files alone: ``actions.<a>.measure_command`` times some s
 prints a JSON object as its last line (``seconds_per_step``, ``startup_seconds``, and what else it
 knows); ``cost_keys`` names the spec fields that decide what a step costs; its estimator may give
 ``seconds_per_step`` from the work of a step, and ``seconds``: what the run takes beside its steps
-(``start, validation, checkpoints, rest``).
+(``start, validation, reconstructions, checkpoints, rest``).
 
 A time is a likely value with a range, whose ends are those of its parts: each may be off by a
 factor that depends on where it is from.
