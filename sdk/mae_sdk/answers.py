@@ -1148,7 +1148,10 @@ def explain(bundle: Bundle, key: str, action: str) -> Document:
     """What the schema of `action` says of a field or of a section."""
     from mae_skill.explain import explain as explain_field
 
-    return explain_field(bundle.schema(action), key, {*bundle.actions} - {action})
+    found = explain_field(bundle.schema(action), key, {*bundle.actions} - {action})
+    if action != "train" and "automl" in found:
+        found["automl"] = {"enabled": False, "searched": "never: a search varies trainings alone"}
+    return found
 
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> Document:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
 from mae_sdk.answers import plain
 from mae_sdk.automl.options import AutoMLOptions
 from mae_sdk.cli.main import main
 from mae_sdk.mcp_server import answer, tools
+from mae_skill.bundle import Bundle
 
 from tests.support.images import write_imagefolder
 from tests.support.jobs import start
@@ -125,3 +126,10 @@ def test_the_command_that_a_plan_prints_holds_no_secret_and_no_pipe(
         shown = capsys.readouterr()
         assert "hunter22" not in shown.out + shown.err
         assert "mae run train … --idempotency-key" in shown.out
+
+
+def test_only_fields_of_a_training_are_said_to_be_searched() -> None:
+    key = "export.include_preprocessing"
+    found = answers.explain(Bundle.load(), key, "export")["automl"]
+    assert found == {"enabled": False, "searched": "never: a search varies trainings alone"}
+    assert answers.explain(Bundle.load(), "train.optim.lr", "train")["automl"]["enabled"] is True
