@@ -67,10 +67,10 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         is written or read, attention too); ``memory_of`` is ``host`` where it is that of the
         machine whatever the device. Where the device is known, ``seconds_per_step`` of a train run,
         and of it and of other actions ``seconds`` beside the steps of the whole run: ``start,
-        validation, reconstructions, checkpoints, rest``; with ``seconds_basis``. Of a step on a GPU ``step_parts``:
-        ``work`` of the passes and what comes ``beside`` them, ``images`` by which its loader is
-        busy meanwhile, and ``load``, one core's seconds for an image. ``exchange_mb`` of several
-        processes. ``notes`` for people.
+        validation, reconstructions, checkpoints, rest``; with ``seconds_basis``. Of a step on a GPU
+        ``step_parts``: ``work`` of the passes and what comes ``beside`` them, ``images`` by which
+        its loader is busy meanwhile, and ``load``, one core's seconds for an image. ``exchange_mb``
+        of several processes. ``notes`` for people.
 
     Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
     a linear model (values per channel and position), without fragmentation or the framework's own

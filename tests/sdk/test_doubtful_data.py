@@ -550,6 +550,18 @@ def test_rows_that_label_a_training_and_a_validation_image_by_one_name_are_named
     assert "give a training image" not in warned()
 
 
+def test_labels_of_which_every_picture_has_one_know_no_picture_of_none(tmp_path: Path) -> None:
+    labels = ["elm", "fir", "elm|oak", "elm", "fir", "fir|oak"]
+    every = "path,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+
+    def told(name: str, text: str) -> bool:
+        notes = by_table(tmp_path, name, text, **SEVERAL).notices
+        return any("rows of such pictures without a label" in str(note) for note in notes)
+
+    assert told("t.csv", every)
+    assert not told("u.csv", every.replace("0.png,elm", "0.png,"))
+
+
 @pytest.mark.parametrize("end", ["\r", "\r\n"])
 def test_a_table_is_read_whatever_ends_its_lines(end: str, tmp_path: Path) -> None:
     text = rows("path,label", "{i}.png,ant{c}").replace("\n", end)

@@ -1028,6 +1028,12 @@ def multi_label(case: Case) -> None:
             f"every picture of the table has one label: {MULTI}=false learns one class for each "
             "better, by a softmax; where a cell holds several labels, write | between them",
         )
+    elif counts and counts["min"]:
+        note = (
+            "every picture of the table has a label: of one that shows none of them the model will "
+            "mostly say one all the same; rows of such pictures without a label teach it"
+        )
+        case.warnings.append(Notice("dataset.labels.train", note, note=True))
     of_classes, images = found.get("class_counts") or {}, found.get("images")
     if of_classes and all(count in (0, images) for count in of_classes.values()):
         has = "every" if all(of_classes.values()) else "either every or no"
