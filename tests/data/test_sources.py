@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mae_sdk.data import cache, fetch, open_source
-from mae_skill.errors import DataError, DependencyError, StorageError
+from mae_sdk import Skill
+from mae_sdk.data import cache, fetch, inspect_source, open_source
+from mae_skill.errors import DataError, DependencyError, NotFoundError, StorageError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
 from tests.support.s3 import SECRET_KEY, S3Server
@@ -289,3 +290,25 @@ def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be
     monkeypatch.setattr(walk.os, "scandir", lambda path: scandir(path, PermissionError))
     with pytest.raises(StorageError):
         walk.walk(tmp_path / "set")
+
+
+def test_one_picture_is_a_source_of_answers_and_of_no_training(tmp_path: Path) -> None:
+    folder = write_imagefolder(tmp_path / "raw", classes=1, per_class=3) / "0"
+    picture = folder / "a picture [1].png"
+    shutil.copy(next(folder.iterdir()), picture)
+
+    one = open_source(str(picture))
+    assert list(one.members) == [picture.name] and one.read(0) == picture.read_bytes()
+    assert one.path(0) == str(picture) and not one.left_out[0].suffixes
+    both = open_source([str(folder), str(picture)])
+    assert len(both) == 5 and both.path(4) == str(picture)
+
+    assert inspect_source(str(picture))["images"] == 1
+
+    asked = {"inference.checkpoint": "x.pth"}
+    with pytest.raises(NotFoundError) as alone:  # of the checkpoint: the picture is no error
+        Skill().plan("inference", inference_dataset=str(picture), spec_overrides=asked)
+    assert alone.value.field == "inference.checkpoint"
+    with pytest.raises(DataError, match="one picture, not a place of images") as caught:
+        Skill().plan("train", train_datasets=str(picture))
+    assert str(folder) in str(caught.value.hint)

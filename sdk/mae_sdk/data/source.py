@@ -31,11 +31,18 @@ from mae_sdk.data.labels import (
 )
 from mae_sdk.data.left_out import HEAD, LeftOut, Some
 from mae_sdk.data.member import Limits
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image, name_archives
+from mae_sdk.data.names import (
+    IMAGE_SUFFIXES,
+    Names,
+    encoded,
+    ends_as_image,
+    is_image,
+    name_archives,
+)
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
 from mae_sdk.data.shards import Given, beside, read_classes
 from mae_sdk.data.tables import tables_of
-from mae_sdk.data.walk import walk
+from mae_sdk.data.walk import alone, walk
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -293,6 +300,7 @@ class _Folder:
     """Images in a local folder, read in place.
 
     Args:
+        root: the folder, or the one image in it that is meant.
         chosen: whether an image, by its name, is meant; None: all are.
     """
 
@@ -301,9 +309,9 @@ class _Folder:
     def __init__(self, root: Path, chosen: Callable[[str], bool] | None = None) -> None:
         import numpy as np
 
-        self.root = root
-        self.uri = str(root)
-        walked = walk(root)
+        walked = alone(root) if root.is_file() else walk(root)
+        self.root = walked.root
+        self.uri = str(self.root)
         self.left_out = walked.left_out
         if chosen is not None:  # what else is there was not asked for
             walked.files = [file for file in walked.files if chosen(file[0])]
@@ -497,6 +505,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             expected="a folder, or an archive that is a file",
             hint="write what comes from it to a file, and name that",
         )
+    elif local is not None and ends_as_image(uri):
+        part = _Folder(local)
     elif local is not None and not is_archive(uri):
         raise DataError(
             f"{where} is neither a folder nor an archive",

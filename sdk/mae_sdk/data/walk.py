@@ -78,6 +78,14 @@ def walk(root: Path) -> Walk:
     return found
 
 
+def alone(picture: Path) -> Walk:
+    """One image as if it were all that its folder holds."""
+    found, info = Walk(picture.parent), picture.stat()
+    identity = hash((info.st_dev, info.st_ino))
+    found.files.append((text_of(picture.name), info.st_size, info.st_mtime_ns, identity))
+    return found
+
+
 def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list[tuple[str, Path]]:
     """Take over the files of one folder; returns its folders, as ``(prefix, path)``."""
     left, below, images = found.left_out, [], 0

@@ -31,7 +31,7 @@ from mae_sdk.data.survey import repeated_images, shared_images, survey_images
 from mae_sdk.data.survey_masks import survey_masks
 from mae_sdk.plan.inferred_fields import OF_PTM, own_folders
 from mae_sdk.plan.launch_record import nodes_of, shape
-from mae_sdk.plan.sources import carried, hidden, is_images, paths_in
+from mae_sdk.plan.sources import UNJUDGED, carried, hidden, is_images, paths_in
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import transfer, urls
 
@@ -45,7 +45,6 @@ STATED = "not here"
 """Stands in a spec for training data of which only the number is stated."""
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
-UNJUDGED = "inference_dataset"
 
 VAL_FRACTION = "dataset.val_fraction"
 """The field that says which share of the training images is held out, in a bundle that has it."""

@@ -647,13 +647,15 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
             if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
                 return below
         if local and (odd := _no_source(base)) is not None:
+            if odd == ONE_PICTURE and name == UNJUDGED:
+                return base
             raise DataError(
                 f"this is {odd}, not a place of images",
                 field=name,
                 got=where,
                 expected="a folder with images, or an archive of them",
                 hint=f"name the folder that it is in: {Path(base).parent}"
-                if odd == "one picture"
+                if odd == ONE_PICTURE
                 else "a table of labels goes to dataset.labels, beside the folder of the images"
                 if odd == "a table"
                 else _pictures_of(Path(base)) or "name the folder or the archive itself",
@@ -678,6 +680,10 @@ def _one(uri: str, path: Any, name: str, mounts: Sequence[str] = ()) -> str:
     )
 
 
+UNJUDGED = "inference_dataset"
+ONE_PICTURE = "one picture"
+
+
 def _no_source(path: str) -> str | None:
     """What a file of this machine is that is there, and holds no images; else None."""
     place = Path(path)
@@ -686,7 +692,7 @@ def _no_source(path: str) -> str | None:
     if not place.is_file():
         return "a device or a pipe"
     if ends_as_image(path):
-        return "one picture"
+        return ONE_PICTURE
     return "a table" if path.lower().endswith((".csv", ".tsv")) else "a file of another kind"
 
 
