@@ -356,11 +356,43 @@ def test_a_comma_that_belongs_to_a_name_parts_nothing(tmp_path: Path) -> None:
 
 def test_the_hint_of_a_table_without_labels_leads_on(tmp_path: Path) -> None:
     images, rows = flat(tmp_path)
-    lines = [f"{path},a;b,nobody" for path, _ in rows]
-    with pytest.raises(DataError, match="neither a column labels") as caught:
-        labeled(images, table(tmp_path / "t.csv", "file,tags,author", *lines), several=True)
-    assert caught.value.hint == "rename the column that holds the labels to labels"
+    lines = [f"{path},a;{'b' if i % 2 else 'c'},nobody" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,tags,author", *lines)
+    for several, classes in ((True, ["a", "b", "c"]), (False, ["a;b", "a;c"])):
+        with pytest.raises(DataError, match=r"no column label|neither a column labels") as caught:
+            labeled(images, file, several=several)
+        assert "dataset.labels.columns=[NAME]" in str(caught.value.hint)
+        assert labeled(images, file, several=several, columns=["tags"]).classes == classes
 
-    with pytest.raises(DataError, match="hold other values") as caught:
-        labeled(images, tmp_path / "t.csv", several=True, columns=["tags"])
-    assert "needs no dataset.labels.columns" in str(caught.value.hint)
+
+def test_a_second_column_of_labels_is_named_with_the_field_that_reads_it(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{i % 2},{'ant' if i % 3 else 'bee'}" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,label,label_name", *lines)
+    found = labeled(images, file)
+    assert found.classes == ["0", "1"]
+    assert found.table["other_labels"] == {"label_name": "label"}
+    overrides = {"dataset.labels.train": str(file)}
+    warned = "\n".join(
+        answers.inspect(str(images), spec_overrides=overrides)["verdict"]["warnings"]
+    )
+    setting = warned.partition(": dataset.labels.columns=[")[2].partition("]")[0]
+
+    for several in (False, True):
+        found = labeled(images, file, columns=[setting], several=several)
+        assert found.classes == ["ant", "bee"] and "other_labels" not in found.table
+
+    with pytest.raises(DataError, match="has no column label_nmae") as caught:
+        labeled(images, file, columns=["label_nmae"])
+    assert caught.value.field == "dataset.labels.columns"
+    with pytest.raises(DataError, match="are not columns of 0 and 1"):
+        labeled(images, file, columns=["label", "label_name"])
+
+
+def test_the_columns_of_0_and_1_that_are_named_are_the_classes_of_one_label_too(
+    tmp_path: Path,
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{i % 2},{1 - i % 2},{i % 2}" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,ant,bee,sharp", *lines)
+    assert labeled(images, file, columns=["bee", "ant"]).classes == ["ant", "bee"]

@@ -480,7 +480,7 @@ def labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
     if not file:
         return None
     several = get_dotted(spec, str(named.get("several"))) is True
-    columns = get_dotted(spec, str(named.get("columns"))) if several else None
+    columns = get_dotted(spec, str(named.get("columns")))
     listed = [str(name) for name in columns] if isinstance(columns, list) else None
     return LabelTable(str(file), str(named["role"]), several, listed)
 

@@ -145,7 +145,7 @@ def read_labels(
     found = resolve(bundle, "train", layers).spec
     file = get_dotted(found, f"dataset.labels.{role}")
     several = get_dotted(found, "model.multi_label") is True
-    columns = get_dotted(found, "dataset.labels.columns") if several else None
+    columns = get_dotted(found, "dataset.labels.columns")
     return LabelTable(str(file), role, several, columns) if file else None
 
 

@@ -555,6 +555,14 @@ def left_out(case: Case) -> None:
                 f"of the table of pictures no column of classes is known, and {files_of(columns)} "
                 "are not read: call the one that is the class label",
             )
+        if columns := left.get("class_columns"):
+            read, *others = dict.fromkeys(columns["files"])
+            case.warn(
+                key,
+                f"of the table of pictures the column {read} is read as the classes, and "
+                f"{first_of(others)} not: where another is meant, call it label, and the one that "
+                "is called so otherwise",
+            )
         if boxes := left.get("detection_labels"):
             case.warn(
                 key,
@@ -623,6 +631,12 @@ def label_file(case: Case) -> None:
                 key,
                 f"{table['file']}: the column {used} is read; {other} is there too, is not "
                 "read, and has other values",
+            )
+        for other, used in (table.get("other_labels") or {}).items():
+            case.warn(
+                key,
+                f"{table['file']}: the column {used} is read; {other} is there too, is not read, "
+                f"and has other values: dataset.labels.columns=[{other}] reads it",
             )
         for column, values in (table.get("no_flags") or {}).items():
             case.warn(
