@@ -396,3 +396,49 @@ def test_the_columns_of_0_and_1_that_are_named_are_the_classes_of_one_label_too(
     lines = [f"{path},{i % 2},{1 - i % 2},{i % 2}" for i, (path, _) in enumerate(rows)]
     file = table(tmp_path / "t.csv", "file,ant,bee,sharp", *lines)
     assert labeled(images, file, columns=["bee", "ant"]).classes == ["ant", "bee"]
+
+
+@pytest.mark.parametrize("top", ["# made by hand\n#  second, line\n", "\n", "#\n\n", "# v1\n#"])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_lines_of_comments_above_the_names_of_columns_are_no_rows(
+    tmp_path: Path, top: str, sign: str
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path}{sign}{name}" for path, name in rows]
+    file = table(tmp_path / "t.csv", f"{top}file{sign}label", *lines)
+    found = labeled(images, file)
+    assert found.classes == sorted({name for _, name in rows})
+    assert found.table == {"file": str(file), "rows": len(rows)}
+    with pytest.raises(DataError, match=rf"line {top.count(chr(10)) + 2} has more values"):
+        labeled(images, table(file, f"{top}file{sign}label", f"{lines[0]}{sign}more"))
+
+
+def test_a_row_that_begins_with_a_number_sign_is_a_row(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{name}" for path, name in rows]
+    found = labeled(images, table(tmp_path / "t.csv", "file,label", *lines, "#1.png,ant"))
+    assert found.table["without_picture"]["files"] == ["#1.png"]
+
+
+def test_whole_numbers_are_classes_as_such_where_some_are_missing(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images, rows = flat(tmp_path)
+    numbers = [float(i % 2) if i else None for i in range(len(rows))]
+    columns = {"path": [path for path, _ in rows], "label": numbers}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    made = "\n".join(
+        f"{path},{'' if number is None else number}"
+        for (path, _), number in zip(rows, numbers, strict=True)
+    )
+    for file in (tmp_path / "t.parquet", table(tmp_path / "t.csv", "path,label", made)):
+        found = labeled(images, file)
+        assert found.classes == ["0", "1"], file
+        assert found.table["without_label"]["count"] == 1
+
+    halves = [f"{path},{1 + i % 2 / 2}" for i, (path, _) in enumerate(rows)]
+    assert labeled(images, table(tmp_path / "h.csv", "path,label", *halves)).classes == [
+        "1.0",
+        "1.5",
+    ]

@@ -673,12 +673,16 @@ def _labels_of(
         found.unread = flags if len(flags) > 1 else []  # one alone may be any fact of a picture
 
     texts = [value for row in rows if isinstance(value := row.get(column), str)]
+    filled = [text for text in map(str.strip, texts) if text]
+    # As pandas writes a column of whole numbers into CSV where some are missing.
+    whole = len(filled) < len(rows) and all(re.fullmatch(r"-?\d+\.0", text) for text in filled)
     found.between = _between(texts) if several else {}
     sign = found.between.get("sign", BETWEEN)
 
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
         if isinstance(value, str):
+            value = value.strip().removesuffix(".0") if whole else value
             value = _as_list(value, f"row {number} of {where}", several)
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
@@ -946,7 +950,10 @@ def _path(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as text; empty where there is none, also where it is NaN (of Parquet)."""
+    """A value as text; empty where there is none, also where it is NaN (of Parquet). A whole number
+    is written as one: a column of them is of floating point where some are missing."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None or value != value else str(value).strip()
 
 
