@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mae_runners.__main__ import main
-from mae_sdk import answers
+from mae_sdk import Skill, answers
 from mae_sdk.data import open_source
 from mae_sdk.data.label_file import LabeledSource
 from mae_skill.errors import DataError
@@ -442,3 +442,48 @@ def test_whole_numbers_are_classes_as_such_where_some_are_missing(tmp_path: Path
         "1.0",
         "1.5",
     ]
+
+
+def packed(folder: Path, name: str) -> Path:
+    """The pictures of `flat` in an archive, alone in a folder."""
+    images, _ = flat(folder.parent / f"made {folder.name}")
+    folder.mkdir(parents=True)
+    return Path(shutil.make_archive(str(folder / name), "zip", images))
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        (["labels.csv"], "set dataset.labels.train=FOLDER/labels.csv"),
+        (["train_labels.csv", "val_labels.csv"], "dataset.labels.train=FOLDER/train_labels.csv"),
+        (["labels_train.tsv", "readme.csv"], "dataset.labels.train=FOLDER/labels_train.tsv"),
+        (["labels.zip"], "if FOLDER/labels.zip holds a table of their labels, unpack it"),
+        (["labels_train.zip", "labels_val.zip"], "if FOLDER/labels_train.zip holds a table"),
+        (["val_labels.csv"], None),
+        (["val_labels.zip", "more.zip"], None),
+        (["a.csv", "b.csv"], None),
+    ],
+)
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_plan_names_the_labels_that_lie_beside_an_archive(
+    s3: S3Server, tmp_path: Path, beside: list[str], found: str | None, remote: bool
+) -> None:
+    root = s3.bucket(f"beside-{len(list(tmp_path.parent.iterdir()))}") if remote else tmp_path
+    archive = packed(tmp_path / "set", "images_train")
+    if remote:
+        shutil.copytree(archive.parent, root / "set")
+    for name in beside:
+        (root / "set" / name).write_bytes(b"path,label")
+    folder = f"s3://{root.name}/set" if remote else str(root / "set")
+    with pytest.raises(DataError) as caught:
+        Skill().plan(
+            "train",
+            train_datasets=f"{folder}/images_train.zip",
+            automl_policy="off",
+            spec_overrides={"train.stage": "finetune", "model.num_classes": 3},
+        )
+    hint = str(caught.value.hint)
+    if found is None:
+        assert folder not in hint
+    else:
+        assert found.replace("FOLDER", folder) in hint

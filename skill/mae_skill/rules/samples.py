@@ -6,11 +6,8 @@ warnings where it might.
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
@@ -1549,29 +1546,15 @@ def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> No
     mend = "name the folder that holds the class folders, or a table of labels in dataset.labels"
     hint = hint or mend
     field = {TRAIN: "dataset.labels.train", VAL: "dataset.labels.val"}.get(key)
-    if field and (table := _table_beside(case, key)):
-        hint = f"if {table} holds their labels, set {field}={table}; else {hint}"
+    near = (case.facts.data.get(key) or {}).get("labels_near") or {}
+    if field and "table" in near:
+        hint = f"if {near['table']} holds their labels, set {field}={near['table']}; else {hint}"
+    elif field and "archive" in near:
+        hint = (
+            f"if {near['archive']} holds a table of their labels, unpack it and set {field} to the "
+            f"table; else {hint}"
+        )
     case.error(key, message, "one folder of images per class", hint, kind=DataError)
-
-
-def _table_beside(case: Case, key: str) -> str | None:
-    """The one table in a folder of images without labels, or beside it."""
-    place = (case.facts.data.get(key) or {}).get("uri")
-    if not case.facts.local_files or not isinstance(place, str) or "://" in place:
-        return None
-    for folder in (Path(place), Path(place).parent):
-        try:
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in itertools.islice(entries, 10_000)]
-        except OSError:
-            continue
-        tables = [name for name in names if name.lower().endswith(TABLES)]
-        if tables:
-            return str(folder / tables[0]) if len(tables) == 1 else None
-    return None
-
-
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 INSPECTED = [
