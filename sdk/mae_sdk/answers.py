@@ -1184,6 +1184,7 @@ def inspect(
 
     from mae_sdk.data import inspect_masks, inspect_source
     from mae_sdk.plan.layers import (
+        read_asked,
         read_classes,
         read_labels,
         read_masks,
@@ -1194,11 +1195,13 @@ def inspect(
 
     bundle = Bundle.load()
     info = bundle.info
-    asked = flatten(spec_overrides or {})
-    task = asked.get("model.task", asked.get("task"))
-    if task == "segmentation" and not {"train.stage", "stage"} & set(asked):
-        spec_overrides = {**asked, "train.stage": "finetune"}  # the one stage that has this task
+    given = flatten(spec_overrides or {})
+    task = given.get("model.task", given.get("task"))
+    if task == "segmentation" and not {"train.stage", "stage"} & set(given):
+        spec_overrides = {**given, "train.stage": "finetune"}  # the one stage that has this task
     reading = read_reading(bundle, spec, spec_overrides)
+    asked = read_asked(bundle, spec, spec_overrides)
+    idle = _idle_settings(given, INSPECTED)
     masks = masks or read_masks(bundle, spec, spec_overrides)
     place = find_source(source, info)
     beside = None if other is None else find_source(other, info)
@@ -1210,11 +1213,13 @@ def inspect(
         labels=read_labels(bundle, spec, spec_overrides),
         classes=read_classes(bundle, spec, spec_overrides),
         with_masks=bool(masks),
+        asked=asked,
     )
+    document["verdict"]["warnings"] += idle
     if masks:
         others = None if masks == "beside" else masks
         segmenter = read_segmenter(bundle, spec, spec_overrides)
-        found = inspect_masks(place, others, reading=reading, spec=segmenter)
+        found = inspect_masks(place, others, reading=reading, spec=segmenter, asked=asked)
         of_masks = found.pop("verdict")
         verdict = document["verdict"]
         document["verdict"] = {
@@ -1224,6 +1229,46 @@ def inspect(
         }
         document["masks"] = found
     return document
+
+
+INSPECTED = (
+    "dataset.channels",
+    "dataset.value_range",
+    "dataset.exif_orientation",
+    "dataset.augmentation.max_pixels",
+    "dataset.augmentation.input_size",
+    "dataset.max_corrupt_fraction",
+    "dataset.labels.train",
+    "dataset.labels.columns",
+    "dataset.classes",
+    "dataset.segmentation.train_mask_sources",
+    "dataset.segmentation.ignore_index",
+    "dataset.segmentation.reduce_zero_label",
+)
+"""The fields of ``dataset`` that count in an inspection."""
+
+
+def _idle_settings(given: Mapping[str, Any], counting: Collection[str]) -> list[str]:
+    """What to say of settings of ``dataset`` that an inspection does not read.
+
+    Raises:
+        SpecError: one names the data that are inspected as an argument.
+    """
+    from mae_skill.errors import SpecError
+
+    for field in ("dataset.train_data_sources", "dataset.val_data_sources"):
+        if field in given:
+            raise SpecError(
+                "the data to inspect are no setting",
+                field=field,
+                got=given[field],
+                expected="SOURCE, or --train SOURCE --eval SOURCE",
+                hint="mae inspect --train SOURCE --eval SOURCE judges and compares both",
+            )
+    idle = [
+        key for key in given if key.startswith("dataset.") and key.partition("[")[0] not in counting
+    ]
+    return [f"{', '.join(idle)}: not read here; mae plan judges the data with it"] if idle else []
 
 
 def inspect_splits(
@@ -1244,11 +1289,12 @@ def inspect_splits(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_source
-    from mae_sdk.plan.layers import read_classes, read_labels, read_reading
+    from mae_sdk.plan.layers import read_asked, read_classes, read_labels, read_reading
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
     reading = read_reading(bundle, spec, spec_overrides)
+    idle = _idle_settings(flatten(spec_overrides or {}), (*INSPECTED, "dataset.labels.val"))
     places = [find_source(one, bundle.info) for one in (train, evaluation)]
     report = inspect_source(
         places[0],
@@ -1258,7 +1304,9 @@ def inspect_splits(
         labels=read_labels(bundle, spec, spec_overrides),
         other_labels=read_labels(bundle, spec, spec_overrides, "val"),
         classes=read_classes(bundle, spec, spec_overrides),
+        asked=read_asked(bundle, spec, spec_overrides),
     )
+    report["verdict"]["warnings"] += idle
     theirs, classes = report.pop("other"), report.pop("other_classes")
     images = report["images"] + theirs["images"]
     return {

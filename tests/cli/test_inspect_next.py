@@ -178,3 +178,73 @@ def test_after_a_failure_the_data_are_read_again_as_the_run_reads_them(
     (command,) = [one for one in next_for(job, records.ERROR, None) if "inspect" in one]
     code, found = call(capsys, *shlex.split(command)[1:])
     assert code == 0 and found["value_range"] == [500, 3000], found
+
+
+def test_a_limit_of_unreadable_files_counts_as_in_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=3)
+    first = min((data / "0").iterdir())
+    first.write_bytes(b"no picture")
+    limit = "dataset.max_corrupt_fraction=0.2"
+    code, found = call(capsys, "inspect", str(data))
+    assert code == 3 and "raise dataset.max_corrupt_fraction" in str(found["verdict"]["problems"])
+    followed(capsys, str(data), limit)
+    _, found = call(capsys, "inspect", str(data), limit)
+    assert "they are left out" in str(found["verdict"]["warnings"])
+    code, _ = call(capsys, "inspect", "--train", str(data), "--eval", str(data), limit)
+    assert code == 0
+
+
+def test_a_limit_of_unreadable_masks_counts_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = write_digit_scenes(tmp_path / "scenes", training=3, validation=1, size=32)
+    masks = scenes / "annotations" / "training"
+    min(masks.iterdir()).write_bytes(b"no picture")
+    words = (str(scenes / "images" / "training"), "--masks", str(masks))
+    code, found = call(capsys, "inspect", *words)
+    assert code == 3 and "1 of 3 masks are unreadable" in str(found["verdict"]["problems"])
+    code, found = call(capsys, "inspect", *words, "dataset.max_corrupt_fraction=0.4")
+    assert code == 0 and "1 of 3 masks are unreadable" in str(found["verdict"]["warnings"])
+
+
+def test_masks_are_judged_by_what_is_said_of_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for folder in (photos, masks):
+        folder.mkdir()
+    for i in range(3):
+        rows = np.random.default_rng(i).integers(0, 255, (16, 16)).astype(np.uint8)
+        Image.fromarray(rows).save(photos / f"{i}.png")
+        Image.fromarray((rows > 99).astype(np.uint8)).save(masks / f"{i}.png")
+    words = (str(photos), "--masks", str(masks))
+    _, found = call(capsys, "inspect", *words)
+    (advised,) = [text for text in found["verdict"]["warnings"] if "reduce_zero_label" in text]
+    setting = advised.rpartition(" set ")[2]
+    _, found = call(capsys, "inspect", *words, setting)
+    assert "reduce_zero_label" not in str(found["verdict"]["warnings"])
+
+
+def test_a_range_that_was_set_is_judged_as_by_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_deep(tmp_path / "deep", 3)
+    code, found = call(capsys, "inspect", str(data), "dataset.value_range=[0,65535]")
+    assert code == 0 and "dataset.value_range=auto" in str(found["verdict"]["warnings"])
+    followed(capsys, str(data), "dataset.value_range=[0,65535]")
+
+
+def test_a_setting_that_an_inspection_does_not_read_is_said_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=3)
+    code, found = call(capsys, "inspect", str(data), "dataset.val_fraction=0.3")
+    assert code == 0 and "dataset.val_fraction" in found["next"][0]
+    assert "dataset.val_fraction: not read here" in str(found["verdict"]["warnings"])
+    for field in ("dataset.train_data_sources", "dataset.val_data_sources"):
+        code, error = call(capsys, "inspect", str(data), f"{field}={data}")
+        assert code == 2 and error["field"] == field and "--eval" in error["hint"]
+    _, found = call(capsys, "inspect", str(data), "stage=finetune", "dataset.channels=3")
+    assert "not read here" not in str(found["verdict"]["warnings"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mae_runners.__main__ import main
-from mae_sdk import answers
+from mae_sdk import Skill, answers
 from mae_sdk.data import open_source
 from mae_sdk.data.label_file import LabeledSource
 from mae_skill.errors import DataError
@@ -356,11 +356,134 @@ def test_a_comma_that_belongs_to_a_name_parts_nothing(tmp_path: Path) -> None:
 
 def test_the_hint_of_a_table_without_labels_leads_on(tmp_path: Path) -> None:
     images, rows = flat(tmp_path)
-    lines = [f"{path},a;b,nobody" for path, _ in rows]
-    with pytest.raises(DataError, match="neither a column labels") as caught:
-        labeled(images, table(tmp_path / "t.csv", "file,tags,author", *lines), several=True)
-    assert caught.value.hint == "rename the column that holds the labels to labels"
+    lines = [f"{path},a;{'b' if i % 2 else 'c'},nobody" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,tags,author", *lines)
+    for several, classes in ((True, ["a", "b", "c"]), (False, ["a;b", "a;c"])):
+        with pytest.raises(DataError, match=r"no column label|neither a column labels") as caught:
+            labeled(images, file, several=several)
+        assert "dataset.labels.columns=[NAME]" in str(caught.value.hint)
+        assert labeled(images, file, several=several, columns=["tags"]).classes == classes
 
-    with pytest.raises(DataError, match="hold other values") as caught:
-        labeled(images, tmp_path / "t.csv", several=True, columns=["tags"])
-    assert "needs no dataset.labels.columns" in str(caught.value.hint)
+
+def test_a_second_column_of_labels_is_named_with_the_field_that_reads_it(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{i % 2},{'ant' if i % 3 else 'bee'}" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,label,label_name", *lines)
+    found = labeled(images, file)
+    assert found.classes == ["0", "1"]
+    assert found.table["other_labels"] == {"label_name": "label"}
+    overrides = {"dataset.labels.train": str(file)}
+    warned = "\n".join(
+        answers.inspect(str(images), spec_overrides=overrides)["verdict"]["warnings"]
+    )
+    setting = warned.partition(": dataset.labels.columns=[")[2].partition("]")[0]
+
+    for several in (False, True):
+        found = labeled(images, file, columns=[setting], several=several)
+        assert found.classes == ["ant", "bee"] and "other_labels" not in found.table
+
+    with pytest.raises(DataError, match="has no column label_nmae") as caught:
+        labeled(images, file, columns=["label_nmae"])
+    assert caught.value.field == "dataset.labels.columns"
+    with pytest.raises(DataError, match="are not columns of 0 and 1"):
+        labeled(images, file, columns=["label", "label_name"])
+
+
+def test_the_columns_of_0_and_1_that_are_named_are_the_classes_of_one_label_too(
+    tmp_path: Path,
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{i % 2},{1 - i % 2},{i % 2}" for i, (path, _) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "file,ant,bee,sharp", *lines)
+    assert labeled(images, file, columns=["bee", "ant"]).classes == ["ant", "bee"]
+
+
+@pytest.mark.parametrize("top", ["# made by hand\n#  second, line\n", "\n", "#\n\n", "# v1\n#"])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_lines_of_comments_above_the_names_of_columns_are_no_rows(
+    tmp_path: Path, top: str, sign: str
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path}{sign}{name}" for path, name in rows]
+    file = table(tmp_path / "t.csv", f"{top}file{sign}label", *lines)
+    found = labeled(images, file)
+    assert found.classes == sorted({name for _, name in rows})
+    assert found.table == {"file": str(file), "rows": len(rows)}
+    with pytest.raises(DataError, match=rf"line {top.count(chr(10)) + 2} has more values"):
+        labeled(images, table(file, f"{top}file{sign}label", f"{lines[0]}{sign}more"))
+
+
+def test_a_row_that_begins_with_a_number_sign_is_a_row(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{path},{name}" for path, name in rows]
+    found = labeled(images, table(tmp_path / "t.csv", "file,label", *lines, "#1.png,ant"))
+    assert found.table["without_picture"]["files"] == ["#1.png"]
+
+
+def test_whole_numbers_are_classes_as_such_where_some_are_missing(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images, rows = flat(tmp_path)
+    numbers = [float(i % 2) if i else None for i in range(len(rows))]
+    columns = {"path": [path for path, _ in rows], "label": numbers}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    made = "\n".join(
+        f"{path},{'' if number is None else number}"
+        for (path, _), number in zip(rows, numbers, strict=True)
+    )
+    for file in (tmp_path / "t.parquet", table(tmp_path / "t.csv", "path,label", made)):
+        found = labeled(images, file)
+        assert found.classes == ["0", "1"], file
+        assert found.table["without_label"]["count"] == 1
+
+    halves = [f"{path},{1 + i % 2 / 2}" for i, (path, _) in enumerate(rows)]
+    assert labeled(images, table(tmp_path / "h.csv", "path,label", *halves)).classes == [
+        "1.0",
+        "1.5",
+    ]
+
+
+def packed(folder: Path, name: str) -> Path:
+    """The pictures of `flat` in an archive, alone in a folder."""
+    images, _ = flat(folder.parent / f"made {folder.name}")
+    folder.mkdir(parents=True)
+    return Path(shutil.make_archive(str(folder / name), "zip", images))
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        (["labels.csv"], "set dataset.labels.train=FOLDER/labels.csv"),
+        (["train_labels.csv", "val_labels.csv"], "dataset.labels.train=FOLDER/train_labels.csv"),
+        (["labels_train.tsv", "readme.csv"], "dataset.labels.train=FOLDER/labels_train.tsv"),
+        (["labels.zip"], "if FOLDER/labels.zip holds a table of their labels, unpack it"),
+        (["labels_train.zip", "labels_val.zip"], "if FOLDER/labels_train.zip holds a table"),
+        (["val_labels.csv"], None),
+        (["val_labels.zip", "more.zip"], None),
+        (["a.csv", "b.csv"], None),
+    ],
+)
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_plan_names_the_labels_that_lie_beside_an_archive(
+    s3: S3Server, tmp_path: Path, beside: list[str], found: str | None, remote: bool
+) -> None:
+    root = s3.bucket(f"beside-{len(list(tmp_path.parent.iterdir()))}") if remote else tmp_path
+    archive = packed(tmp_path / "set", "images_train")
+    if remote:
+        shutil.copytree(archive.parent, root / "set")
+    for name in beside:
+        (root / "set" / name).write_bytes(b"path,label")
+    folder = f"s3://{root.name}/set" if remote else str(root / "set")
+    with pytest.raises(DataError) as caught:
+        Skill().plan(
+            "train",
+            train_datasets=f"{folder}/images_train.zip",
+            automl_policy="off",
+            spec_overrides={"train.stage": "finetune", "model.num_classes": 3},
+        )
+    hint = str(caught.value.hint)
+    if found is None:
+        assert folder not in hint
+    else:
+        assert found.replace("FOLDER", folder) in hint

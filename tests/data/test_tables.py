@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 import pytest
 from mae_sdk import Skill
-from mae_sdk.data import open_source
+from mae_sdk.data import inspect_source, open_source
 from mae_skill.errors import DataError, DependencyError
 from pyarrow import parquet
 
@@ -145,3 +145,23 @@ def test_columns_that_are_not_read_are_named_where_none_is_known_for_the_classes
     parquet.write_table(pyarrow.table({**rows, "label": list("abab")}), tmp_path / "b.parquet")
     source = open_source(str(tmp_path / "b.parquet"))
     assert source.classes == ["a", "b"] and "columns" not in source.left_out[0].to_dict()
+
+
+def test_a_second_column_of_classes_is_named(tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": png(i)} for i in range(8)],
+        "fine_label": [i % 4 for i in range(8)],
+        "coarse_label": [i % 2 for i in range(8)],
+        "width": [12] * 8,
+    }
+    file = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table(columns), file)
+    report = inspect_source(file, cache_dir=tmp_path / "c")
+    assert list(report["classes"]) == ["0", "1", "2", "3"]
+    said = "the column fine_label is read as the classes, and coarse_label not"
+    assert said in str(report["verdict"]["warnings"])
+
+    columns = {"image": columns["image"], "label": columns["coarse_label"]}
+    parquet.write_table(pyarrow.table(columns), file)
+    report = inspect_source(file, cache_dir=tmp_path / "d")
+    assert "of the table of pictures" not in str(report["verdict"]["warnings"])

@@ -152,10 +152,70 @@ def test_an_autoencoder_fills_in_what_is_hidden_and_a_classifier_says_that_it_ca
         load_model(kept["onnx"]).embed(files[0])
 
 
+ARRAY = np.zeros((5, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "says", "got"),
+    [
+        (None, "not pictures: of the type NoneType", "NoneType"),
+        (5, "not pictures: of the type int", "int"),
+        ({"a.png": ARRAY}, "not pictures: of the type dict", "dict"),
+        ([], "no pictures", "nothing"),
+        (np.zeros((0, 5, 6, 3), np.uint8), "no pictures", "nothing"),
+        ([ARRAY, None], "not a picture: of the type NoneType", "NoneType"),
+        ([[ARRAY]], "not a picture: of the type list", "list"),
+        (np.full((5, 6, 3), np.nan, np.float32), "all are NaN or infinite", "float32 [5, 6, 3]"),
+        (np.zeros(5, np.uint8), "1 dimensions", "uint8 [5]"),
+        (ARRAY[None, None], "4 dimensions", "uint8 [1, 5, 6, 3]"),
+        (ARRAY[:, :, :2], "2 bands", "uint8 [5, 6, 2]"),
+        (np.dstack([ARRAY, ARRAY]), "6 bands", "uint8 [5, 6, 6]"),
+        (np.array([ARRAY, ARRAY[:2]], object), "values of the type object", "object [2]"),
+        (ARRAY > 0, "values of the type bool", "bool [5, 6, 3]"),
+        (ARRAY[:0], "no pixels", "uint8 [0, 6, 3]"),
+        (torch.zeros(3, 5, 6), "whose range its type does not say", "float32 [3, 5, 6]"),
+        (torch.zeros(3, 5, 6).bfloat16(), "whose range its type", "bfloat16 [3, 5, 6]"),
+        (torch.zeros(5, 6, requires_grad=True), "whose range its type", "float32 [5, 6]"),
+    ],
+)
+@pytest.mark.parametrize("asks", ["predict", "embed", "preprocess"])
+def test_what_is_no_picture_is_named_with_what_it_is_and_what_was_expected(
+    kept, pictures, says, got, asks
+):
+    with pytest.raises(UsageError) as caught:
+        getattr(load_model(kept["checkpoint"]), asks)(pictures)
+    assert says in caught.value.message
+    assert caught.value.got == got and caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("source", None),
+        ("source", 5),
+        ("source", ""),
+        ("source", ["model.pth"]),
+        ("batch_size", 0),
+        ("batch_size", -1),
+        ("batch_size", "3"),
+        ("batch_size", True),
+        ("device", "gpu"),
+        ("device", 5),
+    ],
+)
+def test_an_argument_of_load_model_that_is_none_is_refused_by_its_name(kept, field, value):
+    given = {"source": kept["checkpoint"], field: value}
+    with pytest.raises(UsageError) as caught:
+        load_model(given.pop("source"), **given)
+    assert caught.value.field == field and caught.value.expected
+
+
 def test_what_is_no_picture_and_no_model_is_named(kept, tmp_path):
     model = load_model(kept["checkpoint"])
     with pytest.raises(NotFoundError, match="no picture at"):
         model.predict(tmp_path / "missing.png")
+    with pytest.raises(UsageError, match="is a folder, not a picture"):
+        model.predict(tmp_path)
     with pytest.raises(UsageError, match="not a picture"):
         model.predict(np.zeros((4, 4, 3), dtype=np.float32))
     with pytest.raises(UsageError, match="no pictures"):

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from mae_runners.actions import evaluate, export, inference
+from mae_runners.data.transforms import EvalTransform
 from mae_runners.models import checkpoint
 from mae_sdk import Skill
 from mae_skill.errors import CheckpointError, MaeError
+from mae_skill.spec import AugmentationSpec
+from mae_skill.weights.config import misread, preparation
 from PIL import Image
 
 from tests.support.deploy import (
@@ -319,8 +322,6 @@ def test_a_foreign_folder_answers_as_timm_does_with_its_own_transform(
 def test_size_and_crop_of_an_image_processor_of_transformers_are_told(
     tmp_path: Path, processor: dict[str, Any], size: list[int], crop: float | None, squeezes: bool
 ) -> None:
-    from mae_skill.weights.config import preparation
-
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hiera", "image_size": 96}))
     if processor:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -406,8 +407,6 @@ def test_what_a_foreign_folder_says_and_cannot_be_taken_is_refused_and_not_left_
 def test_the_filter_of_an_image_processor_of_transformers_is_told_or_refused(
     tmp_path: Path, processor: dict[str, Any], kernel: Any
 ) -> None:
-    from mae_skill.weights.config import misread, preparation
-
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "image_size": 64}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
 
@@ -614,6 +613,73 @@ def test_a_foreign_model_of_several_labels_answers_with_a_sigmoid_for_each(
         close = 2e-3 if bare else 1e-4  # nor does it say its epsilon
         expected = dict(zip(names, wanted.tolist(), strict=True))
         assert found == pytest.approx(expected, abs=close)
+
+
+@pytest.mark.parametrize("edge", [64, 65, 66, 67, 68, 73])
+@pytest.mark.parametrize(("width", "height"), [(97, 97), (97, 120), (121, 90), (134, 67)])
+def test_the_cut_is_that_of_a_processor_of_transformers_but_where_it_is_told_to_be_one_off(
+    tmp_path: Path, edge: int, width: int, height: int
+) -> None:
+    from transformers import BitImageProcessor
+
+    processor = BitImageProcessor(
+        size={"shortest_edge": edge}, crop_size=64, do_normalize=False, do_rescale=False
+    )
+    processor.save_pretrained(tmp_path)
+    picture = photo(3, width, height).convert("RGB")
+    theirs = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
+    augmentation = AugmentationSpec(input_size=[64, 64], center_crop=64 / edge)
+    ours = EvalTransform(augmentation).fit(np.asarray(picture)).astype(np.float32)
+    off = np.abs(theirs.transpose(1, 2, 0) - ours).max()
+
+    short = min(width, height)
+    spare = [int(edge * side / short) - 64 for side in (width, height)]
+    assert (off > 2) == any(over % 4 == 3 for over in spare), (off, spare)
+    assert "floors" in preparation(tmp_path)
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+def test_a_processor_that_resizes_nothing_is_told_as_such(tmp_path: Path, cuts: bool) -> None:
+    found = {"do_resize": False, "size": {"height": 64, "width": 64}}
+    if cuts:
+        found |= {"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "image_size": 64}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(found))
+    said = preparation(tmp_path)
+    assert said["keeps"] and said["input_size"][0] == [64, 64]
+    assert "squeezes" not in said and "center_crop" not in said
+
+
+@pytest.mark.parametrize(
+    ("processor", "word"),
+    [
+        ({"do_resize": False, "size": 64}, "does not resize pictures (do_resize=false)"),
+        ({"size": {"height": 64, "width": 64}}, "squeezes whole pictures"),
+        (
+            {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": 64},
+            "it is one pixel off",
+        ),
+    ],
+)
+def test_a_plan_says_what_a_processor_of_transformers_does_otherwise(
+    tmp_path: Path, processor: dict[str, Any], word: str
+) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**shape, intermediate_size=128, image_size=64, id2label={0: "a", 1: "b"})
+    ViTForImageClassification(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
+    (tmp_path / "pictures").mkdir()
+    photo(1, 80, 64).save(tmp_path / "pictures" / "1.png")
+    made = Skill().plan(
+        "inference",
+        inference_dataset=str(tmp_path / "pictures"),
+        spec_overrides={"inference.checkpoint": str(tmp_path / "model")},
+    )
+    told = "\n".join(map(str, [*made.warnings, *made.notices]))
+    words = ("does not resize pictures", "squeezes whole pictures", "it is one pixel off")
+    assert [one for one in words if one in told] == [one for one in words if one in word]
 
 
 def test_a_size_that_nobody_set_and_other_ways_to_make_a_square_are_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ an error of the plan, or a warning that names them."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -235,6 +236,70 @@ def test_a_range_that_is_to_be_measured_of_two_depths_is_refused_before_the_run(
         plan(tmp_path, **auto)
     assert caught.value.field == "dataset.value_range" and caught.value.hint
     plan(tmp_path, **FINETUNE)
+
+
+MIXED = {
+    "floats up to 1": (np.float32, 1.0),
+    "floats up to 255": (np.float32, 255.0),
+    "12 bits": (np.uint16, 4095),
+    "16 bits": (np.uint16, 65535),
+    "8 bits in 16": (np.uint16, 255),
+    "32 bits": (np.int32, 100_000),
+    "floats below 0": (np.float32, -1.0),
+}
+
+
+@pytest.mark.parametrize("given", [None, "dtype", "auto", [0, 1], [0, 4095]])
+@pytest.mark.parametrize("other", MIXED)
+def test_what_is_said_of_the_range_of_several_types_leads_out(
+    tmp_path: Path, other: str, given: Any
+) -> None:
+    kind, top = MIXED[other]
+    root = classes(tmp_path / "d", "ant", "bee")
+    arrays = {}
+    for place in (root / "ant", root / "bee"):
+        for number in range(3):
+            low = min(top, 0)
+            values = (low + RNG.random((16, 16)) * (abs(top) - low)).astype(kind)
+            arrays[place / f"{number}.npy"] = values
+            np.save(place / f"{number}.npy", values)
+
+    def told(**settings: Any) -> tuple[bool, str]:
+        """Whether a plan is made, and what it says of ranges."""
+        try:
+            made = plan(root, **FINETUNE, **settings)
+        except MaeError as error:
+            return False, f"{error.message}; {error.hint}"
+        return True, "; ".join(text for text in said(made).splitlines() if "range" in text)
+
+    settings = {} if given is None else {"dataset.value_range": given}
+    accepted, text = told(**settings)
+    if accepted and not text:
+        return
+    advised = re.findall(r"set (dataset\.value_range)(?:=| to )(dtype|auto|\[[^\]]*\])", text)
+    if advised:
+        values = {value for _, value in advised}
+        assert len(values) == 1, text
+        value = values.pop()
+        again = json.loads(value) if value[0] == "[" else value
+        assert told(**{"dataset.value_range": again}) == (True, "")
+        return
+    assert "no one range suits these types" in text
+    formula = re.search(r"in numpy (.*?\)\.astype\('uint16'\))", text)
+    assert formula is not None
+    for place, array in arrays.items():
+        np.save(place, eval(formula[1], {"x": array.astype(np.float64)}))
+    assert told() == (True, "")
+
+
+def test_a_range_for_validation_alone_is_not_advised(tmp_path: Path) -> None:
+    train, val = classes(tmp_path / "train", "ant", "bee"), tmp_path / "val"
+    for name in ("ant", "bee"):
+        picture(val / name / "1.png", top=4095, kind=np.uint16)
+    with pytest.raises(DataError, match="they look nearly black") as caught:
+        plan(train, val, **FINETUNE)
+    assert "no one range suits these types: save those of uint16" in str(caught.value.hint)
+    assert "set dataset.value_range" not in str(caught.value)
 
 
 def test_a_range_of_one_value_is_refused_before_the_run(tmp_path: Path) -> None:

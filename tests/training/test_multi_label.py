@@ -93,7 +93,7 @@ def test_every_way_to_write_several_labels_reads_alike(tmp_path: Path) -> None:
     assert {found.labels[i] for i, (p, _) in enumerate(rows) if p[0] == "3"} == {-1}
     assert several(images, files[1], ["small", "round"]).classes == ["round", "small"]
     with pytest.raises(DataError, match="other values than 0 and 1"):
-        several(images, files[1], ["note"])
+        several(images, files[1], ["note", "small"])
     with pytest.raises(DataError, match="has no column tall"):
         several(images, files[1], ["tall"])
 

@@ -286,7 +286,7 @@ def ends_of(reading: Reading) -> list[float] | None:
 def table_of(dataset: DatasetSpec, role: str, *, several: bool) -> LabelTable:
     """The spec's table of labels of a role, ``train``, ``val`` or ``test``."""
     labels = dataset.labels
-    return LabelTable(getattr(labels, role), role, several, labels.columns if several else None)
+    return LabelTable(getattr(labels, role), role, several, labels.columns)
 
 
 def augmentation_of(dataset: DatasetSpec) -> AugmentationSpec:

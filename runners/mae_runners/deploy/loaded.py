@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,6 +221,12 @@ class Model:
         """``[H, W, C]`` in 0 … 255 of anything that is a picture."""
         if isinstance(image, (str, os.PathLike)):
             path = Path(image)
+            if path.is_dir():
+                raise UsageError(
+                    f"{path} is a folder, not a picture",
+                    got=str(path),
+                    expected="the path of a picture, or a list of such paths",
+                )
             if not path.is_file():
                 raise NotFoundError(f"there is no picture at {path}", got=str(path))
             return decode(path.read_bytes(), str(path), self._reading)
@@ -229,24 +235,37 @@ class Model:
         if isinstance(image, Image.Image):
             stored = of_picture(image, self._reading)
             return decode_stored(stored, "a picture in memory", self._reading)
+        found = type(image).__name__
         if isinstance(image, Tensor):
-            image = (
-                image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
-            )
-        array = np.asarray(image)
-        array = array[:, :, None] if array.ndim == 2 else array
-        why = ""
-        if array.ndim == 3 and array.dtype.kind in "uif":
-            try:
-                return decode_stored(of_array(array), "an array", self._reading)
-            except DataError as error:
-                why = error.message
+            found = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+            tensor = image.detach().cpu()
+            tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            image = (tensor.movedim(0, -1) if tensor.ndim == 3 else tensor).numpy()
+        elif hasattr(image, "__array__"):
+            image = np.asarray(image)
+            found = f"{image.dtype} {list(image.shape)}"
+        if not isinstance(image, np.ndarray):
+            raise self._no_picture(f"of the type {found}", found)
+        if image.dtype.kind not in "uif":
+            raise self._no_picture(f"values of the type {image.dtype}, not numbers", found)
+        if image.ndim not in (2, 3):
+            raise self._no_picture(f"{image.ndim} dimensions", found)
+        array = image[:, :, None] if image.ndim == 2 else image
+        try:
+            return decode_stored(of_array(array), "an array", self._reading)
+        except DataError as error:
+            raise self._no_picture(error.message, found) from error
+
+    def _no_picture(self, why: str, got: str) -> UsageError:
         bands = self._reading.bands
-        raise UsageError(
-            "not a picture" + (f": {why}" if why else ""),
-            got=f"{array.dtype} {list(array.shape)}",
-            expected=f"uint8 [H, W, {bands}] or [H, W], a path, a PIL image; a tensor "
-            f"[{bands}, H, W]",
+        return UsageError(
+            f"not a picture: {why}",
+            got=got,
+            expected=f"uint8 or uint16 [H, W, {bands}] or [H, W], a path, bytes of a file, a PIL "
+            f"image; a tensor [{bands}, H, W]"
+            if self._reading.value_range == "dtype"
+            else f"[H, W, {bands}] or [H, W] with values as in training, a path, bytes of a file, "
+            f"a PIL image; a tensor [{bands}, H, W]",
         )
 
     def _cannot(self, what: str, expected: str) -> UsageError:
@@ -258,9 +277,16 @@ def _listed(images: Any) -> Iterable[Any]:
     one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
     if isinstance(images, (np.ndarray, Tensor)):
         one = images.ndim <= 3
+    if not one and (isinstance(images, Mapping) or not isinstance(images, Iterable)):
+        raise UsageError(
+            f"not pictures: of the type {type(images).__name__}",
+            got=type(images).__name__,
+            expected="a picture (a path, bytes of a file, a PIL image, an array, a tensor), or a "
+            "list of these",
+        )
     found = [images] if one else list(images)
     if not found:
-        raise UsageError("no pictures", got=images, expected="one, or a list")
+        raise UsageError("no pictures", got="nothing", expected="one, or a list")
     return found
 
 
@@ -288,17 +314,40 @@ def load_model(
         batch_size: pictures given to the model at a time.
 
     Raises:
+        UsageError: an argument is of another type.
         NotFoundError, CheckpointError: there is no such job or file, or it cannot be used.
         DependencyError: it needs a package or a GPU that is missing here.
     """
+    if not isinstance(source, (str, os.PathLike)) or not str(source):
+        raise UsageError(
+            "the model to load is no path and no job",
+            field="source",
+            got=str(source) or "an empty text" if source is not None else "None",
+            expected="a job's id or folder, a checkpoint, an export or an engine, as text or Path",
+        )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(
+            "no number of pictures", field="batch_size", got=batch_size, expected="1 or more"
+        )
     path = Path(source)
     if (path / "job.json").is_file():
         path = _of_job(path.resolve().name, path.resolve().parent, checkpoint)
     elif not path.exists():
         path = _of_job(str(source), results_root, checkpoint)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     key = os.environ.get(ENCRYPTION_VARIABLE)
-    return Model(open_runtime(path, torch.device(chosen), key), batch_size)
+    return Model(open_runtime(path, _device(device), key), batch_size)
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    """Where a model computes: as asked, else on the GPU where there is one."""
+    try:
+        if not isinstance(asked, (str, torch.device, type(None))):
+            raise TypeError(asked)
+        return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(
+            "there is no such device", field="device", got=str(asked), expected="cpu, cuda, cuda:1"
+        ) from error
 
 
 def _of_job(job: str, root: str | os.PathLike[str] | None, policy: str) -> Path:

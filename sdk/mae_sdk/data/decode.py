@@ -68,22 +68,34 @@ def load(data: bytes, name: str, reading: Reading = DEFAULT, reduce: int = 1) ->
     Raises:
         DataError: as `decode`, but for the range.
     """
+    found = _jpeg(data, name, reading, reduce) or read_stored(data, name, reading)
+    _check_pixels(found.values, name)
+    found.values = with_bands(found, name, reading)
+    return found
+
+
+def _check_pixels(values: Pixels, name: str) -> None:
+    """Refuse a picture without pixels, or of none with a number."""
     import numpy as np
 
-    found = _jpeg(data, name, reading, reduce) or read_stored(data, name, reading)
-    found.values = with_bands(found, name, reading)
-    if found.values.dtype.kind == "f" and not np.isfinite(found.values).any():
+    if not values.size:
+        raise DataError(
+            f"{name} has no pixels: {' × '.join(map(str, values.shape))}",
+            got=name,
+            expected="a picture of one pixel and more",
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
         raise DataError(
             f"{name} has no pixel with a number: all are NaN or infinite",
             got=name,
             expected="pictures of finite numbers",
             hint="take the picture out, or write it again",
         )
-    return found
 
 
 def decode_stored(found: Stored, name: str, reading: Reading = DEFAULT) -> Pixels:
     """`decode` of what is in memory already."""
+    _check_pixels(found.values, name)
     found.values = with_bands(found, name, reading)
     return finish(found, name, reading)
 

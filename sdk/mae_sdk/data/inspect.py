@@ -8,10 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import DataError
+from mae_skill.origin import Origin
 from mae_skill.rules import masks as mask_rules
+from mae_skill.rules.agreement import REDUCE_ZERO
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED
 from mae_skill.rules.seen import TRAIN, VAL
@@ -53,6 +56,27 @@ SHEET = (8, 6)
 TILE = 96
 
 
+class Asked(NamedTuple):
+    """What somebody sets for the run for which data are judged.
+
+    Attributes:
+        spec: the fields that are set, as nested sections; others have their default.
+        provenance: dotted key → where it was set.
+    """
+
+    spec: Mapping[str, Any] = {}
+    provenance: Mapping[str, Origin] = {}
+
+    @property
+    def limit(self) -> float:
+        """The share of unusable files that training tolerates."""
+        limit = get_dotted(self.spec, "dataset.max_corrupt_fraction")
+        return float(limit) if isinstance(limit, (int, float)) else DEFAULT_LIMIT
+
+
+ANY_RUN = Asked()
+
+
 def inspect_source(
     uri: str | os.PathLike[str] | Sequence[str],
     *,
@@ -66,6 +90,7 @@ def inspect_source(
     other_labels: LabelTable | None = None,
     classes: Sequence[str] | None = None,
     with_masks: bool = False,
+    asked: Asked = ANY_RUN,
 ) -> dict[str, Any]:
     """Read every image of a source once, as a run reads it, and report what it holds.
 
@@ -82,6 +107,7 @@ def inspect_source(
             are the classes.
         classes: of which the pictures alone count, in the order of the labels; None: all.
         with_masks: the sources are for segmentation: masks beside the images are none of them.
+        asked: of the run for which they are judged.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
@@ -106,7 +132,7 @@ def inspect_source(
     if labels is not None and labels.file:
         source = labeled(source, labels)
     source = of_classes(source, classes, required=True)
-    asked, reading = reading, measured(source, reading)
+    stated, reading = reading, measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}
     if other is not None:
@@ -129,7 +155,7 @@ def inspect_source(
         }
     if sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, sheet, reading))
-    return {"verdict": judge(judged, asked), **report}
+    return {"verdict": judge(judged, stated, asked), **report}
 
 
 def _looked_at(
@@ -196,17 +222,28 @@ def _looked_at(
     return report, facts, hashes
 
 
-def judge(data: Mapping[str, Mapping[str, Any]], reading: Reading = DEFAULT) -> dict[str, Any]:
+def judge(
+    data: Mapping[str, Mapping[str, Any]], reading: Reading = DEFAULT, asked: Asked = ANY_RUN
+) -> dict[str, Any]:
     """Whether data can be trained on as they are, by the rules that hold for any training.
 
     Args:
         data: what was seen, by the dotted key of a source, as rules take it.
+        asked: of that training; without a stage it is a fine-tuning.
 
     Returns:
         ``{"usable", "problems", "warnings"}``, the latter two as sentences.
     """
-    spec = {"train": {"stage": "finetune"}, "dataset": {"value_range": reading.value_range}}
-    case = Case("train", spec, {}, Facts(data=data))
+    ends = reading.value_range
+    spec = {
+        **asked.spec,
+        "train": {"stage": "finetune", **asked.spec.get("train", {})},
+        "dataset": {
+            **asked.spec.get("dataset", {}),
+            "value_range": ends if isinstance(ends, str) else list(ends),
+        },
+    }
+    case = Case("train", spec, asked.provenance, Facts(data=data))
     for rule in INSPECTED:
         rule(case)
     return {
@@ -454,6 +491,7 @@ def inspect_masks(
     cache_dir: str | os.PathLike[str] | None = None,
     reading: Reading = DEFAULT,
     spec: Mapping[str, Any] | None = None,
+    asked: Asked = ANY_RUN,
 ) -> dict[str, Any]:
     """Read every mask of a source once and report what it holds.
 
@@ -461,6 +499,7 @@ def inspect_masks(
         images, masks, role: what `open_pairs` takes.
         spec: of a segmenter, by whose classes the values are judged as its plan does; None: by what
             holds for any.
+        asked: of the run for which they are judged.
 
     Returns:
         JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
@@ -506,7 +545,7 @@ def inspect_masks(
     report |= {name: fact for name, fact in more.items() if fact}
     held = {"images": len(pairs), "read": len(pairs), "mask_values": facts}
     of_spec = None if spec is None else judged_values(spec, held)
-    return {"verdict": judge_masks(report, len(found.unusable), of_spec), **report}
+    return {"verdict": judge_masks(report, len(found.unusable), of_spec, asked), **report}
 
 
 def judged_values(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -521,14 +560,17 @@ def judge_masks(
     report: Mapping[str, Any],
     unusable: int,
     of_values: tuple[list[str], list[str]] | None = None,
+    asked: Asked = ANY_RUN,
 ) -> dict[str, Any]:
     """Whether masks can be trained on as they are: ``{"usable", "problems", "warnings"}``.
 
     Args:
         unusable: masks that training cannot read, or of another size than their image.
         of_values: `judged_values`, where a spec says which are classes.
+        asked: of the run for which they are judged.
     """
     problems, warnings = of_values or ([], [])
+    ignored, reduces = (get_dotted(asked.spec, key) for key in (mask_rules.IGNORE, REDUCE_ZERO))
     if bare := report["without_mask"]["count"]:
         problems.append(
             f"{bare} of {report['images']} images have no mask: {_first(report['without_mask'])}; "
@@ -548,20 +590,20 @@ def judge_masks(
             f"{unusable} of {report['masks']} masks are unreadable or not as large as their image "
             f"({why})"
         )
-        above = unusable > DEFAULT_LIMIT * report["images"]
+        above = unusable > asked.limit * report["images"]
         (problems if above else warnings).append(text)
-    problem, doubts = mask_rules.doubts({**report, "read": report["masks"]}, DEFAULT_LIMIT)
+    problem, doubts = mask_rules.doubts({**report, "read": report["masks"]}, asked.limit)
     problems += [f"{problem}: {mask_rules.ONE_PALETTE}"] if problem else []
     warnings += doubts
     values = [] if of_values else list(report["values"])
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
-    elif set(values) == {"0", "255"}:
+    elif set(values) == {"0", "255"} and ignored in (None, 255):
         warnings.append(
             "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
             "to 1"
         )
-    elif set(values) == {"0", "1"}:
+    elif set(values) == {"0", "1"} and reduces is not False:
         warnings.append(
             "the values are 0 and 1, and 0 counts as unlabeled by default: for two classes set "
             "dataset.segmentation.reduce_zero_label=false"

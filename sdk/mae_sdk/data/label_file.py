@@ -22,7 +22,7 @@ from mae_sdk.data.names import Names, class_name, is_image, same
 from mae_sdk.data.parts import split_of
 from mae_sdk.data.source import Source
 from mae_sdk.data.table_file import KEYS, PATH, read_rows
-from mae_sdk.data.tables import SPLIT
+from mae_sdk.data.tables import MAY_BE_CLASS, SPLIT
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LabelTable(NamedTuple):
         split: ``train``, ``val`` or ``test``: the rows that count where the table has a column for
             it.
         several: a picture may be of several classes, or of none.
-        columns: with ``several``, the columns of 0 and 1 that are the classes.
+        columns: the columns of 0 and 1 that are the classes, or the one that holds them.
     """
 
     file: str | None
@@ -387,6 +387,7 @@ def _told(read: Table, matched: _Matched, unnamed: Some, split: str) -> dict[str
     others = {
         "by_name": matched.by_name(split),
         "beside": read.beside,
+        "other_labels": read.other_labels,
         "no_flags": read.no_flags,
         "unread": read.unread,
         "one_hot": read.one_hot,
@@ -484,7 +485,8 @@ class Table:
         classes: those that columns name.
         astray: rows of no known split.
         beside: column that is not read → the one that is, where both have a name that is looked
-            for, and rows with other values.
+            for a path, and rows with other values.
+        other_labels: the same of columns of labels.
         empty: cells without a value in columns of 0 and 1.
         no_flags: column that is no class → the numbers that it holds beside 0 and 1.
         unread: columns of 0 and 1 that might be classes, beside the column of labels that is read.
@@ -504,6 +506,7 @@ class Table:
     classes: list[str] = field(default_factory=list)
     astray: Some = field(default_factory=Some)
     beside: dict[str, str] = field(default_factory=dict)
+    other_labels: dict[str, str] = field(default_factory=dict)
     empty: Some = field(default_factory=Some)
     no_flags: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
@@ -544,7 +547,7 @@ def read_table(
             hint=f"write a line such as cat/1.png,cat below {','.join(names[:5])}",
         )
     found = Table(path=path, part_by_values=by_values or "")
-    _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
+    _note_others(found.beside, rows, [n for n in names if n.strip().lower() in PATH], path)
     of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
     for name in names:
         learned = class_name(name) in found.classes
@@ -598,12 +601,12 @@ def _part_by_values(
 
 
 def _note_others(
-    found: Table, rows: Sequence[Mapping[str, Any]], named: Sequence[str], used: str
+    noted: dict[str, str], rows: Sequence[Mapping[str, Any]], named: Sequence[str], used: str
 ) -> None:
     """Note the columns that might have been meant instead of one, where they say other things."""
     for column in named:
         if column != used and any(_text(row.get(column)) != _text(row.get(used)) for row in rows):
-            found.beside[column] = used
+            noted[column] = used
 
 
 def _labels_of(
@@ -618,14 +621,18 @@ def _labels_of(
     """What gives the labels of a row."""
     there = {name.strip().lower(): name for name in reversed(names)}
     label = next((there[name] for name in (*LABEL, *LABELS) if name in there), None)
+    chosen = _chosen_column(rows, several, columns, taken)
+    if chosen:
+        label, columns = chosen, None
     if label is None and not columns:
         label = _only_other(names, rows, several, taken)
         found.only_other = label or ""
     if several and (columns or label is None):
         return _flags_of(names, rows, where, columns, taken, found)
-    if label is None:
-        flags = [name for name in names if name not in taken and _is_flag(rows, name)]
-        if one_of := _one_hot(rows, [name for name in flags if name.lower() not in PART]):
+    if columns or label is None:
+        flags = [name for name in columns or names if name not in taken and _is_flag(rows, name)]
+        classes = [name for name in flags if columns or name.lower() not in PART]
+        if one_of := _one_hot(rows, classes if len(flags) == len(columns or flags) else ()):
             found.one_hot = list(one_of)
 
             def marked(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
@@ -634,31 +641,48 @@ def _labels_of(
                 )
 
             return marked
+        if columns:
+            absent = [name for name in columns if name not in names]
+            raise DataError(
+                f"{', '.join(columns[:5])} of {where} are not columns of 0 and 1 of which each row "
+                "has a 1 in one"
+                if not absent
+                else f"{where} has no column {', '.join(absent[:5])}",
+                field="dataset.labels.columns",
+                got=list(names)[:20],
+                expected="the one column that holds the class of each picture, or such columns",
+                hint=SEVERAL if len(flags) > 1 else "spell it as in the first line of the table",
+            )
         raise DataError(
             f"{where} has no column {LABEL[0]}",
             got=list(names)[:20],
             expected=f"a column {' or '.join(LABEL)}",
             hint=SEVERAL
             if len(flags) > 1
-            else f"rename the column that holds the class to {LABEL[0]}",
+            else "dataset.labels.columns=[NAME] names the column that holds the class",
         )
     column = found.label = label
-    _note_others(
-        found, rows, [name for word, name in there.items() if word in (*LABEL, *LABELS)], column
-    )
+    if not chosen:
+        others = [name for name in names if MAY_BE_CLASS.fullmatch(name.strip())]
+        others = [n for n in others if n not in taken and not (several and _is_flag(rows, n))]
+        _note_others(found.other_labels, rows, others, column)
 
     if several:
-        beside = [name for name in names if name not in {*taken, column, *found.beside}]
+        beside = [name for name in names if name not in {*taken, column, *found.other_labels}]
         flags = [name for name in beside if name.lower() not in PART and _is_flag(rows, name)]
         found.unread = flags if len(flags) > 1 else []  # one alone may be any fact of a picture
 
     texts = [value for row in rows if isinstance(value := row.get(column), str)]
+    filled = [text for text in map(str.strip, texts) if text]
+    # As pandas writes a column of whole numbers into CSV where some are missing.
+    whole = len(filled) < len(rows) and all(re.fullmatch(r"-?\d+\.0", text) for text in filled)
     found.between = _between(texts) if several else {}
     sign = found.between.get("sign", BETWEEN)
 
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
         if isinstance(value, str):
+            value = value.strip().removesuffix(".0") if whole else value
             value = _as_list(value, f"row {number} of {where}", several)
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
@@ -686,6 +710,23 @@ def _labels_of(
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one
+
+
+def _chosen_column(
+    rows: Sequence[Mapping[str, Any]],
+    several: bool,
+    columns: Sequence[str] | None,
+    taken: set[str | None],
+) -> str | None:
+    """The one column that was named and holds labels; None: there is none, or it is one of 0 and
+    1, a class itself."""
+    if not columns or len(columns) != 1 or columns[0] in taken or columns[0] not in rows[0]:
+        return None
+    if not several:
+        return columns[0]
+    cells = [cell for row in rows if (cell := _text(row.get(columns[0])).lower())]
+    strange = [cell for cell in cells if cell not in _FLAGS and cell not in _NOT_SURE]
+    return columns[0] if 2 * len(strange) > len(cells) else None
 
 
 def _only_other(
@@ -795,14 +836,13 @@ def _flags_of(
             got=others[:10] if columns and not missing else list(names)[:20],
             expected="a column with the labels of each picture (a|b), or a column of 0 and 1 for "
             "each class",
-            hint=f"rename the column that holds the labels to {LABELS[0]}"
+            hint="dataset.labels.columns=[NAME] names the column that holds the labels"
             if not columns
             else "spell them as in the first line of the table"
             if missing
             else "write 1 where a picture is of the class and 0 where it is not"
             if flags
-            else f"a column that holds the labels themselves is called {LABELS[0]}, or is the only "
-            "one beside the paths, and needs no dataset.labels.columns",
+            else "name columns of 0 and 1, or the one column that holds the labels themselves",
         )
 
     for name in flags:
@@ -910,7 +950,10 @@ def _path(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as text; empty where there is none, also where it is NaN (of Parquet)."""
+    """A value as text; empty where there is none, also where it is NaN (of Parquet). A whole number
+    is written as one: a column of them is of floating point where some are missing."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None or value != value else str(value).strip()
 
 

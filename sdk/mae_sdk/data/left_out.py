@@ -93,6 +93,8 @@ class LeftOut:
         detection_labels: of ``other``, files that look like a detector's labels, among the first.
         detection_kinds: what these look like (`detector_labels`).
         columns: of a table of pictures without one of classes, those that are not read.
+        class_columns: of a table of pictures with several columns that may be its classes, the one
+            that is read, then the others.
         twins: images that are the same file as another of the source; they are read, each time.
         folders: folder → pictures in it that are not read, of folders without an image in them.
     """
@@ -108,6 +110,7 @@ class LeftOut:
     detection_labels: Some = field(default_factory=Some)
     detection_kinds: set[str] = field(default_factory=set)
     columns: Some = field(default_factory=Some)
+    class_columns: Some = field(default_factory=Some)
     twins: Some = field(default_factory=Some)
     folders: dict[str, int] = field(default_factory=dict)
     _sniffed: int = 0
@@ -173,6 +176,7 @@ class LeftOut:
             "locked",
             "detection_labels",
             "columns",
+            "class_columns",
             "twins",
         )
         found: dict[str, Any] = {

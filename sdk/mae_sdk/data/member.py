@@ -46,6 +46,8 @@ class Member:
         is_folder: a folder, without content.
         unread: of the first picture of a table without a column of classes, the columns that are
             not read.
+        class_columns: of the first picture of a table with several columns that may be its
+            classes, the one that is read, then the others.
     """
 
     name: str
@@ -55,3 +57,4 @@ class Member:
     link: str | None = None
     is_folder: bool = False
     unread: tuple[str, ...] = ()
+    class_columns: tuple[str, ...] = ()

@@ -76,6 +76,7 @@ def write_pack(
     listed = _Listed()
     position = 0
     unread: tuple[str, ...] = ()
+    class_columns: tuple[str, ...] = ()
     with _room(folder, source):
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
@@ -88,6 +89,7 @@ def write_pack(
                         raise refused(member.name, f"is one of more than {MAX_LINKS} links", source)
                     continue
                 unread = unread or member.unread
+                class_columns = class_columns or member.class_columns
                 crc = _copy(member, None if in_place else out)
                 offset = position if in_place is None else member.offset
                 assert offset is not None, "only members of an uncompressed archive have an offset"
@@ -130,6 +132,8 @@ def write_pack(
         meta = {**meta, "empty": empty}
     if unread:
         meta = {**meta, "unread": list(unread)}
+    if class_columns:
+        meta = {**meta, "class_columns": list(class_columns)}
     _write_index(folder, meta, len(hashes), position, in_place)
 
 

@@ -102,7 +102,7 @@ def split_of(name: str) -> str | None:
     return None if kind == "part" and not re.search(r"\d", name) else kind
 
 
-def _split_within(name: str) -> tuple[str, tuple[str, ...]] | None:
+def split_within(name: str) -> tuple[str, tuple[str, ...]] | None:
     """The one kind of part that a name mentions, and its other words: ``my_train`` → train, my."""
     words = [word for word in _words(name) if word not in _FILLERS]
     kinds = {kind for word in words if (kind := _kind(word)) and kind != "part"}
@@ -127,7 +127,7 @@ def split_folders(classes: Iterable[str]) -> list[str]:
     if several:
         return sorted(kinds)
 
-    within = {name: found for name in listed if (found := _split_within(name))}
+    within = {name: found for name in listed if (found := split_within(name))}
     kinds_of: dict[tuple[str, ...], set[str]] = {}
     for kind, rest in within.values():
         kinds_of.setdefault(rest, set()).add(kind)

@@ -399,6 +399,8 @@ class _Packed:
             left.loops.add(name)
         for column in self._pack.index.get("unread", ()):
             left.columns.add(str(column))
+        for column in self._pack.index.get("class_columns", ()):
+            left.class_columns.add(str(column))
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mae_skill.errors import DataError
+from mae_skill.rules import depths
 from mae_skill.spelling import spelled
 
 from mae_sdk import files
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 10
+FORMAT = 11
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -95,6 +96,7 @@ class Glance:
         kind: the type of its values, ``uint8 … float32``.
         values: a spread sample of the stored values.
         range: the values that reading it brings to 0 and 255; None: not known yet.
+        own: those that the file's type says; None: it says none.
         is_constant: all pixels are alike.
         shows_alpha: they are, and its alpha, which is dropped, is not.
         has_more: it has further frames or pages, which are not read.
@@ -117,6 +119,7 @@ class Glance:
     has_more: bool
     lost: float
     no_data: float | None = None
+    own: tuple[float, float] | None = None
     shows_alpha: bool = False
     is_transparent: bool = False
     pixels: np.ndarray[Any, Any] | None = None
@@ -154,6 +157,7 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         has_more=found.has_more,
         lost=_lost(values),
         no_data=found.no_data,
+        own=found.range,
         shows_alpha=single and alpha is not None and alpha[0] != alpha[1],
         is_transparent=alpha is not None and alpha[1] == 0,
         pixels=finish(found, name, reading) if pixels else None,
@@ -200,6 +204,7 @@ class Findings:
         sides: the shorter side of small pictures → [pictures, place of the first].
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
+        own: type → the range that the files themselves say, widest as well.
         values: type → what a sample of its values is like, once all are read (`close`).
         encodings: aspect (``format``, ``depth``, ``color``, ``size``) → what it is → places, of up
             to `MAX_ENCODINGS`.
@@ -216,6 +221,7 @@ class Findings:
     lost: list[list[Any]] = field(default_factory=list)
     sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
+    own: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     encodings: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
@@ -245,9 +251,10 @@ class Findings:
         side = min(seen.width, seen.height)
         if side < SMALL:
             self.sides.setdefault(str(side), [0, place])[0] += 1
-        if seen.range is not None:
-            low, high = self.ranges.get(seen.kind, seen.range)
-            self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
+        for ends, widest in ((seen.range, self.ranges), (seen.own, self.own)):
+            if ends is not None:
+                low, high = widest.get(seen.kind, ends)
+                widest[seen.kind] = [min(low, ends[0]), max(high, ends[1])]
         if self.read <= ENCODED:
             for aspect, value in _encoding(seen).items():
                 kept = self.encodings.setdefault(aspect, {})
@@ -383,7 +390,12 @@ class Findings:
             found["frames"] = some_of(self.frames, path)
         if self.values:
             found["values"] = {
-                kind: {"count": self.kinds[kind], **facts, "range": self.ranges.get(kind)}
+                kind: {
+                    "count": self.kinds[kind],
+                    **facts,
+                    "range": self.ranges.get(kind),
+                    "own": self.own.get(kind),
+                }
                 for kind, facts in self.values.items()
             }
         if self.dropped:
@@ -514,8 +526,7 @@ def measured(source: Source | Pairs, reading: Reading, sample: int | None = SAMP
             field=VALUE_RANGE,
             got="auto",
             expected="one depth, of which a range can be measured",
-            hint=f"set {VALUE_RANGE} to dtype (each by the range of its own type), or to "
-            "[low, high]",
+            hint=depths.mend(depths.of_all([found.to_dict(source.path)]), "auto"),
         )
     facts = next(iter(found.values.values()), None)
     if facts is None or not facts["low"] < facts["high"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,11 @@ def _separated(text: str, usual: str) -> Rows:
     Raises:
         ValueError: a line has more values than there are columns.
     """
+    text = _without_comments(text)
     sign = _delimiter(text, usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
     lines = _lines(reader)
-    columns = next(lines, [])
+    columns = next(filter(None, lines), [])
     rows: list[Mapping[str, Any]] = []
     for values in filter(None, lines):
         if any(more := values[len(columns) :]):
@@ -124,6 +126,28 @@ def _separated(text: str, usual: str) -> Rows:
             )
         rows.append(dict(zip(columns, values, strict=False)))
     return columns, rows
+
+
+def _without_comments(text: str) -> str:
+    """A text whose first lines, where they begin with #, are empty: lines keep their number. Where
+    the last of these names a column of paths, it is the line of column names."""
+    lines = text.splitlines(keepends=True)
+    top = next((i for i, line in enumerate(lines) if not _is_comment(line)), len(lines))
+    if not any(line.strip() for line in lines[:top]):
+        return text
+    last = max(i for i, line in enumerate(lines[:top]) if line.strip())
+    names = re.split(r"[,\t;|]", lines[last].strip().lstrip("#"))
+    kept = lines[last].lstrip().lstrip("#").lstrip() if _names_path(names) else "\n"
+    return "".join(["\n"] * last + [kept] + ["\n"] * (top - last - 1) + lines[top:])
+
+
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _names_path(names: Sequence[str]) -> bool:
+    """Whether several column names have one of paths among them."""
+    return len(names) > 1 and any(name.strip().lower() in (*PATH, *KEYS) for name in names)
 
 
 def _lines(reader: Any) -> Iterator[list[str]]:
@@ -150,11 +174,11 @@ def _lines(reader: Any) -> Iterator[list[str]]:
 def _delimiter(text: str, usual: str) -> str:
     """What separates the columns: the usual sign of the suffix, or another, with which the first
     line names a column of paths."""
-    header = next(io.StringIO(text, newline=""), "").rstrip("\r\n")
+    header = next((line for line in text.splitlines() if line.strip()), "")
     signs: list[str] = [usual, *",\t;|"]
     for sign in signs:
         names = next(csv.reader([header], delimiter=sign), [])
-        if len(names) > 1 and any(name.strip().lower() in (*PATH, *KEYS) for name in names):
+        if _names_path(names):
             return sign
     return max(signs, key=header.count)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,12 @@ PICTURES = ("image", "img", "picture", "photo", "jpg", "png", "image_bytes", "by
 CLASSES = (*FIELDS, "fine_label", "labels")
 SPLIT = ("split", "subset", "partition")
 """Names of a column that says of which part of a data set a row is."""
+MAY_BE_CLASS = re.compile(
+    r"(\w+[_ ])?(label|class|category|target)s?([_ ](name|id|text|index|idx)s?)?|class_?names?",
+    re.IGNORECASE,
+)
+"""Names of columns that may hold classes."""
+
 _MAGIC = (
     (b"\xff\xd8\xff", ".jpg"),
     (b"\x89PNG", ".png"),
@@ -85,6 +92,8 @@ def members(raw: Any, where: str) -> Iterator[Member]:
         parts: dict[str, str] = {}
         wanted = dict.fromkeys(name for name in (pictures, classes, part) if name)
         unread = () if classes else _unread(lib, schema, wanted)
+        others = [name for name in _unread(lib, schema, wanted) if MAY_BE_CLASS.fullmatch(name)]
+        named = (classes, *others) if classes and others else ()
         for batch in batches(list(wanted)):
             rows = batch.column(pictures).to_pylist()
             if part is not None:
@@ -94,7 +103,8 @@ def members(raw: Any, where: str) -> Iterator[Member]:
                 data, path = _picture(row, number, pictures, where)
                 key = f"{number:08d}"
                 name = key + _suffix(data, path)
-                yield Member(name, len(data), iter((data,)), unread=() if number else unread)
+                unread, named = ((), ()) if number else (unread, named)
+                yield Member(name, len(data), iter((data,)), unread=unread, class_columns=named)
                 text = _class(label, names).encode()
                 if text:
                     yield Member(f"{key}.cls", len(text), iter((text,)))

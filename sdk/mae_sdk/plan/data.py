@@ -24,6 +24,7 @@ from mae_sdk.data import inspect
 from mae_sdk.data.decode import DEFAULT
 from mae_sdk.data.label_file import LabeledSource, LabelTable
 from mae_sdk.data.left_out import Some
+from mae_sdk.data.patterns import is_pattern
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.split import held_out, share_of
@@ -31,7 +32,14 @@ from mae_sdk.data.survey import repeated_images, shared_images, survey_images
 from mae_sdk.data.survey_masks import survey_masks
 from mae_sdk.plan.inferred_fields import OF_PTM, own_folders
 from mae_sdk.plan.launch_record import nodes_of, shape
-from mae_sdk.plan.sources import UNJUDGED, carried, hidden, is_images, paths_in
+from mae_sdk.plan.sources import (
+    UNJUDGED,
+    carried,
+    hidden,
+    is_images,
+    labels_beside,
+    paths_in,
+)
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import transfer, urls
 
@@ -332,6 +340,8 @@ def look_at_all(
                 part=_share(fraction) or 1.0,
                 trains=trains,
             )
+            if near := _labels_near(row, value, found[key], remote=remote):
+                found[key]["labels_near"] = near
             if isinstance(row, Mapping) and row.get("use"):
                 found[key]["use"] = str(row["use"])
         except MaeError as error:
@@ -359,6 +369,18 @@ def look_at_all(
                 uri = found[key].get("uri")
                 found[key] |= _beside_judged(taught, uri, source, remote=remote)
     return found
+
+
+def _labels_near(row: Any, value: Any, seen: Mapping[str, Any], *, remote: bool) -> dict[str, str]:
+    """`labels_beside` of pictures that lack labels, where a table could give them."""
+    named = row.get("labels") if isinstance(row, Mapping) else None
+    one = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    lacks = seen.get("unlabelled") or seen.get("classes", 2) < 2
+    if not isinstance(named, Mapping) or not isinstance(one, str) or "label_file" in seen:
+        return {}
+    if not lacks or is_pattern(one) or (urls.is_remote(one) and not remote):
+        return {}
+    return labels_beside(one, str(named["role"]))
 
 
 HIDDEN = "not looked at: it is where the platform mounts a folder, and not on this machine"
@@ -476,7 +498,7 @@ def labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
     if not file:
         return None
     several = get_dotted(spec, str(named.get("several"))) is True
-    columns = get_dotted(spec, str(named.get("columns"))) if several else None
+    columns = get_dotted(spec, str(named.get("columns")))
     listed = [str(name) for name in columns] if isinstance(columns, list) else None
     return LabelTable(str(file), str(named["role"]), several, listed)
 

@@ -15,6 +15,7 @@ from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, raise_all, resolve
 
+from mae_sdk.data.inspect import Asked
 from mae_sdk.data.label_file import LabelTable
 from mae_sdk.data.reading import CHANNELS, EXIF, PIXELS, VALUE_RANGE, Reading
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE, note_fields
@@ -111,6 +112,25 @@ def read_reading(
     return Reading.of(found.spec)
 
 
+def read_asked(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Asked:
+    """What of a spec somebody set for a training run."""
+    if not spec and not overrides:
+        return Asked()
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers)
+    given = {
+        key: origin
+        for key, origin in found.provenance.items()
+        if origin.kind not in OriginKind.unset()
+    }
+    fields = dict.fromkeys(key.partition("[")[0] for key in given)
+    return Asked(nested({key: get_dotted(found.spec, key) for key in fields}), given)
+
+
 def read_labels(
     bundle: Bundle,
     spec: Mapping[str, Any] | str | None = None,
@@ -125,7 +145,7 @@ def read_labels(
     found = resolve(bundle, "train", layers).spec
     file = get_dotted(found, f"dataset.labels.{role}")
     several = get_dotted(found, "model.multi_label") is True
-    columns = get_dotted(found, "dataset.labels.columns") if several else None
+    columns = get_dotted(found, "dataset.labels.columns")
     return LabelTable(str(file), role, several, columns) if file else None
 
 

@@ -23,7 +23,9 @@ from mae_skill.spelling import source_option
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.names import ends_as_image, name_archives
+from mae_sdk.data.parts import split_within
 from mae_sdk.data.patterns import expand, is_pattern
+from mae_sdk.data.table_file import SUFFIXES
 from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error
 from mae_sdk.storage.retry import attempt
@@ -797,6 +799,44 @@ def _entries(uri: str) -> list[str]:
         for name, is_folder in found
         if name != inside.rstrip("/")
     ]
+
+
+def labels_beside(uri: str, role: str) -> dict[str, str]:
+    """What may hold the labels of pictures that have none, in their folder or beside it, here or in
+    a store: ``table``, a table of labels, the only one or the one that is named for ``role``
+    (``train``, ``val``), else ``archive``, one that is named for labels; empty where there is
+    none, or they are several."""
+    place = uri.rstrip("/")
+    if not urls.is_remote(uri):
+        place = str(urls.local_path(uri).absolute())
+    found: dict[str, str] = {}
+    for folder in (place, place.rpartition("/")[0]):
+        names: list[str] = []
+        with contextlib.suppress(MaeError):
+            names = _entries(folder)
+        tables = {name: _part_of(name) for name in names if name.lower().endswith(SUFFIXES)}
+        of_role = [name for name, part in tables.items() if part == role]
+        fit = of_role or [name for name, part in tables.items() if not part]
+        if len(fit) == 1:
+            return {"table": urls.redact(urls.join(folder, fit[0]))}
+        packed = [
+            name
+            for name in names
+            if urls.is_archive(name) and _OF_LABELS.search(name) and _part_of(name) in (role, "")
+        ]
+        if len(packed) == 1 and not tables:
+            found.setdefault("archive", urls.redact(urls.join(folder, packed[0])))
+    return found
+
+
+_LABEL_WORDS = "labels?|annotations?|targets?|classes"
+_OF_LABELS = re.compile(rf"(?<![a-z])({_LABEL_WORDS})(?![a-z])", re.IGNORECASE)
+
+
+def _part_of(name: str) -> str:
+    """The part of a data set that the name of a file mentions; empty: none, or several."""
+    found = split_within(name.partition(".")[0])
+    return found[0] if found else ""
 
 
 def _shown(source: Any) -> Any:

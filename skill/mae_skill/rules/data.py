@@ -370,7 +370,7 @@ def named_classes(case: Case) -> None:
     """Each of the classes that are asked for stands once: its place is its label."""
     for key in () if _segments(case) else (CHOSEN, COLUMNS):
         names = case(key)
-        if not isinstance(names, list) or (key == COLUMNS and not case("model.multi_label")):
+        if not isinstance(names, list):
             continue
         # Two spellings of one name in Unicode are one class, as of folders.
         forms = [unicodedata.normalize("NFC", str(name)) for name in names]

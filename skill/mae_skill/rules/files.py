@@ -442,6 +442,21 @@ def _other_preparation(case: Case, file: Path) -> None:
             "square for the same answers",
         )
 
+    if "keeps" in said:
+        case.warn(
+            MODEL[case.action],
+            f"{said['keeps'][1]} of {file.name} does not resize pictures (do_resize=false): the "
+            "model was given them in the size that they had; here each is resized and its center "
+            "cut out, so save them in the model's size for the same answers",
+        )
+    if "floors" in said:
+        text = (
+            f"the processor of {said['floors'][1]} rounds the place of a cut down, where a half is "
+            "rounded to even here, as timm and torchvision do: of a picture whose resized side is "
+            "3, 7, 11 … pixels longer than the cut it is one pixel off"
+        )
+        case.warnings.append(Notice(MODEL[case.action], text, note=True))
+
 
 def _size_that_nobody_set(case: Case, file: Path, found: Fit) -> None:
     """Positions that are resized, in an answer, to a size that is a mere default."""

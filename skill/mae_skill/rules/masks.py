@@ -10,6 +10,7 @@ from mae_skill.rules.base import Case
 from mae_skill.rules.seen import TRAIN, VAL, Seen, files_of, first_of, masks_of, segments, sources
 
 LIMIT = "dataset.max_corrupt_fraction"
+IGNORE = "dataset.segmentation.ignore_index"
 
 SPARSE = 0.95
 """Share of ignored pixels that is worth a word."""
@@ -21,7 +22,7 @@ def masks(case: Case) -> None:
     if not segments(case) or classes is None or not case.known("model.num_classes"):
         return
     first = int(reduces(case))
-    ignored = case("dataset.segmentation.ignore_index", 255)
+    ignored = case(IGNORE, 255)
     if ignored < classes + first:
         return  # it is the number of a class, which is an error of its own
     present: dict[str, set[int]] = {}

@@ -6,16 +6,13 @@ warnings where it might.
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
-from mae_skill.rules import class_names, masks
+from mae_skill.rules import class_names, depths, masks
 from mae_skill.rules.agreement import channels_of
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.seen import (
@@ -38,14 +35,12 @@ TEST = "dataset.test_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
 ANNOTATIONS = "annotations/"
 
-RANGE = "dataset.value_range"
+RANGE = depths.RANGE
 CHANNELS = "dataset.channels"
 AUTO_AUG = "dataset.augmentation.auto_aug"
 WEIGHTS = "train.class_weights"
 SAMPLING = "dataset.balanced_sampling"
 MULTI = "model.multi_label"
-_SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
-_DIM = 1 / 2
 NEGLIGIBLE = 1e-5
 """Of the largest weight of a class, what is as good as 0."""
 VANISHING = 1e-6
@@ -72,11 +67,13 @@ def unreadable(case: Case) -> None:
         if not bad:
             continue
         what = "images or masks" if "mask_values" in found else "images"
-        text = f"{bad} of {total} {what} cannot be read{_why(found)}"
+        ranges = _no_range(case, found)
+        why = _why(found, depths.without_advice if ranges else str)
+        text = f"{bad} of {total} {what} cannot be read{why}"
         if read < total:
-            text = f"{bad} of the {read} {what} that were looked at cannot be read{_why(found)}"
+            text = f"{bad} of the {read} {what} that were looked at cannot be read{why}"
         if not _is_above(bad, read, total, limit):
-            case.warn(key, f"{text}; they are left out")
+            case.warn(key, f"{text}; they are left out" + (f": {ranges}" if ranges else ""))
             continue
         channels = found.get("mask_values", {}).get("several_channels")
         if channels and channels["count"] == bad:
@@ -85,6 +82,9 @@ def unreadable(case: Case) -> None:
         if _reads_as_trained(case) and _are_others(found):
             case.error(key, text, "pictures as the model's own", _as_trained(case), DataError)
             case.errors[-1].explains = (RANGE, CHANNELS)
+            continue
+        if ranges:
+            case.error(RANGE, f"{key}: {text}", "a range for all pictures", ranges, DataError)
             continue
         hint = _settings(found)
         named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
@@ -101,6 +101,16 @@ def unreadable(case: Case) -> None:
                 or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
+
+
+def _no_range(case: Case, found: Seen) -> str:
+    """What to do about pictures whose type says no range beside those of other types, where all
+    that cannot be read are such; else nothing."""
+    reasons = ((found.get("unreadable") or {}).get("reasons") or {}).values()
+    if not reasons or not all(depths.UNSAID.search(str(reason)) for reason in reasons):
+        return ""
+    kinds = depths.of_all(one for _, one in sources(case))
+    return depths.mend(kinds, case(RANGE)) if len(kinds) > 1 else ""
 
 
 def _reads_as_trained(case: Case) -> bool:
@@ -154,9 +164,9 @@ def _is_above(bad: int, read: int, total: int, limit: float) -> bool:
     return read < total and share - margin > limit
 
 
-def _why(found: Seen) -> str:
+def _why(found: Seen, worded: Callable[[str], str] = str) -> str:
     """The first of the files that cannot be read, from their source on, those of one reason
-    together, and how many more there are."""
+    together, and how many more there are; ``worded``: what is shown of a reason."""
     reasons = {
         **(found.get("unreadable") or {}).get("reasons", {}),
         **((found.get("mask_values") or {}).get("unreadable") or {}).get("reasons", {}),
@@ -174,7 +184,7 @@ def _why(found: Seen) -> str:
     ]
     groups: dict[str, list[str]] = {}
     for name, reason in list(reasons.items())[:FEW]:
-        groups.setdefault(str(reason), []).append(_below(str(name), found.get("uri")))
+        groups.setdefault(worded(str(reason)), []).append(_below(str(name), found.get("uri")))
     listed = [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
     listed += others[: FEW - min(FEW, len(reasons))]
     shown = min(FEW, len(reasons) + len(others))
@@ -215,7 +225,8 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     top = (high - start) / (end - start)
     text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
     fixed = _reads_as_trained(case)
-    mend = _as_trained(case) if fixed else f"set {RANGE}=auto"
+    mend = depths.mend(depths.of_all(one for _, one in sources(case)), case(RANGE))
+    mend = _as_trained(case) if fixed else mend
     limit = float(case(LIMIT, 0.01))
     outside = (high <= start and low < start) or (low >= end and high > end)
     if outside and _is_above(facts["count"], found["read"], found["images"], limit):
@@ -256,11 +267,17 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
         )
         return
     deep = not kind.endswith("int8")
-    if used > (_DIM if deep else _SMALL):
+    if used > (depths.DIM if deep else depths.SMALL):
         return
-    looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
+    looks = (
+        "nearly black"
+        if top <= depths.SMALL
+        else "nearly of one shade"
+        if used <= depths.SMALL
+        else "dim"
+    )
     text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
-    dark = deep and used <= _SMALL and not case.given(RANGE)
+    dark = deep and used <= depths.SMALL and not case.given(RANGE)
     if dark and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(key, text, "values that use their range", mend, kind=DataError)
     else:
@@ -384,7 +401,7 @@ def one_depth(case: Case) -> None:
         RANGE,
         f"the training pictures have different depths: {kinds}",
         "one depth, of which a range can be measured",
-        f"set {RANGE} to dtype (each by the range of its own type), or to [low, high]",
+        depths.mend(depths.of_all(one for _, one in sources(case)), "auto"),
         kind=DataError,
     )
 
@@ -535,6 +552,14 @@ def left_out(case: Case) -> None:
                 f"of the table of pictures no column of classes is known, and {files_of(columns)} "
                 "are not read: call the one that is the class label",
             )
+        if columns := left.get("class_columns"):
+            read, *others = dict.fromkeys(columns["files"])
+            case.warn(
+                key,
+                f"of the table of pictures the column {read} is read as the classes, and "
+                f"{first_of(others)} not: where another is meant, call it label, and the one that "
+                "is called so otherwise",
+            )
         if boxes := left.get("detection_labels"):
             case.warn(
                 key,
@@ -603,6 +628,12 @@ def label_file(case: Case) -> None:
                 key,
                 f"{table['file']}: the column {used} is read; {other} is there too, is not "
                 "read, and has other values",
+            )
+        for other, used in (table.get("other_labels") or {}).items():
+            case.warn(
+                key,
+                f"{table['file']}: the column {used} is read; {other} is there too, is not read, "
+                f"and has other values: dataset.labels.columns=[{other}] reads it",
             )
         for column, values in (table.get("no_flags") or {}).items():
             case.warn(
@@ -1521,29 +1552,15 @@ def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> No
     mend = "name the folder that holds the class folders, or a table of labels in dataset.labels"
     hint = hint or mend
     field = {TRAIN: "dataset.labels.train", VAL: "dataset.labels.val"}.get(key)
-    if field and (table := _table_beside(case, key)):
-        hint = f"if {table} holds their labels, set {field}={table}; else {hint}"
+    near = (case.facts.data.get(key) or {}).get("labels_near") or {}
+    if field and "table" in near:
+        hint = f"if {near['table']} holds their labels, set {field}={near['table']}; else {hint}"
+    elif field and "archive" in near:
+        hint = (
+            f"if {near['archive']} holds a table of their labels, unpack it and set {field} to the "
+            f"table; else {hint}"
+        )
     case.error(key, message, "one folder of images per class", hint, kind=DataError)
-
-
-def _table_beside(case: Case, key: str) -> str | None:
-    """The one table in a folder of images without labels, or beside it."""
-    place = (case.facts.data.get(key) or {}).get("uri")
-    if not case.facts.local_files or not isinstance(place, str) or "://" in place:
-        return None
-    for folder in (Path(place), Path(place).parent):
-        try:
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in itertools.islice(entries, 10_000)]
-        except OSError:
-            continue
-        tables = [name for name in names if name.lower().endswith(TABLES)]
-        if tables:
-            return str(folder / tables[0]) if len(tables) == 1 else None
-    return None
-
-
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 INSPECTED = [

@@ -42,8 +42,8 @@ class LabelsSpec(SpecModel):
     )
     columns: Annotated[list[NonEmpty], Field(min_length=1)] | None = spec_field(
         None,
-        "Columns of 0 and 1 that are the classes. Null: the column `label`; where there is none, "
-        "every column of 0 and 1 alone.",
-        applies_when={**CLASSIFICATION, "model.multi_label": True},
+        "Columns of 0 and 1 that are the classes, or the one column that holds them. Null: the "
+        "column `label`; where there is none, every column of 0 and 1 alone.",
+        applies_when=CLASSIFICATION,
         related=["model.multi_label"],
     )

@@ -112,8 +112,9 @@ def preparation(path: Path) -> dict[str, Any]:
     Returns:
         What it says of ``mean`` and ``std``, ``input_size`` ([height, width]), ``center_crop``
         (the share of the short side that is seen), ``eval_interpolation`` (the filter of the
-        resizing), ``squeezes`` (whole pictures are squeezed into the size) and ``pads`` (they are
-        padded to a square), each as ``(value, file)``.
+        resizing), and of what is done otherwise here ``squeezes`` (whole pictures are squeezed
+        into the size), ``pads`` (they are padded to a square), ``keeps`` (they are not resized) and
+        ``floors`` (the offset of the cut is rounded down), each as ``(value, file)``.
     """
     if not path.is_dir() and path.suffix not in (".safetensors", ".bin"):
         return {}  # a checkpoint may lie beside another model's description
@@ -146,7 +147,8 @@ def preparation(path: Path) -> dict[str, Any]:
     if found.get("eval_interpolation") in _FILTERS.values():
         source = CONFIG if "architecture" in config or "crop_pct" in inner else PREPROCESSOR
         said["eval_interpolation"] = (found["eval_interpolation"], source)
-    said |= {word: (True, file) for word in ("squeezes", "pads") if found.get(word)}
+    others = ("squeezes", "pads", "keeps", "floors")
+    said |= {word: (True, file) for word in others if found.get(word)}
     return said
 
 
@@ -293,11 +295,16 @@ def _of_processor(found: Mapping[str, Any]) -> dict[str, Any]:
     size = found.get("size", found.get("crop_size"))
     edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
     whole = _sides(size)
+    keeps = found.get("do_resize") is False
     if found.get("do_center_crop") and (cut := _sides(found.get("crop_size"))):
         side = edge or (min(whole) if whole else None)
-        if found.get("do_resize") is False or not isinstance(side, (int, float)) or side <= 0:
+        if keeps:
+            return {"input_size": cut, "keeps": True}
+        if not isinstance(side, (int, float)) or side <= 0:
             return {"input_size": cut}
-        return {"input_size": cut, "center_crop": min(1.0, min(cut) / side)}
+        return {"input_size": cut, "center_crop": min(1.0, min(cut) / side), "floors": True}
+    if keeps:  # its size has no effect there
+        return {"input_size": whole, "keeps": True}
     if isinstance(edge, int):  # ConvNeXt's: from 384 on it squeezes
         share = found.get("crop_pct")
         squeezes = share is not None and edge >= 384
