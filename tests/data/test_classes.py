@@ -9,13 +9,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from mae_sdk.data import open_source
+from mae_sdk import Skill
+from mae_sdk.data import inspect_source, open_source
+from mae_sdk.data.class_names import words_of_files
 from mae_sdk.data.labels import wrapper_of
 from mae_sdk.data.names import is_image
 from mae_sdk.data.parts import mask_folders, split_folders, split_of
 from mae_skill.errors import DataError
 from PIL import Image
 
+from tests.support.data_sets import picture
 from tests.support.images import make_tarball
 
 
@@ -308,3 +311,46 @@ def test_two_folders_that_are_one_name_in_two_unicode_forms_are_refused(tmp_path
     assert sorted(no.value.got) == sorted([ascii(composed), ascii(decomposed)])
     one = open_source(tree(tmp_path / "one", f"{decomposed}/2.png", "dog/1.png"))
     assert one.classes == [composed, "dog"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["good_01.png", "broken_01.png"], ["broken", "good"]),
+        (["cat (1).jpg", "Dog (2).jpg"], ["cat", "dog"]),
+        (["0012_early_blight.jpg", "0400_healthy.jpg"], ["early_blight", "healthy"]),
+        (["IMG_0001.jpg", "DSC_0001.jpg"], []),
+        (["good.png", "broken_01.png"], []),
+        (["a3f9.png", "b81c.png"], []),
+    ],
+)
+def test_files_that_are_named_by_classes_are_told_and_no_cameras(
+    names: list[str], words: list[str]
+) -> None:
+    files = [f"{i}{name}" if name[0] == "0" else name for name in names for i in range(4)]
+    assert [*words_of_files(files)] == words
+
+
+def test_pictures_without_folders_whose_names_say_classes_lead_to_a_training(
+    tmp_path: Path,
+) -> None:
+    for number, word in enumerate(["good", "broken"] * 4):
+        picture(tmp_path / "screws" / f"{word}_{number:02}.png")
+    verdict = inspect_source(str(tmp_path / "screws"))["verdict"]
+    assert verdict["usable"]
+    assert any("broken (4), good (4)" in text for text in verdict["warnings"])
+    with pytest.raises(DataError) as caught:
+        Skill().plan(
+            "train",
+            train_datasets=str(tmp_path / "screws"),
+            automl_policy="off",
+            spec_overrides={"train.stage": "finetune", "model.num_classes": 2},
+        )
+    assert "broken (4), good (4)" in str(caught.value.hint)
+    pretraining = Skill().plan(
+        "train",
+        train_datasets=str(tmp_path / "screws"),
+        automl_policy="off",
+        spec_overrides={"train.stage": "pretrain"},
+    )
+    assert not any("good (4)" in str(one) for one in pretraining.warnings)

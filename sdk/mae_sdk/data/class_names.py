@@ -195,3 +195,65 @@ def numbers_and_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]
             return {}
         found.setdefault("numbers" if numbers else "names", [where, *classes])
     return found if len(found) == 2 else {}
+
+
+_WORD_AND_NUMBER = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[ _.-]*\(?\d+\)?")
+_NUMBER_AND_WORD = re.compile(r"\d+[ _.-]+([^\W\d_]+(?:[ _-][^\W\d_]+)*)")
+_CAMERAS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "im",
+        "pic",
+        "picture",
+        "photo",
+        "photos",
+        "dsc",
+        "dscn",
+        "dscf",
+        "imgp",
+        "mvi",
+        "pxl",
+        "gopr",
+        "screenshot",
+        "scan",
+        "frame",
+        "frames",
+        "page",
+        "slide",
+        "sample",
+        "tile",
+        "patch",
+        "crop",
+        "file",
+        "train",
+        "val",
+        "test",
+        "valid",
+        "copy",
+    ]
+)
+"""What cameras, scanners and scripts begin a name with."""
+_FEWEST, _MOST_WORDS, _SHARE = 3, 20, 0.9
+
+
+def words_of_files(names: Iterable[str]) -> dict[str, int]:
+    """Word → how many files it names, of files whose names seem to hold classes: ``good_01.png``,
+    ``broken_01.png``, ``cat (3).jpg``, ``0012_dog.jpg``; empty where they do not seem so.
+
+    Nearly all files have one of a few words beside their number, and each word names several.
+    """
+    words: Counter[str] = Counter()
+    total = 0
+    for name in names:
+        total += 1
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        found = _WORD_AND_NUMBER.fullmatch(stem) or _NUMBER_AND_WORD.fullmatch(stem)
+        if found:
+            words[found[1].casefold()] += 1
+
+    enough = {word: count for word, count in words.items() if count >= _FEWEST}
+    if not 2 <= len(enough) <= _MOST_WORDS or _CAMERAS & {*enough}:
+        return {}
+    return dict(sorted(enough.items())) if sum(enough.values()) >= _SHARE * total else {}

@@ -20,7 +20,12 @@ from mae_skill.rules.samples import INSPECTED
 from mae_skill.rules.seen import TRAIN, VAL
 
 from mae_sdk import files
-from mae_sdk.data.class_names import doubtful_names, near_names, numbers_and_names
+from mae_sdk.data.class_names import (
+    doubtful_names,
+    near_names,
+    numbers_and_names,
+    words_of_files,
+)
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.detection import labels_beside, named_classes
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
@@ -265,6 +270,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
+        ``words_of_files`` (word → files, where there are no classes and names seem to hold some),
         ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
         ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
         (that may be such), ``made_folders`` (`mae_sdk.data.parts.made_folders`),
@@ -298,6 +304,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "odd_parts": odd_parts(folders),
         "made_folders": made_folders(folders),
         "loose": loose_images(source) if classes else {},
+        "words_of_files": {} if classes or table else words_of_files(source.members),
         "mask_folders": mask_folders(folders) or mask_folders(same),
         "unlabeled_classes": unlabeled_folders(folders),
         "same_folders": same,

@@ -930,7 +930,7 @@ def labels(case: Case) -> None:
     if classes == 0:
         boxes = (found.get("left_out") or {}).get("detection_labels")
         text = "the training images have no labels"
-        hint = _one_folder(found)
+        hint = _by_names(found) or _one_folder(found)
         if boxes:
             text = f"{text} that say their class: {boxes['files'][0]} looks like {_kinds(boxes)}"
             hint = _boxes(case, boxes)
@@ -1004,6 +1004,27 @@ def loose(case: Case) -> None:
     found = case.facts.data.get(TRAIN) or {}
     if found.get("loose"):
         case.warn(TRAIN, f"{_loose(found)}: a fine-tuning refuses that, a pretraining takes all")
+
+
+def named(case: Case) -> None:
+    """Pictures without classes whose files are named by what seem to be classes."""
+    found = case.facts.data.get(TRAIN) or {}
+    if found.get("words_of_files") and not found.get("label_file"):
+        case.warn(TRAIN, f"the images have no classes, but {_by_names(found)}")
+
+
+def _by_names(found: Seen) -> str:
+    """How to learn what the names of files seem to say; empty where they say nothing."""
+    words = found.get("words_of_files") or {}
+    if not words:
+        return ""
+    listed = ", ".join(f"{word} ({count})" for word, count in list(words.items())[:FEW])
+    more = f" and {len(words) - FEW} more" if len(words) > FEW else ""
+    return (
+        f"the names of the files seem to say them: {listed}{more}; to learn these, move the images "
+        "of each into a folder of its name, or write a table with the columns path and label "
+        "(dataset.labels.train)"
+    )
 
 
 def _loose(found: Seen) -> str:
@@ -1579,6 +1600,7 @@ INSPECTED = [
     unlabeled_classes,
     odd_classes,
     loose,
+    named,
     lost_classes,
     validation_classes,
     shared,
