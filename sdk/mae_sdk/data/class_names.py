@@ -200,39 +200,12 @@ def numbers_and_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]
 _WORD_AND_NUMBER = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[ _.-]*\(?\d+\)?")
 _NUMBER_AND_WORD = re.compile(r"\d+[ _.-]+([^\W\d_]+(?:[ _-][^\W\d_]+)*)")
 _CAMERAS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "im",
-        "pic",
-        "picture",
-        "photo",
-        "photos",
-        "dsc",
-        "dscn",
-        "dscf",
-        "imgp",
-        "mvi",
-        "pxl",
-        "gopr",
-        "screenshot",
-        "scan",
-        "frame",
-        "frames",
-        "page",
-        "slide",
-        "sample",
-        "tile",
-        "patch",
-        "crop",
-        "file",
-        "train",
-        "val",
-        "test",
-        "valid",
-        "copy",
-    ]
+    (
+        *("image", "images", "img", "im", "pic", "picture", "photo", "photos", "screenshot"),
+        *("dsc", "dscn", "dscf", "imgp", "mvi", "pxl", "gopr"),
+        *("scan", "page", "slide", "sample", "frame", "frames", "tile", "patch", "crop"),
+        *("file", "copy", "train", "val", "valid", "test"),
+    )
 )
 """What cameras, scanners and scripts begin a name with."""
 _FEWEST, _MOST_WORDS, _SHARE = 3, 20, 0.9
