@@ -556,7 +556,7 @@ class Job:
                 )
 
             time.sleep(pause)
-            pause = min(self._longest_pause, pause * 1.3)
+            pause = min(self._longest_pause, pause * 1.15)
 
     def _failed(self, problem: Mapping[str, Any] | None) -> JobFailedError:
         """The error for a job that ended in ERROR; one of its data has their exit code."""

@@ -108,7 +108,7 @@ def test_a_study_gets_further_by_its_trials(tmp_path: Path) -> None:
     made["kind"] = "automl"
 
     def there() -> Any:
-        return progress.reached(study, made, preempted=True)["progress"]
+        return progress.reached(study, made)["progress"]
 
     assert there() == [[-1, -1], [-1, -1]]
     trial.mkdir(parents=True)

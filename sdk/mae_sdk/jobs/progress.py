@@ -27,13 +27,13 @@ MOST = "MAE_MAX_PREEMPTIONS"
 _NOWHERE = [-1, -1]
 
 
-def reached(job_dir: Path, record: JobRecord, *, preempted: bool) -> dict[str, Any]:
-    """What an attempt records at its end.
+def reached(job_dir: Path, record: JobRecord) -> dict[str, Any]:
+    """What an attempt that was preempted records at its end.
 
-    ``checkpoints``: the indexes of checkpoints, or the newest checkpoint, with their times; of one
-    that was preempted ``progress`` too: the highest epoch and step (-1: not said) of its
-    checkpoints, and of its status lines. A study has the number of its finished trials there, and
-    its newest trial with how far that is.
+    ``checkpoints``: the indexes of checkpoints, or the newest checkpoint, with their times;
+    ``progress``: the highest epoch and step (-1: not said) of its checkpoints, and of its status
+    lines. A study has the number of its finished trials there, and its newest trial with how far
+    that is.
     """
     indexes = list(job_dir.glob("*/checkpoints.json"))
     seen = indexes
@@ -41,8 +41,6 @@ def reached(job_dir: Path, record: JobRecord, *, preempted: bool) -> dict[str, A
         newest = newest_in(job_dir, record["action"])
         seen = [] if newest is None else [newest]
     marks = sorted([str(path.relative_to(job_dir)), path.stat().st_mtime_ns] for path in seen)
-    if not preempted:
-        return {"checkpoints": marks}
     if record.get("kind") == "automl":
         found = [[_finished_trials(job_dir), -1], _newest_trial(job_dir, record["action"])]
         return {"checkpoints": marks, "progress": found}

@@ -237,7 +237,7 @@ def _claimed(job_dir: Path) -> JobRecord | None:
 
         has_begun = attempt["state"] != records.PENDING
         if has_begun:
-            there = _reached(job_dir, record, records.PREEMPTED)
+            there = _reached(job_dir, record)
             records.advance(record, records.PREEMPTED, "started again by its platform", **there)
         else:
             attempt["process"] = mine
@@ -649,10 +649,11 @@ def _finish(
         problem = failure("lost_process", reason)
     fields: dict[str, Any] = {
         "exit_code": None if outcome is None else outcome.exit_code,
-        **_reached(job_dir, record, state),
     }
-    if state == records.PREEMPTED and outcome is not None:
-        fields["told_to_stop"] = outcome.stopped
+    if state == records.PREEMPTED:
+        fields |= _reached(job_dir, record)
+        if outcome is not None:
+            fields["told_to_stop"] = outcome.stopped
 
     if state in (records.CANCELED, records.ERROR) and record.get("kind") != "automl":
         kill_leftovers(job_dir)  # what left the process group
@@ -750,11 +751,11 @@ def _explained(
     )
 
 
-def _reached(job_dir: Path, record: JobRecord, state: str) -> dict[str, Any]:
-    """What tells whether an attempt that ends in this state got further than the one before it."""
+def _reached(job_dir: Path, record: JobRecord) -> dict[str, Any]:
+    """What tells whether the attempt after this one, which was preempted, gets further."""
     from mae_sdk.jobs.progress import reached
 
-    return reached(job_dir, record, preempted=state == records.PREEMPTED)
+    return reached(job_dir, record)
 
 
 def _close_status(job_dir: Path, state: str, reason: str, problem: Failure | None) -> None:
