@@ -248,3 +248,24 @@ def test_a_setting_that_an_inspection_does_not_read_is_said_or_refused(
         assert code == 2 and error["field"] == field and "--eval" in error["hint"]
     _, found = call(capsys, "inspect", str(data), "stage=finetune", "dataset.channels=3")
     assert "not read here" not in str(found["verdict"]["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "usable"), [(None, True), ("pretrain", True), ("finetune", False)]
+)
+def test_images_beside_the_class_folders_are_judged_as_by_the_plan_of_that_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str | None, usable: bool
+) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=3)
+    shutil.copy(min((data / "0").iterdir()), data / "loose.png")
+    words = [] if stage is None else [f"stage={stage}"]
+    code, found = call(capsys, "inspect", str(data), *words)
+    assert (code == 0) == usable == found["verdict"]["usable"]
+    said = "1 of 7 images are in no class folder"
+    assert (said in str(found["verdict"]["warnings"])) == (stage is None)
+    assert (said in str(found["verdict"]["problems"])) == (stage == "finetune")
+
+    planned = ["plan", "train", "--train-datasets", str(data), *(words or ["stage=pretrain"])]
+    counted = ["num_classes=2"] if stage == "finetune" else []
+    code, _ = call(capsys, *planned, *counted, "arch=vit_tiny_patch16", "--automl-policy", "off")
+    assert (code == 0) == usable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 BOX = "1 0.5 0.5 0.25 0.125\n"
 OUTLINE = "0 0.1 0.1 0.5 0.1 0.5 0.5\n"
+POSE = "0 0.5 0.5 0.25 0.125 0.1 0.2 2 0.3 0.4 1 0 0 0\n"
 NAMES = "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n"
 DOCUMENT = Path(__file__).parents[2] / "references/data.md"
 
@@ -36,7 +38,9 @@ def _warnings(source: Path, stage: str = "pretrain") -> list[str]:
     return [str(warning) for warning in plan.warnings if "detector" in str(warning)]
 
 
-@pytest.mark.parametrize("text, kind", [(BOX, "YOLO boxes"), (OUTLINE, "YOLO polygons")])
+@pytest.mark.parametrize(
+    "text, kind", [(BOX, "YOLO boxes"), (OUTLINE, "YOLO polygons"), (POSE, "YOLO poses")]
+)
 @pytest.mark.parametrize(
     "pictures, labels",
     [("images/train", "labels/train"), ("train/images", "train/labels"), ("pics", "labels")],
@@ -112,6 +116,38 @@ def test_what_is_of_other_pictures_is_not_told(tmp_path: Path) -> None:
     found = inspect_source(str(tmp_path / "images/train"))
     assert "detection_labels" not in found.get("left_out", {})
     assert not _warnings(tmp_path / "images/train")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("0 0.5 0.5 0.2 0.3" + " 0.1 0.2 2.000000" * 17, "YOLO poses"),
+        (POSE + "0 0.5 0.5 0.2 0.3 0 0 0 0.3 0.4 1 0.1 0.2 2", "YOLO poses"),
+        ("0 0.5 0.5 0.2 0.3 0.1 0.2 1", "YOLO poses"),
+        ("0 0.5 0.5 0.2 0.3 0.9", "YOLO boxes"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", "YOLO polygons"),
+        (OUTLINE + "0 0.5 0.5 0.2 0.3 0.1 0.2 1", "YOLO polygons"),
+        ("0 0.5 0.5 0.2 0.3 0.1 0.2 3", None),
+        (POSE * 400, "YOLO poses"),
+    ],
+)
+def test_points_with_how_they_are_seen_are_poses(text: str, kind: str | None) -> None:
+    assert detector_labels("a.txt", text.encode()[:HEAD]) == kind
+
+
+@pytest.mark.parametrize("text", [BOX, OUTLINE, POSE])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_detectors_lines_beside_pictures_are_no_classes(
+    tmp_path: Path, text: str, packed: bool
+) -> None:
+    source = tmp_path / "set"
+    _pictures(source)
+    for number, picture in enumerate(sorted(source.glob("*.png"))):
+        picture.with_suffix(".txt").write_text(text.replace("0.5", f"0.{number + 3}"))
+    if packed:
+        source = Path(shutil.make_archive(str(source), "tar", source))
+    found = inspect_source(str(source))
+    assert not found["classes"] and found["left_out"]["detection_labels"]["count"] == 4
 
 
 def test_an_outline_longer_than_what_is_read_of_a_file_is_a_polygon() -> None:

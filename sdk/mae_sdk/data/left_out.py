@@ -27,13 +27,18 @@ HEAD = 4096
 _NUMBER = rb"[ \t]+(?:0|1|[01]?\.\d+(?:e-?\d+)?)"
 _YOLO = re.compile(rb"\d+((?:" + _NUMBER + rb"){4,})[ \t]*")
 
-BOXES, POLYGONS, COCO, VOC = "YOLO boxes", "YOLO polygons", "COCO", "VOC"
+_POSE = re.compile(
+    rb"\d+(?:" + _NUMBER + rb"){4}((?:(?:" + _NUMBER + rb"){2}[ \t]+[012](?:\.0+)?)+)[ \t]*"
+)
+
+BOXES, POLYGONS, POSES, COCO, VOC = "YOLO boxes", "YOLO polygons", "YOLO poses", "COCO", "VOC"
 """Whose labels of a detector, or of an instance segmenter, a file holds."""
 
 
 def detector_labels(name: str, head: bytes) -> str | None:
     """What a file looks like that holds a detector's labels: COCO's JSON, YOLO's lines of a class
-    and a box (a class and the corners of an outline are polygons), VOC's XML; else None.
+    and a box (a class and the corners of an outline are polygons; points with 0, 1 or 2 for how
+    they are seen behind the box are poses), VOC's XML; else None.
 
     Args:
         head: its first bytes.
@@ -50,11 +55,16 @@ def detector_labels(name: str, head: bytes) -> str | None:
 
 def _yolo(head: bytes) -> str | None:
     """Boxes where each line has four numbers, or a certainty behind them; polygons where one has
-    more."""
+    more; poses where each has a box and as many points, each with how it is seen."""
     lines = head.splitlines()
     if len(head) >= HEAD and lines:  # cut off within a number: of one long line all before it
         lines = lines[:-1] or [lines[0].rpartition(b" ")[0]]
-    found = [_YOLO.fullmatch(line.strip()) for line in lines if line.strip()]
+    lines = [line.strip() for line in lines if line.strip()]
+    poses = [_POSE.fullmatch(line) for line in lines]
+    points = {len(one[1].split()) for one in poses if one}
+    if None not in poses and len(points) == 1:  # a polygon may look so where it meets the edges
+        return POSES
+    found = [_YOLO.fullmatch(line) for line in lines]
     if not found or None in found:
         return None
     most = max(len(one[1].split()) for one in found if one)

@@ -29,7 +29,7 @@ from mae_sdk.data.labels import (
     wrapper_of,
     wrappers_of,
 )
-from mae_sdk.data.left_out import HEAD, LeftOut, Some
+from mae_sdk.data.left_out import HEAD, MAX_LABELS, LeftOut, Some, detector_labels
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import (
     IMAGE_SUFFIXES,
@@ -368,6 +368,8 @@ class _Packed:
                     kind: np.array(rows)[kept].tolist() for kind, rows in self._beside.items()
                 }
                 images[parts] = False
+            if self._are_boxes(self._beside.get(".txt", ())):
+                del self._beside[".txt"]
         self._rows = np.flatnonzero(images)
         self.sizes = pack.sizes[self._rows].astype(np.int64)
         self.checksums: np.ndarray[Any, Any] | None = pack.checksums[self._rows]
@@ -384,6 +386,13 @@ class _Packed:
         if found is not None and urls.is_table(self.uri):
             return replace(found, kind="table")
         return found
+
+    def _are_boxes(self, rows: Sequence[int]) -> bool:
+        """Whether files beside the images are lines of a detector, and no classes: all of the
+        first ones that hold something."""
+        heads = [self._head(i) for i in [row for row in rows if row >= 0][:MAX_LABELS]]
+        kinds = [detector_labels("1.txt", head) for head in heads if head.strip()]
+        return bool(kinds) and None not in kinds
 
     def _others(self, rows: list[int]) -> LeftOut:
         """The files that are no images: these rows of the pack, and those of a prefix that were not

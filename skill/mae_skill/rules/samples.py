@@ -973,7 +973,7 @@ def labels(case: Case) -> None:
             + f"set model.num_classes={classes}{first}",
         )
     if classes and found.get("unlabelled"):
-        unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
+        unlabeled(case, TRAIN, _loose(found), _IN_NO_FOLDER)
 
 
 def _slips(found: Seen, classes: int, wanted: object) -> str:
@@ -1000,10 +1000,18 @@ def _perhaps(pairs: list[str]) -> str:
 
 
 def loose(case: Case) -> None:
-    """Images beside the class folders: what comes of them depends on the training."""
+    """Images beside the class folders: what comes of them depends on the training, where nobody
+    says which it is."""
     found = case.facts.data.get(TRAIN) or {}
-    if found.get("loose"):
+    if not found.get("loose") or segments(case):
+        return
+    if not case.given("train.stage"):
         case.warn(TRAIN, f"{_loose(found)}: a fine-tuning refuses that, a pretraining takes all")
+    elif case("train.stage") == "finetune":
+        unlabeled(case, TRAIN, _loose(found), _IN_NO_FOLDER)
+
+
+_IN_NO_FOLDER = "move them into class folders, or take them out"
 
 
 def named(case: Case) -> None:
