@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +225,29 @@ def test_smoothed_targets_are_torchs() -> None:
     torch.testing.assert_close(
         ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
     )
+
+
+ORPHAN = """
+import os, signal, sys, time
+from mae_runners.data import loader
+
+loader.LOOK_SECONDS = 0.05
+if sys.argv[1] == "handles":  # as a run does
+    signal.signal(signal.SIGTERM, lambda *_: None)
+run = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == run:  # the run is killed while it starts its workers
+        time.sleep(0.01)
+    loader.start_worker(0, parent=run)
+    time.sleep(120)
+    os._exit(1)
+os.kill(run, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["handles", "default"])
+def test_a_worker_whose_run_was_killed_while_it_began_ends_too(kind: str) -> None:
+    """The worker has the pipe too: its end is that of what can be read."""
+    run = subprocess.Popen([sys.executable, "-c", ORPHAN, kind], stdout=subprocess.PIPE)
+    run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGKILL

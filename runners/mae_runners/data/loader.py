@@ -3,10 +3,12 @@ device."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def build_loader(
             "multiprocessing_context": CONTEXT,
             "prefetch_factor": prefetch,
             "persistent_workers": persistent,
-            "worker_init_fn": start_worker,
+            "worker_init_fn": functools.partial(start_worker, parent=os.getpid()),
         }
     return ImageLoader(
         dataset,
@@ -94,27 +96,42 @@ def build_loader(
     )
 
 
-def start_worker(worker: int) -> None:
-    """One thread per worker: the parallelism is in their number."""
-    if callable(signal.getsignal(signal.SIGTERM)) and hasattr(signal, "sigwaitinfo"):
-        _obey_parent_only()
+LOOK_SECONDS = 5.0
+"""How often a worker looks whether its run is still there."""
 
+
+def start_worker(worker: int, *, parent: int) -> None:
+    """One thread per worker: the parallelism is in their number.
+
+    Args:
+        parent: the process of the run.
+    """
+    _follow(parent)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 
-def _obey_parent_only() -> None:
-    """Ends this worker at a SIGTERM or SIGUSR1 from its parent, and at no other.
+def _follow(parent: int) -> None:
+    """Ends this worker with its run, and at a SIGTERM or SIGUSR1 from its run, and at no other.
 
-    The run handles both itself, so one sent to all its processes must not end its workers first;
-    the one that the run sends to them when it ends must.
+    The run handles both signals itself, so one sent to all its processes must not end its workers
+    first; the one that the run sends to them when it ends must. PyTorch's own watch takes whoever
+    is the parent when a worker begins: of a run that was killed while it started its workers that
+    is the system, and the worker stayed for ever.
     """
-    numbers = {signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    numbers: set[signal.Signals] = set()
+    if callable(signal.getsignal(signal.SIGTERM)) and hasattr(signal, "sigtimedwait"):
+        numbers = {signal.SIGTERM, signal.SIGUSR1}
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
     def wait() -> None:
-        while signal.sigwaitinfo(numbers).si_pid != os.getppid():
-            pass
+        while os.getppid() == parent:
+            if not numbers:
+                time.sleep(LOOK_SECONDS)
+                continue
+            told = signal.sigtimedwait(numbers, LOOK_SECONDS)
+            if told is not None and told.si_pid == parent:
+                break
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
