@@ -40,17 +40,16 @@ def test_the_page_names_the_best_and_tells_the_others_apart_in_pairs(tmp_path: P
     text = page_of(tmp_path, *three(tmp_path, 14, 20, 12)).text
     best = (
         "Best by accuracy (ACC_all), on the same 24 images (d/test): evaluate-2 (lr 0.001) with "
-        "83.3 % (20 of 24; 95 %: 64.1 % to 93.3 %)."
+        "83.3 % (20 of 24; 95 %: 64.1 % to 93.3 %). Both others are told apart from it."
     )
     assert best in text
     assert (
-        "evaluate-1 (lr 0.01) with 58.3 % (14 of 24; 95 %: 38.8 % to 75.5 %) is 25.0 points below "
-        "(95 %: 2.0 to 42.8): told apart (pairs of 24 images, exact McNemar p = 0.031, corrected "
-        "p = 0.031)."
+        "evaluate-1 (lr 0.01) with 58.3 % (14 of 24) is 25.0 points below (95 %: 2.0 to 42.8): "
+        "told apart (exact McNemar p = 0.031, corrected 0.031)."
     ) in text
     assert "evaluate-3 (lr 0.1) with 50.0 % (12 of 24" in text
-    assert "exact McNemar p = 0.0078, corrected p = 0.023" in text
-    assert "p is corrected for all 3 of them" in text
+    assert "exact McNemar p = 0.0078, corrected 0.023" in text
+    assert "p is corrected for all 3 pairs" in text
     assert "another train.seed may move each model" in text
     assert text.index(best) < text.index("The best first") < text.index("The jobs in short")
 
@@ -70,15 +69,16 @@ def test_a_difference_that_only_one_of_many_pairs_has_is_not_told(tmp_path: Path
     train(tmp_path, "train-4", 1.0)
     write_answers(tmp_path, "evaluate-4", 17, parent="train-4")
     text = page_of(tmp_path, *names, "evaluate-4").text
-    said = "cannot be told apart (pairs of 24 images, exact McNemar p = 0.031; alone it would be, "
-    assert f"{said}among 6 pairs it is not: p = 0.19)" in text
+    said = "cannot be told apart (exact McNemar p = 0.031; alone it would be, corrected for 6 pairs"
+    assert f"{said} it is not: 0.19)" in text and "None of the 3 others is told apart" in text
     assert ": told apart" not in text
 
 
 def test_two_jobs_are_not_corrected_and_equal_ones_are_not_told_apart(tmp_path: Path) -> None:
     names = three(tmp_path, 20, 20, 14)
     text = page_of(tmp_path, names[0], names[2]).text
-    assert "told apart (pairs of 24 images, exact McNemar p = 0.031)." in text
+    assert ": told apart (exact McNemar p = 0.031)." in text
+    assert "The other is told apart from it." in text
     assert "corrected" not in text
     text = page_of(tmp_path, *names[:2]).text
     assert "evaluate-2 (lr 0.001) has the same share: the two cannot be told apart." in text
@@ -89,7 +89,7 @@ def test_without_answers_to_each_image_the_page_says_how_it_compared(tmp_path: P
     for name in names:
         (tmp_path / name / "evaluate/results.csv").unlink()
     text = page_of(tmp_path, *names).text
-    assert "cannot be told apart (Newcombe, as if judged on different images" in text
+    assert "cannot be told apart (as if on different images p = 0.057" in text
     assert "the answers to each image are not kept" in text and "McNemar" not in text
 
 
@@ -104,8 +104,8 @@ def test_jobs_of_other_images_figures_or_states_are_named_with_the_reason(tmp_pa
         "Not compared: evaluate-8, since evaluate-2 was judged on d/test, evaluate-8 on d/easy: a "
         "difference would be one of the images. Evaluate both models on one set."
     ) in text
-    assert "Not compared: export-9, since it reports no accuracy (ACC_all)." in text
-    assert "Not compared: evaluate-7, since its state is ERROR." in text
+    assert "Not compared: export-9, since no accuracy (ACC_all) is reported." in text
+    assert "Not compared: evaluate-7, since the state is ERROR." in text
 
 
 def test_where_no_two_compare_none_is_called_best(tmp_path: Path) -> None:
@@ -135,6 +135,25 @@ def test_losses_are_ranked_downwards_and_no_chance_is_claimed(tmp_path: Path) ->
     assert "whether that is more than chance is not known; repeat both with other seeds" in text
     assert "told apart" not in text
     assert "No field differs between the specs of these jobs." in text
+
+
+def test_trainings_without_a_validation_are_led_to_evaluations(tmp_path: Path) -> None:
+    """A training loss says nothing of other images."""
+    for number in (1, 2):
+        write_job(
+            tmp_path,
+            f"train-{number}",
+            data={"dataset.train_data_sources": {"uri": "/d/train", "digest": "t"}},
+            result={"kpis": {"train_loss": 0.5 / number}},
+        )
+    text = page_of(tmp_path, "train-1", "train-2").text
+    assert "None is called best: their training losses say nothing of other images." in text
+    for number in (1, 2):
+        write_answers(tmp_path, f"evaluate-{number}", 20, parent=f"train-{number}")
+    text = page_of(tmp_path, "train-1", "train-2").text
+    assert (
+        f"They were evaluated: mae report evaluate-1 evaluate-2 --results-root {tmp_path}" in text
+    )
 
 
 def test_trainings_are_ranked_by_their_kept_checkpoint_and_a_study_by_its_best_trial(

@@ -12,7 +12,7 @@ from mae_sdk.jobs import records
 from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, ranking, search
 from mae_sdk.report.blocks import Card, Link, Section, Table
 from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
-from mae_sdk.report.markup import seconds
+from mae_sdk.report.markup import seconds, together
 from mae_sdk.report.outcome import outcome
 
 MAX_EVALUATIONS = 8
@@ -73,13 +73,8 @@ def render_jobs(jobs: Sequence[Job]) -> str:
         outcome=ranking.sentence(best, differ, line),
         compared=ranking.blocks(best, differ, line) if len(line) > 1 else [],
         summary=summary(line, "The jobs in short", names={f.id: differ.name(f.id) for f in line}),
-        chain=[[Link(_own(facts, differ), f"#{facts.id}")] for facts in line],
+        chain=[],  # nothing comes from another: the table links to each
     )
-
-
-def _own(facts: Facts, differ: ranking.Differences) -> str:
-    """A heading with what tells the job from the others."""
-    return " · ".join(filter(None, (first_screen.heading(facts), differ.name(facts.id))))
 
 
 def _page(line: list[Facts], title: str, **more: Any) -> str:
@@ -141,8 +136,8 @@ def summary(line: list[Facts], caption: str, *, names: Mapping[str, str] | None 
         rows.append(
             [
                 Link(title, f"#{facts.id}"),
-                f"{measure} {result.figure}".strip(),
-                first_screen.how_sure(facts, result),
+                together(f"{measure} {result.figure}".strip()),
+                together(first_screen.how_sure(facts, result)),
                 data.figure if data.title == "Data" else "–",
                 facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),

@@ -14,7 +14,7 @@ from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.jobs.paired import METRIC, Answers, pairs_of
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.facts import Facts, base
-from mae_sdk.report.markup import number, percent
+from mae_sdk.report.markup import number, percent, together
 from mae_sdk.report.words import named
 
 _SHARES = ("ACC", "mAP", "mIoU", "linear", "knn")
@@ -64,8 +64,7 @@ def outcome(last: Facts, line: Sequence[Facts]) -> str:
         last: the job that the chain leads to.
         line: that and what it came from, oldest first, with the evaluations of each.
     """
-    # A figure and its sign stay in one line.
-    return _sentences(last, line).replace(" %", "\N{NO-BREAK SPACE}%")
+    return together(_sentences(last, line))
 
 
 def _sentences(last: Facts, line: Sequence[Facts]) -> str:

@@ -24,7 +24,7 @@ from mae_sdk.report import first_screen
 from mae_sdk.report.blocks import Block, Table, Text
 from mae_sdk.report.compare import Pair, Value, apart_in, best_trial, gap_of, measured, of_images
 from mae_sdk.report.facts import Facts, base, facts_of, parents, shown
-from mae_sdk.report.markup import number
+from mae_sdk.report.markup import number, together
 from mae_sdk.report.words import named
 
 MAX_TOLD = 4
@@ -118,7 +118,8 @@ def _metrics(entries: Sequence[Entry]) -> list[str]:
     """Figures that may rank jobs: what evaluations are headed by, then what a study may search."""
     of_contract = [str(one.get("metric")) for one in Pair(*[entries[0].judged] * 2).contract]
     names = dict.fromkeys([*HEADLINES, *of_contract])
-    return [one for one in names if one != "rankme"]  # more of it is not simply better
+    # More rank is not simply better; a loss on the training images says nothing of others.
+    return [one for one in names if one != "rankme" and not one.startswith("train_")]
 
 
 def _direction(metric: str, entry: Entry) -> str:
@@ -149,9 +150,9 @@ def _groups(entries: Sequence[Entry], metric: str) -> list[list[Entry]]:
 def _not_known(metric: str, entry: Entry) -> str:
     """Why nothing can be said of a job's figure; empty where it can."""
     if entry.facts.state != records.COMPLETE:
-        return f"its state is {entry.facts.state}"
+        return f"the state is {entry.facts.state}"
     if metric not in entry.values:
-        return f"it reports no {named(metric)}"
+        return f"no {named(metric)} is reported"
     if of_images(metric) and images_of(entry.judged.sources, metric) is None:
         return "on which images it was judged is not known"
     return ""
@@ -253,7 +254,8 @@ def sentence(ranking: Ranking | None, differ: Differences, line: Sequence[Facts]
     if len(line) < 2:
         return "One job alone: name two or more to compare them."
     if ranking is None:
-        return f"None is called best: {_nothing_compares(line)}"
+        said = [f"None is called best: {_nothing_compares(line)}", *_evaluations(line)]
+        return " ".join(said)
     said = [_best(ranking, differ)]
     told = [_against(ranking, place, differ) for place in range(1, len(ranking.members))]
     said += told[:MAX_TOLD]
@@ -261,14 +263,15 @@ def sentence(ranking: Ranking | None, differ: Differences, line: Sequence[Facts]
         said.append(f"{len(told) - MAX_TOLD} more are in the table.")
     if len(ranking.p) > 1:
         said.append(
-            f"Chance finds a difference in some of many pairs, so p is corrected for all "
-            f"{len(ranking.p)} of them."
+            f"Among several models chance makes one the best, so p is corrected for all "
+            f"{len(ranking.p)} pairs."
         )
     reasons: dict[str, list[str]] = {}
     for job, why in ranking.left.items():
         reasons.setdefault(why, []).append(job)
     said += [f"Not compared: {and_more(jobs, 3)}, since {why}." for why, jobs in reasons.items()]
-    return " ".join(said).replace(" %", "\N{NO-BREAK SPACE}%")
+    said += _evaluations(line)
+    return together(" ".join(said))
 
 
 def _nothing_compares(line: Sequence[Facts]) -> str:
@@ -276,7 +279,20 @@ def _nothing_compares(line: Sequence[Facts]) -> str:
     shared = [one for one in measured(first).values if one in measured(second).values]
     ranked = [one for one in HEADLINES if one in shared] or shared
     why = apart_in(Pair(first, second), ranked[0]) if ranked else ""
+    if not why and any(one.startswith("train_") for one in shared):
+        why = (
+            "their training losses say nothing of other images. Evaluate each on one held-out set."
+        )
     return why or "no two of the jobs report the same figure on the same images."
+
+
+def _evaluations(line: Sequence[Facts]) -> list[str]:
+    """Of trainings that were all evaluated, that their evaluations are to be compared."""
+    judges = [facts.judges for facts in line if facts.action == "train"]
+    if len(judges) < len(line) or not all(judges):
+        return []
+    names = " ".join(of_one[-1].id for of_one in judges)
+    return [f"They were evaluated: mae report {names}{line[0].root_flag} compares that."]
 
 
 def _who(entry: Entry, differ: Differences) -> str:
@@ -296,17 +312,31 @@ def _best(ranking: Ranking, differ: Differences) -> str:
         text += f"; it is in doubt: {entry.judged.doubts[0].partition(':')[0]}"
     if first_screen.chose(entry.judged) or entry.judged.action == "train":
         text += "; these images chose the checkpoint, on others expect less"
-    return f"{text}."
+    return f"{text}.{_verdict(ranking)}"
 
 
-def _figure(ranking: Ranking, place: int) -> str:
-    """``83.3 % (20 of 24; 95 %: 64.1 % to 93.3 %)``."""
+def _verdict(ranking: Ranking) -> str:
+    """From how many of the others the images tell the best one."""
+    others = range(1, len(ranking.members))
+    if not ranking.gaps:
+        return ""
+    told = sum(ranking.is_told(place) for place in others)
+    if len(others) == 1:
+        return f" The other is {'' if told else 'not '}told apart from it."
+    if told == len(others):
+        return f" {'Both' if told == 2 else f'All {told}'} others are told apart from it."
+    verb = "is" if told < 2 else "are"
+    return f" {told or 'None'} of the {len(others)} others {verb} told apart from it."
+
+
+def _figure(ranking: Ranking, place: int, *, short: bool = False) -> str:
+    """``83.3 % (20 of 24; 95 %: 64.1 % to 93.3 %)``; short: without the interval."""
     metric, (value, images) = ranking.metric, ranking.value(place)
     told = first_screen.told(metric, value, images)
     judged = ranking.members[place].judged
     span = first_screen.uncertainty(judged, metric, value, images)
     inside = [f"{round(value * images):,} of {images:,}"] if images else []
-    if span.startswith("95 %"):
+    if span.startswith("95 %") and not short:
         inside.append(span.partition(" (")[0])
     return f"{told} ({'; '.join(inside)})" if inside else told
 
@@ -330,19 +360,20 @@ def _against(ranking: Ranking, place: int, differ: Differences) -> str:
     side = "below" if gap > 0 else "above"
     if gap < 0:
         gap, low, high = -gap, -high, -low
-    text = f"{who} with {_figure(ranking, place)} is {gap:.1f} points {side} "
+    text = f"{who} with {_figure(ranking, place, short=True)} is {gap:.1f} points {side} "
     text += f"(95 %: {low:.1f} to {high:.1f}): "
     text += "told apart" if ranking.is_told(place) else "cannot be told apart"
-    return f"{text} ({between.test}{_after(ranking, place)})."
+    test = "exact McNemar" if between.pairs is not None else "as if on different images"
+    return f"{text} ({test} {p_value(between.p)}{_after(ranking, place)})."
 
 
 def _after(ranking: Ranking, place: int) -> str:
     """The corrected p, where there are several pairs."""
     if len(ranking.p) < 2:
         return ""
-    after = p_value(ranking.p[0, place])
+    after = p_value(ranking.p[0, place]).removeprefix("p = ").removeprefix("p ")
     if ranking.gaps[0, place].is_told and not ranking.is_told(place):
-        return f"; alone it would be, among {len(ranking.p)} pairs it is not: {after}"
+        return f"; alone it would be, corrected for {len(ranking.p)} pairs it is not: {after}"
     return f", corrected {after}"
 
 
@@ -361,7 +392,7 @@ def blocks(ranking: Ranking | None, differ: Differences, line: Sequence[Facts]) 
 def _table(ranking: Ranking, differ: Differences) -> Table:
     rows: list[list[Any]] = []
     for place, entry in enumerate(ranking.members):
-        row = [_who(entry, differ), _figure(ranking, place), "–", "–", "–"]
+        row = [_who(entry, differ), together(_figure(ranking, place)), "–", "–", "–"]
         if place and ranking.gaps:
             between = ranking.gaps[0, place]
             row[2] = f"{-100 * between.value:+.1f} points"
