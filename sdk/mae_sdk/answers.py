@@ -497,9 +497,12 @@ def report(
     chain: bool = False,
     others: Sequence[Job] = (),
 ) -> Document:
-    """``id, state, report`` (the file that was written) and its ``bytes``."""
-    path = Path(job.report(output, chain=chain, others=others))
-    return {**state(job), "report": str(path), "bytes": path.stat().st_size}
+    """``id, state, report`` (the file that was written) and its ``bytes``; of several jobs also
+    ``outcome``: which is best, and whether the others are told apart from it."""
+    found = job.report(output, chain=chain, others=others)
+    said = {"outcome": found.outcome.replace("\N{NO-BREAK SPACE}", " ")} if found.outcome else {}
+    size = found.path.stat().st_size
+    return {**state(job), "report": str(found.path), "bytes": size, **said}
 
 
 MAX_FILES = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ def test_the_page_names_the_best_and_tells_the_others_apart_in_pairs(tmp_path: P
     assert "p is corrected for all 3 pairs" in text
     assert "another train.seed may move each model" in text
     assert text.index(best) < text.index("The best first") < text.index("The jobs in short")
+
+
+def test_the_command_says_what_the_page_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [*three(tmp_path, 14, 20, 12), "--results-root", str(tmp_path)]
+    text = page_of(tmp_path, *names[:3]).text
+    printed = capsys.readouterr()
+    assert "evaluate-2 (lr 0.001) with 83.3 % (20 of 24" in printed.err
+    assert "Best by" not in printed.out, "the path alone, for scripts"
+    with pytest.raises(SystemExit):
+        main(["report", *names, "--json"])
+    outcome = json.loads(capsys.readouterr().out)["outcome"]
+    assert outcome in text and "Both others are told apart from it." in outcome
+    with pytest.raises(SystemExit):
+        main(["report", *names[2:], "--json"])
+    assert "outcome" not in json.loads(capsys.readouterr().out)
 
 
 def test_rows_say_in_what_the_trainings_behind_them_differ(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def render_chain(job: Job, home: str = "") -> str:
     )
 
 
-def render_jobs(jobs: Sequence[Job]) -> str:
+def render_jobs(jobs: Sequence[Job]) -> tuple[str, str]:
     """The page of jobs that need not belong together, in their order: which is best, and in what
-    they differ.
+    they differ; and the sentences that it begins with.
 
     Raises:
         NotFoundError, DataError: there is no such job, or its record cannot be read.
@@ -64,17 +64,19 @@ def render_jobs(jobs: Sequence[Job]) -> str:
     line = [facts_of(one) for one in {job.id: job for job in jobs}.values()]
     title = "1 job" if len(line) == 1 else f"{len(line)} jobs"
     differ, best = ranking.differences(line), ranking.ranking_of(line)
-    return _page(
+    said = ranking.sentence(best, differ, line)
+    text = _page(
         line,
         f"{title} · {', '.join(facts.id for facts in line)}",
         heading=title,
         home="",
         kind=", ".join(facts.id for facts in line),
-        outcome=ranking.sentence(best, differ, line),
+        outcome=said,
         compared=ranking.blocks(best, differ, line) if len(line) > 1 else [],
         summary=summary(line, "The jobs in short", names={f.id: differ.name(f.id) for f in line}),
         chain=[],  # nothing comes from another: the table links to each
     )
+    return text, said
 
 
 def _page(line: list[Facts], title: str, **more: Any) -> str:
