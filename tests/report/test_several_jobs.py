@@ -40,7 +40,7 @@ def three(root: Path, *hits: int) -> list[str]:
 def test_the_page_names_the_best_and_tells_the_others_apart_in_pairs(tmp_path: Path) -> None:
     text = page_of(tmp_path, *three(tmp_path, 14, 20, 12)).text
     best = (
-        "Best by accuracy (ACC_all), on the same 24 images (d/test): evaluate-2 (lr 0.001) with "
+        "Best by accuracy (ACC_all), on the same 24 images of d/test: evaluate-2 (lr 0.001) with "
         "83.3 % (20 of 24; 95 %: 64.1 % to 93.3 %). Both others are told apart from it."
     )
     assert best in text
@@ -117,7 +117,7 @@ def test_jobs_of_other_images_figures_or_states_are_named_with_the_reason(tmp_pa
     write_job(tmp_path, "export-9", "export", result={"kpis": {}})
     write_job(tmp_path, "evaluate-7", "evaluate", records.ERROR)
     text = page_of(tmp_path, "evaluate-8", *names, "export-9", "evaluate-7").text
-    assert "Best by accuracy (ACC_all), on the same 24 images (d/test): evaluate-2" in text
+    assert "Best by accuracy (ACC_all), on the same 24 images of d/test: evaluate-2" in text
     assert (
         "Not compared: evaluate-8, since evaluate-2 was judged on d/test, evaluate-8 on d/easy: a "
         "difference would be one of the images. Evaluate both models on one set."
@@ -149,7 +149,7 @@ def test_losses_are_ranked_downwards_and_no_chance_is_claimed(tmp_path: Path) ->
         fields = {"train": {"stage": "pretrain"}}
         write_job(tmp_path, name, "evaluate", spec=fields, data=data, result=result)
     text = page_of(tmp_path, "evaluate-1", "evaluate-2").text
-    assert "Best by reconstruction loss, on the same images (d/val): evaluate-2 with 0.25." in text
+    assert "Best by reconstruction loss, on the same images of d/val: evaluate-2 with 0.25." in text
     assert "whether that is more than chance is not known; repeat both with other seeds" in text
     assert "told apart" not in text
     assert "No field differs between the specs of these jobs." in text

@@ -183,12 +183,13 @@ def _other_images(pair: Pair, metric: str) -> str:
         return f"the images of {one.words} were others when the second of the two ran."
     verb = "trained" if metric.startswith("train_") else "judged"
     return (
-        f"{pair.first.id} was {verb} on {_place(one)}, {pair.second.id} on {_place(other)}: a "
+        f"{pair.first.id} was {verb} on {place_of(one)}, {pair.second.id} on {place_of(other)}: a "
         "difference would be one of the images. Evaluate both models on one set."
     )
 
 
-def _place(images: Images) -> str:
+def place_of(images: Images) -> str:
+    """Where images lie, in the width of a sentence."""
     what, held, place = images.words.partition(" held out of ")
     return f"{what}{held}{base(place)}" if held else base(what)
 

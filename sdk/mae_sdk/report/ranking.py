@@ -22,7 +22,16 @@ from mae_sdk.jobs.judged_on import images_of
 from mae_sdk.jobs.metrics import HEADLINES, mapping
 from mae_sdk.report import first_screen
 from mae_sdk.report.blocks import Block, Table, Text
-from mae_sdk.report.compare import Pair, Value, apart_in, best_trial, gap_of, measured, of_images
+from mae_sdk.report.compare import (
+    Pair,
+    Value,
+    apart_in,
+    best_trial,
+    gap_of,
+    measured,
+    of_images,
+    place_of,
+)
 from mae_sdk.report.facts import Facts, base, facts_of, parents, shown
 from mae_sdk.report.markup import number, together
 from mae_sdk.report.words import named
@@ -306,7 +315,11 @@ def _best(ranking: Ranking, differ: Differences) -> str:
     seen = images_of(entry.judged.sources, metric)
     where = ""
     if seen is not None:
-        where = f", on the same {f'{images:,} ' if images else ''}images ({base(seen.words)})"
+        held = " held out of " in seen.words  # which says how many
+        where = (
+            f", on the same {'' if held else f'{images:,} images of ' if images else 'images of '}"
+        )
+        where += place_of(seen)
     text = f"Best by {named(metric)}{where}: {_who(entry, differ)} with {_figure(ranking, 0)}"
     if entry.judged.doubts:
         text += f"; it is in doubt: {entry.judged.doubts[0].partition(':')[0]}"
