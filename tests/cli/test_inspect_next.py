@@ -178,3 +178,8 @@ def test_after_a_failure_the_data_are_read_again_as_the_run_reads_them(
     (command,) = [one for one in next_for(job, records.ERROR, None) if "inspect" in one]
     code, found = call(capsys, *shlex.split(command)[1:])
     assert code == 0 and found["value_range"] == [500, 3000], found
+
+
+def test_an_inference_leads_to_its_page_where_pictures_have_their_names(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "inference-1", "inference", result={"kpis": {"images": 4}})
+    assert "mae report inference-1 --results-root R" in next_for(Job(folder), "COMPLETE", "R")
