@@ -497,9 +497,12 @@ def report(
     chain: bool = False,
     others: Sequence[Job] = (),
 ) -> Document:
-    """``id, state, report`` (the file that was written) and its ``bytes``."""
-    path = Path(job.report(output, chain=chain, others=others))
-    return {**state(job), "report": str(path), "bytes": path.stat().st_size}
+    """``id, state, report`` (the file that was written) and its ``bytes``; of several jobs also
+    ``outcome``: which is best, and whether the others are told apart from it."""
+    found = job.report(output, chain=chain, others=others)
+    said = {"outcome": found.outcome.replace("\N{NO-BREAK SPACE}", " ")} if found.outcome else {}
+    size = found.path.stat().st_size
+    return {**state(job), "report": str(found.path), "bytes": size, **said}
 
 
 MAX_FILES = 20
@@ -886,7 +889,7 @@ def best(
         skills = sorted({str(row["skill"]) for row in members})
         if len(skills) > 1:
             notices.append(f"the jobs are of several bundles: {', '.join(skills[:5])}")
-        data = {_judged_on(bundle, row, places) for row in members}
+        data = {row["images_key"] or _judged_on(bundle, row, places) for row in members}
         if len(data) > 1:
             name = " ".join(filter(None, (action, stage)))
             notices.append(
@@ -905,6 +908,18 @@ def best(
             hint=None if direction else how_to_direct(metrics[0]),
         )
     return {"best": found, "notices": notices}
+
+
+def on_the_same_images(rows: Sequence[Document]) -> list[str]:
+    """Of rows of `best` by one metric the ids of those that were judged as the first was, with it;
+    none where there is no other."""
+    first = rows[0]
+    same = [
+        row["id"]
+        for row in rows
+        if row["images_key"] and all(row[k] == first[k] for k in ("images_key", "metric", "stage"))
+    ]
+    return same if len(same) > 1 else []
 
 
 def how_to_direct(metric: str) -> str:
@@ -1008,18 +1023,20 @@ def _best_value(job: Job, row: Document, direction: str | None) -> float:
 
 def _judged_on(bundle: Bundle, row: Document, places: Mapping[str, Job]) -> str | None:
     """The data whose figures a job reports; None where it had none to judge by."""
+    from mae_sdk.jobs.judged_on import words_of
+
     if str(row["metric"]).startswith("train_"):  # of the images that it was trained on
         return str(row["judged_on"]) if row["judged_on"] else None
     record = places[row["id"]].record
     seen = record.get("data") or {}
     fields = bundle.data_rows(row["action"]) if row["action"] in bundle.actions else {}
     for field, about in fields.items():
-        uri = (seen.get(field) or {}).get("uri")
-        if about.get("source") == "eval_dataset" and uri:
-            return ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
+        words = words_of(seen.get(field) or {})
+        if about.get("source") == "eval_dataset" and words:
+            return words
     for one in seen.values():
         if one.get("held_out"):
-            return f"{one['held_out']} images held out of {one.get('uri')}"
+            return f"{one['held_out']} images held out of {words_of(one)}"
     return None
 
 

@@ -19,7 +19,7 @@ from mae_sdk.mcp_server import _step_call
 from rich.console import Console
 
 from tests.support.jobs import start, wait_until
-from tests.support.reports import write_job, write_study
+from tests.support.reports import write_answers, write_job, write_study
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -57,6 +57,31 @@ def test_figures_on_different_data_are_said_not_to_compare(
     judged(tmp_path, "two", 0.9, "/easy")
     code, out, _ = call(capsys, "best", "--results-root", str(tmp_path))
     assert code == 0 and "judged on different data" in out
+
+
+def test_the_table_that_chooses_the_images_of_a_folder_is_named_and_told_from_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, table in (("one", "/t/test.csv"), ("two", "/t/val.csv")):
+        seen = {"uri": "/d/all", "digest": table, "label_file": {"file": table}}
+        result = {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 24}}
+        about = {"dataset.val_data_sources": seen}
+        write_job(tmp_path, f"evaluate-{name}", "evaluate", result=result, data=about)
+    where = ("--results-root", str(tmp_path))
+    code, out, _ = call(capsys, "best", "--metric", "ACC_all", "--direction", "maximize", *where)
+    assert code == 0 and "/d/all (rows of test.csv)" in out and "(rows of val.csv)" in out
+    assert "judged on different data" in out
+    assert "d/all (rows of test.csv)" in call(capsys, "list", *where)[1]
+
+
+def test_jobs_that_were_judged_alike_are_led_to_the_page_that_tells_them_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, hits, place in (("1", 14, "/d/test"), ("2", 20, "/d/test"), ("3", 9, "/d/other")):
+        write_answers(tmp_path, f"evaluate-{name}", hits, place=place)
+    by = ("--metric", "ACC_all", "--direction", "maximize", "--results-root", str(tmp_path))
+    _, out, err = call(capsys, "best", *by)
+    assert f"mae report evaluate-2 evaluate-1 --results-root {tmp_path} -o page.html" in out + err
 
 
 def test_a_training_loss_is_of_the_images_that_were_trained_on(

@@ -269,3 +269,8 @@ def test_images_beside_the_class_folders_are_judged_as_by_the_plan_of_that_stage
     counted = ["num_classes=2"] if stage == "finetune" else []
     code, _ = call(capsys, *planned, *counted, "arch=vit_tiny_patch16", "--automl-policy", "off")
     assert (code == 0) == usable
+
+
+def test_an_inference_leads_to_its_page_where_pictures_have_their_names(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "inference-1", "inference", result={"kpis": {"images": 4}})
+    assert "mae report inference-1 --results-root R" in next_for(Job(folder), "COMPLETE", "R")

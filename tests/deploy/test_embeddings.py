@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,19 @@ def test_the_least_certain_come_first(tmp_path, digits):
     assert len(set(leads)) > 1
     plain = rows_of(infer(tmp_path / "plain", file, digits) / "results.csv")
     assert sorted(plain) == sorted([header, *rows])
+
+
+def test_pictures_with_names_and_answers_are_among_the_files_of_a_classifier(tmp_path, digits):
+    model = make_model("vit_tiny_patch16", "finetune", 32, **SMALL)
+    saved = save_checkpoint(model, tmp_path / "m.pth")
+    spec = make_spec(inference__checkpoint=str(saved), dataset__test_data_sources=str(digits))
+    result = inference.run(spec, make_context("inference", tmp_path))
+    files = [Path(one) for one in result["artefacts"]]
+    assert [one.name for one in files] == ["results.csv", "answers.png", "uncertain.png"]
+    lines_of = {"answers": 2, "uncertain": 3}  # name, class; and the next class
+    for file in files[1:]:
+        with Image.open(file) as picture:
+            assert picture.size == (6 * 128 + 5 * 8, 2 * (128 + 15 * lines_of[file.stem]) + 8)
 
 
 def test_what_a_file_cannot_give_is_refused_by_name(tmp_path, digits):

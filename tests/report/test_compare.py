@@ -14,7 +14,14 @@ from mae_sdk.report.compare import render_compare
 from mae_sdk.report.curves import ends, few
 from mae_sdk.report.facts import facts_of
 
-from tests.support.reports import HOSTILE, Page, write_job, write_study
+from tests.support.reports import (
+    HOSTILE,
+    Page,
+    read_page,
+    write_answers,
+    write_job,
+    write_study,
+)
 
 
 def spec(stage: str = "finetune", task: str = "classification", **train: Any) -> dict[str, Any]:
@@ -259,6 +266,35 @@ def test_a_share_and_its_interval_are_in_one_unit_and_a_doubt_is_said(tmp_path: 
     assert "latency_ms 4 4 +0" in text, "a time is no share"
     assert "evaluate-2 is in doubt: no better than chance" in text
     assert "evaluate-1 is in doubt" not in text
+
+
+def test_answers_to_the_same_images_are_compared_in_pairs(tmp_path: Path) -> None:
+    """20 of 24 against 14: the intervals of the two overlap, the pairs tell them apart."""
+    write_answers(tmp_path, "evaluate-1", 14)
+    write_answers(tmp_path, "evaluate-2", 20)
+    text = compared(tmp_path, "evaluate-1", "evaluate-2").text
+    row = (
+        r"58\.3 % 83\.3 % \+25\.0 points \+2\.0 to \+42\.8 points: told apart \(pairs of 24 images"
+    )
+    assert re.search(row, text), text
+    assert "exact McNemar p = 0.031" in text
+
+    (tmp_path / "evaluate-1/evaluate/results.csv").unlink()
+    text = compared(tmp_path, "evaluate-1", "evaluate-2").text
+    assert "points: cannot be told apart (Newcombe, as if judged on different images)" in text
+
+
+def test_an_engine_is_told_from_its_checkpoint_in_pairs(tmp_path: Path) -> None:
+    """6 images lost and none won are more than chance, though the intervals overlap."""
+    write_job(tmp_path, "train-1", spec=spec(), result={})
+    write_job(tmp_path, "export-2", "export", parent="train-1", spec=spec(), result={"kpis": {}})
+    write_answers(tmp_path, "evaluate-1", 20, parent="train-1")
+    write_answers(tmp_path, "evaluate-2", 14, parent="export-2")
+    said = "That is 25.0 points below the fine-tuned checkpoint (83.3 %)"
+    job = Job(tmp_path / "export-2")
+    assert f"{said}." in read_page(job.report(chain=True).path).text
+    (tmp_path / "evaluate-1/evaluate/results.csv").unlink()
+    assert f"{said}, which so many images" in read_page(job.report(chain=True).path).text
 
 
 def test_numbers_of_many_steps_say_that_they_are_thinned_and_hold_the_best(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mae_runners.actions.evaluate import gradient_tiles
 from mae_runners.metrics.feature_map import principal_axes, show_features
-from mae_runners.metrics.gallery import MAX_EPOCHS, Gallery
+from mae_runners.metrics.gallery import ACROSS, LABELED_SIDE, MAX_EPOCHS, Gallery, labeled_sheet
 from mae_runners.metrics.notable import Notable
 from mae_runners.metrics.reconstruction import (
     HEAT,
@@ -215,3 +215,17 @@ def test_a_gradient_map_stands_alone_with_a_scale_and_bright_pixels_are_not_impo
     page = read_page(Job(folder).report().path)
     assert "no influence the most" in page.text and len(page.all("img")) == 3
     assert "linear-gradient(90deg, #0c0826" in page.html
+
+
+def test_a_sheet_with_words_has_every_picture_whole_and_its_words_below_it() -> None:
+    tiles = [np.full((32, 32, 3), 40 + number, np.uint8) for number in range(ACROSS + 1)]
+    about = [{"name": f"{number}.png", "lines": ["a (50 %)"]} for number in range(len(tiles))]
+    about[0] = {"name": "/long/" * 90, "lines": ["\udcff" * 90, "then b"]}
+    sheet = labeled_sheet(tiles, about)
+    rows, columns = np.where((sheet == 40 + ACROSS).all(axis=2))
+    assert len(rows) >= LABELED_SIDE**2, "the last is in a second row, repeated to the least side"
+    assert columns.min() == 0 and rows.min() > LABELED_SIDE
+    below = sheet[LABELED_SIDE : rows.min()]
+    assert (below < 100).any() and (below == 255).any()
+    gap = below[:, LABELED_SIDE : LABELED_SIDE + 8]
+    assert (gap == 255).all(), "long words end before the next picture"

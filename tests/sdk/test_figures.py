@@ -16,7 +16,7 @@ from mae_sdk.automl.objectives import best as best_of_trial
 from mae_sdk.cli.main import main
 from mae_sdk.job import Job, list_jobs
 from mae_sdk.jobs.checkpoints import CheckpointIndex
-from mae_sdk.jobs.metrics import last_and_best, noise, study
+from mae_sdk.jobs.metrics import last_and_best, lines, noise, study
 from mae_sdk.jobs.root import Root
 from mae_skill.reader import read_spec
 
@@ -32,14 +32,14 @@ def epoch(number: int, step: int, **kpi: Any) -> dict[str, Any]:
 
 
 def test_the_best_epoch_stands_beside_the_last_with_its_step() -> None:
-    lines = [
+    said = [
         {"status": "STARTED", "message": "train started"},
         epoch(0, 10, ACC_all=0.2, val_loss=2.0, unknown=1),
         epoch(1, 20, ACC_all=0.5, val_loss=1.0, unknown=9),
         epoch(2, 30, ACC_all=0.5, val_loss=float("nan"), unknown=3),
         {"status": "SUCCESS", "kpi": {"ACC_all": 0.1}},
     ]
-    last, best = last_and_best(lines, {"ACC_all": {**UP, "images": 100}, "val_loss": DOWN})
+    last, best = last_and_best(said, {"ACC_all": {**UP, "images": 100}, "val_loss": DOWN})
     assert last["ACC_all"] == {"value": 0.5, "epoch": 2, "step": 30}
     assert best["ACC_all"]["epoch"] == 1 and best["ACC_all"]["step"] == 20
     assert best["val_loss"]["value"] == 1.0 and best["val_loss"]["epoch"] == 1
@@ -88,6 +88,23 @@ def test_an_epoch_that_is_done_again_and_worse_gives_way_to_the_best_of_the_othe
 def test_the_noise_of_a_share_is_its_binomial_standard_error_and_of_nothing_else() -> None:
     assert noise(0.5, 400) == {"images": 400, "standard_error": 0.025}
     assert noise(1.7, 400) == noise(0.5, None) == noise(float("nan"), 4) == noise(0.5, 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    (
+        (1.0, "all of 6 images: of many more it would be 0.5 or more (95 %)"),
+        (0.0, "none of 6 images: of many more it would be 0.5 or less (95 %)"),
+        (0.5, "±0.2 (binomial, 6 images)"),
+    ),
+)
+def test_a_share_of_all_images_or_of_none_has_a_bound_in_words(value: float, words: str) -> None:
+    about = {"value": value, "epoch": 1, "step": 4}
+    known = noise(value, 6)
+    found = {"last": {"ACC_all": about}, "best": {"ACC_all": {**about, **known}}}
+    assert words in "\n".join(lines(found))
+    of_result = lines({"last": {"ACC_all": {"value": value}}, "noise": {"ACC_all": known}})
+    assert of_result == [f"noise of ACC_all: {words}"]
 
 
 def test_a_study_shows_the_best_trial_beside_the_spec_as_given() -> None:

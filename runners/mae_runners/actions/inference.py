@@ -39,7 +39,7 @@ from mae_runners.deploy.runtimes import Runtime, TorchRuntime, described, open_a
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
 from mae_runners.metrics.feature_map import show_features
-from mae_runners.metrics.gallery import Gallery, tile_of_item
+from mae_runners.metrics.gallery import Gallery, labeled_sheet, png, tile_of_item
 from mae_runners.metrics.neighbors import nearest
 from mae_runners.metrics.notable import answers_of, lines_of
 
@@ -94,7 +94,7 @@ def predict(spec: ExperimentSpec, context: RunContext, runtime: Runtime) -> dict
     names = artifact.class_names(runtime.meta, None) if classifies else []
     if classifies:
         scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
-        files.append(write_classes(spec, runtime, images, positions, scores, folder))
+        files += write_classes(spec, runtime, images, positions, scores, folder)
         answered = counts_of(scores, names, runtime.meta.cuts)
     if kind is not None:
         features = np.stack([found.features for _, found in done])
@@ -236,9 +236,9 @@ def write_classes(
     positions: list[int],
     scores: Tensor,
     folder: Path,
-) -> Path:
-    """``results.csv`` of logits ``[N, C]`` of the images at `positions`, and some of them in the
-    report's gallery."""
+) -> list[Path]:
+    """``results.csv`` of logits ``[N, C]`` of the images at `positions`; some of them in the
+    report's gallery, and with their names and answers as pictures beside the table."""
     names, seed = artifact.class_names(runtime.meta, None), int(spec.train.seed)
     paths = [images.dataset.path(index) for index in positions]
     true = true_labels(images.dataset, positions, names)
@@ -248,13 +248,11 @@ def write_classes(
         table = write_label_results(
             folder, paths, scores, cuts, names, top_k, order=order, true=true
         )
-        show_labels(folder, images, positions, scores, cuts, names, seed)
-        return table
+        return [table, *show_labels(folder, images, positions, scores, cuts, names, seed)]
 
     order = Leading.of(scores, 2).least_certain_first() if sort else None
     table = write_results(folder, paths, Leading.of(scores, top_k), names, order=order, true=true)
-    show_answers(folder, images, positions, scores, names, seed)
-    return table
+    return [table, *show_answers(folder, images, positions, scores, names, seed)]
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:
@@ -379,14 +377,15 @@ def show_answers(
     scores: Tensor,
     classes: list[str],
     seed: int,
-) -> None:
+) -> list[Path]:
     """Puts a contact sheet into the report's gallery: images spread over the answers, each with its
-    class and probability; and the least certain ones."""
+    class and probability; and the least certain ones. ``answers.png`` and ``uncertain.png`` are the
+    same with the words in them."""
     unknown = torch.full((len(scores),), -1)
     answers = answers_of(scores, unknown, torch.tensor(indices))
     chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
     least = sorted(range(len(answers)), key=lambda place: answers[place].margin)[:LEAST]
-    gallery, dataset = Gallery(folder), images.dataset
+    gallery, dataset, files = Gallery(folder), images.dataset, []
     kinds = (
         ("answers", chosen, f"{len(chosen)} of {len(answers)} images, spread over the answers."),
         ("uncertain", least, "Where the two likeliest classes are closest."),
@@ -405,7 +404,20 @@ def show_answers(
                 lines.append(f"then {classes[one.second]} ({second:.0f} %)")
             about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
         gallery.add(kind, rows, about, note=note)
+        files += write_sheet(folder / f"{kind}.png", rows, about)
     gallery.save()
+    return files
+
+
+def write_sheet(
+    path: Path, rows: Sequence[Sequence[np.ndarray]], about: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """A `labeled_sheet` of rows of one tile each; no file of none."""
+    if not rows:
+        return []
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(png(labeled_sheet([row[0] for row in rows], about)))
+    return [path]
 
 
 def show_labels(
@@ -416,9 +428,9 @@ def show_labels(
     cuts: list[float],
     classes: list[str],
     seed: int,
-) -> None:
+) -> list[Path]:
     """Puts a contact sheet into the report's gallery: images spread over their most probable
-    classes, each with the labels it was given."""
+    classes, each with the labels it was given; ``answers.png`` is the same with the words in it."""
     chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
     shares, rows, about = scores.sigmoid(), [], []
     for row in chosen:
@@ -434,6 +446,7 @@ def show_labels(
     note = f"{len(chosen)} of {len(scores)} images, spread over the most probable classes."
     gallery.add("answers", rows, about, note=note)
     gallery.save()
+    return write_sheet(folder / "answers.png", rows, about)
 
 
 @torch.inference_mode()

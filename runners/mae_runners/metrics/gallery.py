@@ -18,9 +18,10 @@ import numpy as np
 from mae_sdk.data.decode import as_shown
 from mae_sdk.files import atomic_file, read_json, write_json
 from mae_skill.spelling import spelled
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 MAX_SIDE = 192  # pixels of a tile
+ACROSS, LABELED_SIDE = 6, 128  # tiles in a row of a labeled sheet, and pixels of each at least
 MAX_EPOCHS = 12  # sheets of one kind that show how something went over the epochs
 
 Pixels = np.ndarray
@@ -164,6 +165,41 @@ def _fitted(tile: Pixels, size: tuple[int, int]) -> Pixels:
     top, left = (size[0] - inner[1]) // 2, (size[1] - inner[0]) // 2
     canvas[top : top + inner[1], left : left + inner[0]] = small
     return canvas
+
+
+def labeled_sheet(tiles: Sequence[Pixels], about: Sequence[dict[str, Any]]) -> Pixels:
+    """One picture to look at by itself: tiles in rows of `ACROSS`, each with its name and its lines
+    below it. The report writes its words itself, and takes sheets without."""
+    size = _common_size(tiles)
+    factor = max(1, -(-LABELED_SIDE // max(size)))  # small ones are repeated, not blurred
+    height, width = factor * size[0], factor * size[1]
+    font, line, gap = ImageFont.load_default(12), 15, 8
+    room = max(width, LABELED_SIDE)
+    words = [[str(one.get("name") or ""), *map(str, one.get("lines") or ())] for one in about]
+    down = height + line * max(map(len, words)) + gap
+    rows = -(-len(tiles) // ACROSS)
+
+    across = min(len(tiles), ACROSS)
+    canvas = Image.new("RGB", (across * (room + gap) - gap, rows * down - gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, (tile, said) in enumerate(zip(tiles, words, strict=True)):
+        left, top = place % ACROSS * (room + gap), place // ACROSS * down
+        cell = Image.fromarray(_fitted(tile, size))
+        canvas.paste(cell.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        for number, text in enumerate(said):
+            at = left, top + height + line * number
+            draw.text(at, shortened(text, room, font, start=number == 0), "black", font)
+    return np.asarray(canvas)
+
+
+def shortened(text: str, width: int, font: Any, *, start: bool = True) -> str:
+    """What of a text fits, in characters that can be printed: without its start, as of the path of
+    a file, or without its end."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    while len(text) > 1 and font.getlength(text) > width:
+        text = "…" + text[2:] if start else text[:-2] + "…"
+    return text
 
 
 def fitted(tile: Pixels, side: int) -> Pixels:

@@ -18,7 +18,7 @@ from mae_sdk.data.decode import as_shown
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.gallery import Gallery, shortened, tile_of
 
 GRAY = 0.5  # of hidden pixels
 SHOWN = 8  # images of a picture
@@ -207,7 +207,7 @@ def board(found: Reconstructions, names: Sequence[str]) -> np.ndarray:
         draw.text((column * (width + gap), 1), title, "black", font)
     for row, name in enumerate(names):
         top = line + row * (line + height + gap)
-        draw.text((0, top + 1), _fitted(name, across, font), "black", font)
+        draw.text((0, top + 1), shortened(name, across, font), "black", font)
         for column in range(kinds):
             pixels = found.pixels[row, column].float().permute(1, 2, 0).cpu().numpy()
             cell = Image.fromarray(as_shown(pixels * 255.0))
@@ -216,15 +216,6 @@ def board(found: Reconstructions, names: Sequence[str]) -> np.ndarray:
     for number, text in enumerate(notes):
         draw.text((0, down - line * (len(notes) - number)), text, "black", font)
     return np.asarray(canvas)
-
-
-def _fitted(name: str, width: int, font: Any) -> str:
-    """The end of a name that fits, in characters that can be printed."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in name)
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    while len(text) > 1 and font.getlength(text) > width:
-        text = "…" + text[2:]
-    return text
 
 
 class MeanLoss:

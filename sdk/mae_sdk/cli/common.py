@@ -346,7 +346,7 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
         reading = [f"mae jobs show {job.id}{root}"]
     if record.get("kind") == "automl":
         reading.append(f"mae jobs list --all{root}")
-    if record["action"] in ("train", "evaluate"):
+    if record["action"] in ("train", "evaluate", "inference"):
         reading.append(f"mae report {job.id}{root}")
     return [*reading, *(answers.command_of(step, root) for step in answers.after(job))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from typing import TYPE_CHECKING
 
@@ -376,12 +377,12 @@ def best(
     text = table(rows, titles)
     text += "".join(f"\nnotice: {said}" for said in document["notices"])
     first = _job(document["best"][0]["id"], results_root)
-    emit(
-        document,
-        as_json=as_json,
-        text=text,
-        next_commands=next_for(first, first.state, results_root),
-    )
+    commands = next_for(first, first.state, results_root)
+    if same := answers.on_the_same_images(document["best"]):
+        names = " ".join(shlex.quote(name) for name in same)
+        # Which is first is no difference yet.
+        commands = [f"mae report {names}{root_flag(results_root)} -o page.html", *commands]
+    emit(document, as_json=as_json, text=text, next_commands=commands)
 
 
 @jobs.command()

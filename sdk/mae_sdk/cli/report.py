@@ -51,7 +51,8 @@ def report(
 ) -> None:
     """A job as one HTML file that opens offline: result, curves, pictures, tables.
 
-    Of several jobs one page shows all, with a row for each.
+    Of several jobs one page says which is best, whether the difference is real,
+    and in what they differ.
     """
     if serve:
         _serve(results_root, port, opening, as_json)
@@ -65,6 +66,8 @@ def report(
     document = answers.report(job, output, chain=chain, others=others)
     if opening:
         _show(Path(document["report"]).absolute().as_uri())
+    if "outcome" in document and not as_json:
+        say(document["outcome"])
     command = f"mae jobs show {shlex.quote(job.id)}{root_flag(results_root)}"
     emit(document, as_json=as_json, text=document["report"], next_commands=[command])
 

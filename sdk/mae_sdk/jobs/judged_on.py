@@ -17,7 +17,7 @@ class Images(NamedTuple):
 
     Attributes:
         key: equal where they are the same ones.
-        words: for people, with the whole place.
+        words: for people, with the whole place, and with the table that chooses images of it.
     """
 
     key: str
@@ -54,9 +54,18 @@ def _source(sources: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str,
 
 
 def _all_of(seen: Mapping[str, Any]) -> Images | None:
+    if not (words := words_of(seen)):
+        return None
+    # The same folder may have held other images; two folders may hold the same.
+    return Images(str(seen.get("digest") or json.dumps(seen.get("uri"))), words)
+
+
+def words_of(seen: Mapping[str, Any]) -> str:
+    """A source for people: its place, and the table that says which of its images are meant:
+    ``/d/all (rows of test.csv)``; empty where it has none."""
     uri = seen.get("uri")
     if not uri:
-        return None
+        return ""
     words = ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
-    # The same folder may have held other images; two folders may hold the same.
-    return Images(str(seen.get("digest") or json.dumps(uri)), words)
+    table = str(mapping(seen.get("label_file")).get("file") or "").replace("\\", "/")
+    return f"{words} (rows of {table.rpartition('/')[2]})" if table else words

@@ -365,12 +365,17 @@ def _images_line(key: str, known: Mapping[str, int]) -> str:
     return f"{key}: {known['images']:,} images{classes}{more}"
 
 
-def _spread(error: float, images: int) -> str:
-    """How far a share may be off. Where all images are alike its standard error is 0, and says
+def _spread(error: float, images: int, value: Any) -> str:
+    """How far a share may be off. Where it is all images or none its standard error is 0, and says
     nothing: by the rule of three (Hanley & Lippman-Hand 1983) it is within 3/n, at 95 %."""
     if error:
         return f"±{error:.2g} (binomial, {images} images)"
-    return f"within {min(1.0, 3 / images):.2g} (95 %, all of {images} images are alike)"
+    most = min(1.0, 3 / images)
+    bound = f"{most:.2g} or less" if value == 0 else f"{1 - most:.2g} or more"
+    which = "none" if value == 0 else "all"
+    if not is_number(value):
+        which, bound = "all or none", f"within {most:.2g} of it"
+    return f"{which} of {images} images: of many more it would be {bound} (95 %)"
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
@@ -384,7 +389,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for name, now in last.items():
         top = best.get(name, {})
         error = top.get("standard_error")
-        note = "" if error is None else _spread(error, top["images"])
+        note = "" if error is None else _spread(error, top["images"], top["value"])
         places = [_short(top.get("epoch")), "-" if top.get("step") is None else top["step"]]
         rows.append(
             [name, _short(now["value"]), _short(now.get(unit)), _short(top.get("value")), *places]
@@ -403,7 +408,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         shown.append(f"best checkpoint kept: {kept['file']} ({value}, {at})")
     for name, known in found.get("noise", {}).items():
         error, images = known["standard_error"], known["images"]
-        shown.append(f"noise of {name}: {_spread(error, images)}")
+        value = found.get("last", {}).get(name, {}).get("value")
+        shown.append(f"noise of {name}: {_spread(error, images, value)}")
     shown += [_images_line(key, known) for key, known in found.get("images", {}).items()]
     for key, reasons in found.get("left_out", {}).items():
         for reason, about in reasons.items():

@@ -436,7 +436,9 @@ def _best(skill: Skill, arguments: Arguments) -> answers.Document:
         direction=arguments.get("direction"),
     )
     first = document["best"][0]["id"]
-    return {**document, "next": [f"metrics job_id={first}", f"report job_id={first}"]}
+    _, *others = answers.on_the_same_images(document["best"]) or [first]
+    page = f"report job_id={first}" + (f" others={','.join(others)}" if others else "")
+    return {**document, "next": [f"metrics job_id={first}", page]}
 
 
 def _prune(skill: Skill, arguments: Arguments) -> answers.Document:

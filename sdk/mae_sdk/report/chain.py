@@ -3,16 +3,16 @@ was judged; or jobs that somebody names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
-from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, search
+from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, ranking, search
 from mae_sdk.report.blocks import Card, Link, Section, Table
 from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
-from mae_sdk.report.markup import seconds
+from mae_sdk.report.markup import seconds, together
 from mae_sdk.report.outcome import outcome
 
 MAX_EVALUATIONS = 8
@@ -54,30 +54,35 @@ def render_chain(job: Job, home: str = "") -> str:
     )
 
 
-def render_jobs(jobs: Sequence[Job]) -> str:
-    """The page of jobs that need not belong together, in their order.
+def render_jobs(jobs: Sequence[Job]) -> tuple[str, str]:
+    """The page of jobs that need not belong together, in their order: which is best, and in what
+    they differ; and the sentences that it begins with.
 
     Raises:
         NotFoundError, DataError: there is no such job, or its record cannot be read.
     """
     line = [facts_of(one) for one in {job.id: job for job in jobs}.values()]
-    title = f"{len(line)} jobs"
-    return _page(
+    title = "1 job" if len(line) == 1 else f"{len(line)} jobs"
+    differ, best = ranking.differences(line), ranking.ranking_of(line)
+    said = ranking.sentence(best, differ, line)
+    text = _page(
         line,
         f"{title} · {', '.join(facts.id for facts in line)}",
         heading=title,
         home="",
         kind=", ".join(facts.id for facts in line),
-        outcome="Figures of two jobs compare where they measure the same on the same images.",
-        summary=summary(line, "The jobs in short", named=True),
-        chain=[[Link(first_screen.heading(facts), f"#{facts.id}")] for facts in line],
+        outcome=said,
+        compared=ranking.blocks(best, differ, line) if len(line) > 1 else [],
+        summary=summary(line, "The jobs in short", names={f.id: differ.name(f.id) for f in line}),
+        chain=[],  # nothing comes from another: the table links to each
     )
+    return text, said
 
 
 def _page(line: list[Facts], title: str, **more: Any) -> str:
     share = gallery.BUDGET // max(len(line), 1)
     parts = [_part(facts, share) for facts in line]
-    return page.fill("chain.html.j2", title, parts=parts, **more)
+    return page.fill("chain.html.j2", title, parts=parts, **{"compared": (), **more})
 
 
 def _inside(heading: str) -> str:
@@ -112,8 +117,13 @@ def with_evaluations(line: list[Facts]) -> list[Facts]:
     return found
 
 
-def summary(line: list[Facts], caption: str, *, named: bool = False) -> Table:
-    """Every job in a row: what it was, on what, with what result; ``named``: with its id."""
+def summary(line: list[Facts], caption: str, *, names: Mapping[str, str] | None = None) -> Table:
+    """Every job in a row: what it was, on what, with what result.
+
+    Args:
+        names: of jobs that are no chain, what tells each from the others, by its id: both are in
+            its row.
+    """
     rows: list[list[Any]] = []
     for facts in line:
         result, data = first_screen.result(facts), first_screen.data(facts)
@@ -121,15 +131,15 @@ def summary(line: list[Facts], caption: str, *, named: bool = False) -> Table:
         measure = measure.removeprefix("Result: ").removeprefix("Result")
         measure = "" if facts.state == records.ERROR else measure
         # An evaluation of a chain judges the job above.
-        mark = "↳ " if facts.action == "evaluate" and rows and not named else ""
+        mark = "↳ " if facts.action == "evaluate" and rows and names is None else ""
+        title = f"{mark}{first_screen.heading(facts)}"
+        if names is not None:
+            title = " · ".join(filter(None, (title, names[facts.id]))) + f" ({facts.id})"
         rows.append(
             [
-                Link(
-                    f"{mark}{first_screen.heading(facts)}{f' ({facts.id})' if named else ''}",
-                    f"#{facts.id}",
-                ),
-                f"{measure} {result.figure}".strip(),
-                first_screen.how_sure(facts, result),
+                Link(title, f"#{facts.id}"),
+                together(f"{measure} {result.figure}".strip()),
+                together(first_screen.how_sure(facts, result)),
                 data.figure if data.title == "Data" else "–",
                 facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),

@@ -17,9 +17,10 @@ from mae_skill.diff import diff_specs
 from mae_skill.errors import MaeError
 
 from mae_sdk.job import beside
-from mae_sdk.jobs.intervals import difference
+from mae_sdk.jobs.intervals import Gap, gap
 from mae_sdk.jobs.judged_on import Images, images_of
 from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.paired import METRIC, pairs_of
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table, Text
@@ -45,7 +46,7 @@ _ANY = {"val_data_sources": {"uri": "any"}, "train_data_sources": {"uri": "any"}
 
 def render_compare(first: Facts, second: Facts) -> str:
     """The page of two jobs. Of a study, all of it is of its best trial."""
-    pair = Pair(_best_trial(first), _best_trial(second))
+    pair = Pair(best_trial(first), best_trial(second))
     sections = [results(pair), spec(pair), curves(pair)]
     return page.fill(
         "compare.html.j2",
@@ -63,7 +64,7 @@ def render_compare(first: Facts, second: Facts) -> str:
     )
 
 
-def _best_trial(facts: Facts) -> Facts:
+def best_trial(facts: Facts) -> Facts:
     """The best trial of a study; of anything else, or where it is not there, the job itself."""
     best = mapping(mapping(facts.figures.get("study")).get("best"))
     child = beside(facts.job, str(best["child"])) if best.get("child") else None
@@ -150,9 +151,14 @@ def _changes(pair: Pair, key: str, one: Any, other: Any) -> str:
     )
 
 
+def of_images(metric: str) -> bool:
+    """Whether a metric is of images at all, and not of the machine."""
+    return images_of(_ANY, metric) is not None
+
+
 def _other_classes(pair: Pair, metric: str) -> str:
     """That labels are told among other classes; empty of what no label is in."""
-    if pair.first.stage == "pretrain" or images_of(_ANY, metric) is None:
+    if pair.first.stage == "pretrain" or not of_images(metric):
         return ""
     for key in ("model.num_classes", "dataset.classes"):
         one, other = (facts.setting(key) for facts in pair.both)
@@ -177,12 +183,13 @@ def _other_images(pair: Pair, metric: str) -> str:
         return f"the images of {one.words} were others when the second of the two ran."
     verb = "trained" if metric.startswith("train_") else "judged"
     return (
-        f"{pair.first.id} was {verb} on {_place(one)}, {pair.second.id} on {_place(other)}: a "
+        f"{pair.first.id} was {verb} on {place_of(one)}, {pair.second.id} on {place_of(other)}: a "
         "difference would be one of the images. Evaluate both models on one set."
     )
 
 
-def _place(images: Images) -> str:
+def place_of(images: Images) -> str:
+    """Where images lie, in the width of a sentence."""
     what, held, place = images.words.partition(" held out of ")
     return f"{what}{held}{base(place)}" if held else base(what)
 
@@ -234,13 +241,14 @@ def results(pair: Pair) -> Section:
                 notes.append((named(name), why))
             else:
                 # Two processes round the same figure apart.
-                gap = 0.0 if math.isclose(one, other, rel_tol=_ROUNDING) else other - one
+                away = 0.0 if math.isclose(one, other, rel_tol=_ROUNDING) else other - one
                 of_share = row[1].endswith("%")
-                row[3] = f"{100 * gap:+.1f} points" if of_share else f"{gap:+.4g}"
-                if images and more and 0 <= one <= 1 and 0 <= other <= 1:
-                    low, high = difference(other, more, one, images)
-                    told = "told apart" if low > 0 or high < 0 else "cannot be told apart"
-                    row[4] = f"{100 * low:+.1f} to {100 * high:+.1f} points: {told}"
+                row[3] = f"{100 * away:+.1f} points" if of_share else f"{away:+.4g}"
+                found = gap_of(Pair(pair.second, pair.first), name, (other, more), (one, images))
+                if found is not None:
+                    told = "told apart" if found.is_told else "cannot be told apart"
+                    span = f"{100 * found.low:+.1f} to {100 * found.high:+.1f} points"
+                    row[4] = f"{span}: {told} ({found.test})"
         rows.append(row)
     if not rows:
         return Section("Results", [Text("Neither of the two has reported a metric.", "note")])
@@ -252,6 +260,20 @@ def results(pair: Pair) -> Section:
     of = zip(pair.ids, held_by, strict=True)
     caption = "; ".join(f"{name}: {one.where}" for name, one in of)
     return Section("Results", [*said, Table(head, rows, caption, (1, 2, 3))])
+
+
+Value = tuple[float, int | None]
+"""A figure, and the images that it is a share of."""
+
+
+def gap_of(pair: Pair, metric: str, first: Value, second: Value) -> Gap | None:
+    """How far the first is from the second in a metric that compares (`apart_in`), by pairs where
+    both have kept their answers to the same images; None where it is no share of images."""
+    (one, images), (other, more) = first, second
+    if not (images and more and 0 <= one <= 1 and 0 <= other <= 1):
+        return None
+    pairs = pairs_of(pair.first.answers, pair.second.answers) if metric == METRIC else None
+    return gap(one, images, other, more, pairs)
 
 
 def _doubted(pair: Pair) -> list[Block]:
@@ -269,7 +291,7 @@ class Measured:
         where: of what they are, in words.
     """
 
-    values: Mapping[str, tuple[float, int | None]]
+    values: Mapping[str, Value]
     where: str
 
 
@@ -291,7 +313,7 @@ def measured(facts: Facts) -> Measured:
     elif facts.action == "train":
         where = "the newest values, since no best checkpoint is kept"
     shares, best = mapping(facts.result.get("shares")), mapping(facts.figures.get("best"))
-    found: dict[str, tuple[float, int | None]] = {}
+    found: dict[str, Value] = {}
     for name, value in values.items():
         images = mapping(best.get(name)).get("images") or shares.get(name)
         if is_number(value):

@@ -36,7 +36,7 @@ from mae_sdk.job import (
     of_model,
     spec_of,
 )
-from mae_sdk.jobs import records
+from mae_sdk.jobs import paired, records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
 from mae_sdk.jobs.records import JobRecord
@@ -211,6 +211,15 @@ class Facts:
             return described(self.index, self.record["launch"].get("best"))
         except (TypeError, ValueError, AttributeError):
             return {}
+
+    @cached_property
+    def answers(self) -> paired.Answers | None:
+        """What an evaluation has answered to each image; None where that is not known."""
+        share = self.kpis.get(paired.METRIC)
+        images = mapping(self.result.get("shares")).get(paired.METRIC)
+        if self.action != "evaluate" or not is_number(share) or not isinstance(images, int):
+            return None
+        return paired.answers_of(self.text("evaluate/results.csv"), float(share), images)
 
     @cached_property
     def derived(self) -> dict[str, Any]:

@@ -41,9 +41,11 @@ class Report:
 
     Attributes:
         path: the file.
+        outcome: of several jobs which is best and whether the others are told apart from it.
     """
 
     path: Path
+    outcome: str = ""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -90,9 +92,9 @@ def make_report(
             hint="leave --chain out: one page shows the jobs that are named",
         )
     name = "jobs.html" if others else "chain.html" if chain else REPORT_NAME
-    path = _target(job, output, name)
+    path, said = _target(job, output, name), ""
     if others:
-        text = render_jobs([job, *others])
+        text, said = render_jobs([job, *others])
     elif chain:
         text = render_chain(job)
     else:
@@ -100,7 +102,7 @@ def make_report(
         if at_home and not isinstance(job, RemoteJob):
             _write_trials(job, job.record)
         text = render(facts_of(job), at_home=at_home)
-    return Report(_write(text, path))
+    return Report(_write(text, path), said)
 
 
 def _target(job: Job, output: str | os.PathLike[str] | None, name: str) -> Path:

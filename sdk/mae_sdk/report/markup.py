@@ -51,6 +51,11 @@ def percent(value: Any) -> str:
     return f"{math.floor(1000 * value + 0.5) / 10:.1f} %"  # half up: 5 of 16 and 3 of 16 alike
 
 
+def together(text: str) -> str:
+    """A text in which a figure and its sign stay in one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 def seconds(value: Any) -> str:
     """``95`` → ``1 min 35 s``."""
     if not isinstance(value, (int, float)) or value != value or value < 0:

@@ -9,11 +9,12 @@ from typing import Any
 
 from mae_sdk import answers
 from mae_sdk.jobs import records
-from mae_sdk.jobs.intervals import difference, wilson
+from mae_sdk.jobs.intervals import gap, wilson
 from mae_sdk.jobs.metrics import HEADLINES, mapping
+from mae_sdk.jobs.paired import METRIC, Answers, pairs_of
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.facts import Facts, base
-from mae_sdk.report.markup import number, percent
+from mae_sdk.report.markup import number, percent, together
 from mae_sdk.report.words import named
 
 _SHARES = ("ACC", "mAP", "mIoU", "linear", "knn")
@@ -36,6 +37,7 @@ class Measured:
         span: its interval at 95 %, in words; empty where there is none.
         place: of the images, as it was given; empty where it is not known.
         doubts: why it says that nothing was learned.
+        answers: to each image, where it is a share of those.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Measured:
     span: str
     place: str
     doubts: tuple[str, ...] = ()
+    answers: Answers | None = None
 
     @property
     def is_share(self) -> bool:
@@ -61,8 +64,7 @@ def outcome(last: Facts, line: Sequence[Facts]) -> str:
         last: the job that the chain leads to.
         line: that and what it came from, oldest first, with the evaluations of each.
     """
-    # A figure and its sign stay in one line.
-    return _sentences(last, line).replace(" %", "\N{NO-BREAK SPACE}%")
+    return together(_sentences(last, line))
 
 
 def _sentences(last: Facts, line: Sequence[Facts]) -> str:
@@ -180,7 +182,8 @@ def measured(facts: Facts) -> Measured | None:
     elif images:
         span = " to ".join(map(percent, wilson(value, images)))
     doubts = tuple(facts.doubts)
-    return Measured(name, value, images, span, _place(facts, "val_data_sources"), doubts)
+    answers = facts.answers if name == METRIC else None
+    return Measured(name, value, images, span, _place(facts, "val_data_sources"), doubts, answers)
 
 
 def _judgments(facts: Facts, line: Sequence[Facts]) -> list[Measured]:
@@ -284,10 +287,11 @@ def _beside(found: Measured, made: Facts | None, line: Sequence[Facts]) -> list[
         return [f"That is the same as the {name}."]
     if not found.is_share:
         return [f"The {name} gives {other.text} there."]
-    gap = 100 * (found.value - other.value)
-    text = f"That is {abs(gap):.1f} points {'above' if gap > 0 else 'below'} the {name} "
+    away = 100 * (found.value - other.value)
+    text = f"That is {abs(away):.1f} points {'above' if away > 0 else 'below'} the {name} "
     text += f"({other.text})"
     if found.images and other.images:
-        low, high = difference(found.value, found.images, other.value, other.images)
-        text += ", which so many images cannot tell apart" if low <= 0 <= high else ""
+        pairs = pairs_of(found.answers, other.answers)
+        between = gap(found.value, found.images, other.value, other.images, pairs)
+        text += "" if between.is_told else ", which so many images cannot tell apart"
     return [f"{text}."]
