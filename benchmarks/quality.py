@@ -34,6 +34,16 @@ The rows:
   auto recipe chooses (the default one does not finish an epoch in this time).
 - ``auto``: pretraining and fine-tuning by ``--recipe auto``.
 - ``automl``: the same pretraining, then AutoML as it is without options, with the same budget.
+
+    python benchmarks/quality.py --refining --sets digits --seeds 0 1 --minutes 6
+
+With ``--refining`` features are judged as they are, by their nearest neighbors and by a linear
+probe with the labels of the set, on the held-out pictures. All rows begin with one pretraining by
+the auto recipe, which takes two thirds of the time:
+
+- ``start``: after that pretraining.
+- ``longer``: a second one from its weights has the rest of the time.
+- ``refined``: so has `train.refine`, on the blocks that ``--blocks`` says.
 """
 
 from __future__ import annotations
@@ -42,6 +52,7 @@ import argparse
 import contextlib
 import ctypes
 import datetime
+import itertools
 import json
 import math
 import os
@@ -386,6 +397,67 @@ def defaults(case: Case) -> float:
     return judged(case, train(case, "default_tuned", "finetune", rest, same, **options))
 
 
+# ---- refining -----------------------------------------------------------------------------------
+
+START = 2 / 3  # of the time, of the pretraining that all rows of `--refining` begin with
+PROBES = ("knn_acc", "linear_acc")
+
+
+def refining(case: Case, row: str, blocks: int) -> dict[str, float]:
+    """What probes make of the features of a row of ``--refining``; its processor ``seconds``."""
+    before = processor_seconds() - case.free
+    done = case.work / "start.json"
+    if not done.exists():
+        job = train(case, "start", "pretrain", START * case.seconds, recipe="auto")
+        used = processor_seconds() - case.free - before
+        done.write_text(json.dumps({"folder": str(job.folder), "seconds": used}))
+    first = json.loads(done.read_text())
+    case.shared, folder = first["seconds"], first["folder"]
+    before = processor_seconds() - case.free
+    if row != "start":
+        fields = {"train.refine.blocks": blocks} if row == "refined" else {}
+        options = {"recipe": "auto", "parent_job_id": folder}
+        rest = (1 - START) * case.seconds
+        folder = str(train(case, row, "pretrain", rest, fields, **options).folder)
+    used = case.shared + processor_seconds() - case.free - before
+    return {**probed(case, folder), "seconds": round(used, 1)}
+
+
+def probed(case: Case, folder: str) -> dict[str, float]:
+    """`PROBES` of the last checkpoint of a pretraining, learned from the labeled pictures and
+    judged on the held-out ones."""
+    from mae_sdk import Skill
+
+    with uncounted(case):
+        done = Skill().create_job(
+            "evaluate",
+            parent_job_id=Path(folder).name,
+            checkpoint="latest",
+            results_root=str(Path(folder).parent),
+            eval_dataset=str(case.data / "heldout"),
+            spec_overrides={"dataset.probe_train_data_sources": str(case.data / "labelled")},
+        )
+        done.wait()
+    metrics = json.loads((Path(done.folder) / "evaluate" / "metrics.json").read_text())
+    return {name: round(float(metrics[name]), 4) for name in PROBES}
+
+
+def refined_table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a line a row and set, each with mean, least and most of every probe over the
+    seeds."""
+    lines = ["| set | row | nearest neighbors, % | linear, % | s |", "|---|---|---|---|---|"]
+    for of, row in dict.fromkeys((item["set"], item["row"]) for item in found):
+        these = [item for item in found if (item["set"], item["row"]) == (of, row)]
+        cells = []
+        for name in PROBES:
+            good = [100 * item[name] for item in these]
+            spread = f"{min(good):.1f} to {max(good):.1f}; n = {len(good)}"
+            cells.append(f"{statistics.mean(good):.1f} ({spread})")
+        cells.append(f"{statistics.mean(item['seconds'] for item in these):.0f}")
+        lines.append(f"| {of} | {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 # ---- others -------------------------------------------------------------------------------------
 
 
@@ -660,6 +732,8 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=4.0, help="processor time of a row")
+    parser.add_argument("--refining", action="store_true", help="judge features: see above")
+    parser.add_argument("--blocks", type=int, default=3, help="that --refining refines")
     parser.add_argument("--again", action="store_true", help="run rows that have a result too")
     parser.add_argument("--work", type=Path, help="data, runs and results, kept for another call")
     parser.add_argument("-o", "--output", type=Path, help="write FILE.jsonl, FILE.md and FILE.png")
@@ -668,6 +742,16 @@ def main() -> int:
     adopt_orphans()
     work = (args.work or Path(tempfile.mkdtemp(prefix="quality-"))).resolve()
     work.mkdir(parents=True, exist_ok=True)
+    if args.refining:
+        found = []
+        for of, seed in itertools.product(args.sets, args.seeds):
+            for row in ("start", "longer", "refined"):
+                case = Case(of, seed, work, 60 * args.minutes)
+                item = {"set": of, "seed": seed, "row": row}
+                found.append({**item, **refining(case, row, args.blocks)})
+                print(json.dumps(found[-1]), flush=True)
+        print(refined_table(found))
+        return 0
     record = args.output.with_suffix(".jsonl") if args.output else work / "quality.jsonl"
     record.touch()
 
