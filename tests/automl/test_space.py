@@ -501,7 +501,13 @@ def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:
     assert best([(0, math.nan)], Objective("x", "minimize")) is None
 
 
-@pytest.mark.parametrize("key", ["train.loss", "dataset.augmentation.mixup"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("train.loss", "dataset.augmentation.mixup"),
+        *("train.refine.blocks", "train.refine.temperature", "train.refine.neighbors"),
+    ],
+)
 def test_a_loss_is_not_compared_across_what_makes_it_another(key: str) -> None:
     from mae_skill.bundle import Bundle
 

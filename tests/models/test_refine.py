@@ -11,6 +11,7 @@ import torch
 from mae_runners.__main__ import main
 from mae_runners.models import build_mae, checkpoint, load_pretrained
 from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.pretrained import load_described
 from mae_runners.models.refine import RefineOutput, Refiner
 from mae_skill.errors import MaeError
 from mae_skill.rules import check_rules
@@ -258,6 +259,7 @@ def test_a_refined_encoder_is_evaluated_tuned_and_exported_as_any(
     metrics = read(tmp_path / "judged", "evaluate/metrics.json")
     assert metrics["knn_acc"] > 0 and "linear_acc" in metrics
     assert "reconstruction_loss" not in metrics  # its decoder is of the encoder before
+    assert any("the encoder was refined" in note for note in metrics["notes"])
 
     tuned = spec(data, tmp_path / "tuned", "finetune", **{**SMALL, "train__num_epochs": 1})
     tuned["train"]["pretrained_model_path"] = str(file)
@@ -271,6 +273,20 @@ def test_a_refined_encoder_is_evaluated_tuned_and_exported_as_any(
     exported = spec(data, tmp_path / "out", **SMALL)
     exported["export"] = {"checkpoint": str(file)}
     assert main(["export", "-e", str(write_spec(exported, tmp_path / "out.json"))]) == 0
+
+    # A folder that others load comes back without the heads, and is no model that reconstructs.
+    folder = spec(data, tmp_path / "others", **SMALL)
+    folder["export"] = {"checkpoint": str(file), "format": "transformers"}
+    assert main(["export", "-e", str(write_spec(folder, tmp_path / "others.json"))]) == 0
+    (described,) = (tmp_path / "others").rglob("config.json")
+    back, _, decodes = load_described(described.parent, None, None, None)
+    assert not decodes
+    kept = checkpoint.read(file)["state_dict"]
+    assert all(
+        torch.equal(value, kept[f"model.{name}"])
+        for name, value in back.state_dict().items()
+        if name.startswith("encoder.")
+    )
 
     # More masked pretraining from it takes the decoder that rode along, and no heads.
     one = made()

@@ -171,8 +171,7 @@ def load_described(
     own = own_description(contents)
     if is_own(contents) or (own is None and spec is None):
         found, meta = model_of(contents, name, file_field)
-        # A refined encoder has left its decoder behind.
-        return found, meta, not meta.model.get("refine")
+        return found, meta, not _refined(meta)
     if own is not None:
         meta = CheckpointMeta.from_dict(own, name)
         model = build_from_config(meta.model)
@@ -198,7 +197,13 @@ def load_described(
             exif_orientation=spec.dataset.exif_orientation,
             multi_label=isinstance(model, Classifier) and spec.model.multi_label,
         )
-    return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
+    decodes = not any(only_decodes(entry) for entry in result.fresh)
+    return model.eval(), meta, decodes and not _refined(meta)
+
+
+def _refined(meta: CheckpointMeta) -> bool:
+    """Whether the encoder learned on after its decoder did, which therefore no longer reads it."""
+    return bool(meta.model.get("refine"))
 
 
 def _stage(model: Backboned) -> str:
