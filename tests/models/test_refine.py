@@ -17,6 +17,8 @@ from mae_skill.errors import MaeError
 from mae_skill.rules import check_rules
 from mae_skill.rules.base import Facts, Notice
 from mae_skill.spec import ExperimentSpec
+from mae_skill.weights import header
+from mae_skill.weights.resumed import other_run
 
 from tests.support.ranks import train_on_ranks
 from tests.support.training import digits_folder, read, spec, train, values, write_spec
@@ -160,6 +162,21 @@ def test_gradients_reach_the_last_blocks_and_the_heads_alone(arch: str) -> None:
         assert parameter.requires_grad == trained, name
         assert (parameter.grad is not None) == trained, name
         assert not (trained and id(parameter) in early)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_activations_that_are_made_again_give_the_same_gradients(arch: str) -> None:
+    found = []
+    for again in (False, True):
+        model = refined_model(arch, blocks=2).train()
+        model.set_grad_checkpointing(again)
+        torch.manual_seed(3)
+        images, views = torch.randn(2, 3, 3, 64, 64)
+        model(images, torch.rand(3, model.num_units), views).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in found[0].items():
+        assert found[1][name] is not None, name
+        assert torch.allclose(gradient, found[1][name], atol=1e-6), name
 
 
 def test_the_rest_starts_as_it_does_without() -> None:
@@ -312,6 +329,23 @@ def test_without_trained_weights_the_run_is_refused_as_the_plan_refuses_it(
     error = read(tmp_path / "deep", "error.json")
     assert error["field"] == FIELD and "1 to 4" in error["expected"]
     assert [one.field for one in planned(**deep)[0]] == [FIELD]
+
+
+def test_no_run_goes_on_between_refining_and_masking(
+    data: Path, start: Path, tmp_path: Path
+) -> None:
+    changes = refining(start, train__resume_training_checkpoint_path=str(start))
+    assert train(spec(data, tmp_path / "job", **changes)) != 0
+    error = read(tmp_path / "job", "error.json")
+    assert error["field"] == FIELD and "did not refine" in error["message"]
+    # The plan asks the same of the file's description, and of one that refined as well.
+    for blocks, of in ((2, {}), (0, {"refine": {"blocks": 2}})):
+        seen = header.look(start)
+        assert seen is not None
+        seen["mae"]["model"].update(of)
+        now = made(train__refine__blocks=blocks).model_dump(mode="json")
+        wrong = other_run(seen, now, start.name)
+        assert wrong is not None and wrong.field == FIELD and wrong.hint
 
 
 # ---- the plan ------------------------------------------------------------------------------------

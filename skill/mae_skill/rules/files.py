@@ -26,6 +26,7 @@ from mae_skill.weights.config import (
 from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
+from mae_skill.weights.resumed import REFINE
 from mae_skill.weights.teacher import FIELD as TEACHER
 from mae_skill.weights.teacher import teacher_of
 
@@ -557,9 +558,6 @@ def teacher(case: Case) -> None:
         return
     added = "; its passes and its memory come on top of the estimates"
     case.warnings.append(Notice(TEACHER, found.summary + added, note=True))
-
-
-REFINE = "train.refine.blocks"
 
 
 def refined(case: Case) -> None:
