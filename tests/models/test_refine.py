@@ -14,6 +14,7 @@ from mae_runners.models.mae import MaskedAutoencoder
 from mae_runners.models.pretrained import load_described
 from mae_runners.models.refine import RefineOutput, Refiner
 from mae_skill.errors import MaeError
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.rules import check_rules
 from mae_skill.rules.base import Facts, Notice
 from mae_skill.spec import ExperimentSpec
@@ -375,6 +376,21 @@ def test_what_does_not_go_with_refining_is_an_error_of_its_field(
     assert [error.field for error in planned(train__refine__blocks=1, **changes)[0]] == [field]
     unrefined, _ = planned(**changes)
     assert field not in [error.field for error in unrefined]
+
+
+def test_a_mask_ratio_and_a_decoder_are_no_matter_of_refining() -> None:
+    key = "train.mask_ratio"
+    changes = {"train__mask_ratio": 0.3, "model__decoder_depth": 2}
+    about = [
+        [one.message for one in planned(train__refine__blocks=blocks, **changes)[1]]
+        for blocks in (0, 1)
+    ]
+    assert any("the paper of" in one for one in about[0])
+    assert not any("the paper of" in one or "MAE paper" in one for one in about[1])
+    origin = {key: Origin(OriginKind.OVERRIDE)}
+    one = made(train__refine__blocks=1, train__pretrained_model_path="w.pth")
+    _, notices = check_rules("train", one.model_dump(mode="json"), origin, facts=Facts())
+    assert any(one.field == key and "no effect" in one.message for one in notices)
 
 
 def test_the_estimate_counts_the_heads_two_views_and_the_blocks_that_learn() -> None:

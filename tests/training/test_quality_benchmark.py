@@ -116,6 +116,7 @@ def test_rows_that_refine_begin_with_one_pretraining_and_have_the_same_time(
 
     monkeypatch.setattr(quality, "train", train)
     monkeypatch.setattr(quality, "probed", probed)
+    monkeypatch.setattr(quality, "judged", lambda case, job: 0.7)
     monkeypatch.setattr(quality, "adopt_orphans", lambda: None)
     monkeypatch.setattr(quality, "processor_seconds", lambda: used[0])
     words = ["--refining", "--sets", "small_digits", "--seeds", "0", "--minutes", "1"]
@@ -124,11 +125,15 @@ def test_rows_that_refine_begin_with_one_pretraining_and_have_the_same_time(
     )
     assert quality.main() == 0
     assert asked == [
-        ("start", "pretrain", 40.0, None),
+        ("start", "pretrain", 40.0, None, None),
+        ("start_tuned", "finetune", 15.0, "start-folder"),
         ("longer", "pretrain", pytest.approx(20.0), {}, "start-folder"),
+        ("longer_tuned", "finetune", 15.0, "longer-folder"),
         ("refined", "pretrain", pytest.approx(20.0), {"train.refine.blocks": 2}, "start-folder"),
+        ("refined_tuned", "finetune", 15.0, "refined-folder"),
     ]
     told = capsys.readouterr().out
     rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
     assert [row["seconds"] for row in rows] == [40.0, 60.0, 60.0]
     assert "| small_digits | refined | 50.0 (50.0 to 50.0; n = 1) |" in told
+    assert told.count("70.0 (70.0 to 70.0; n = 1)") == 3
