@@ -22,7 +22,15 @@ from mae_skill.weights import header
 from mae_skill.weights.resumed import other_run
 
 from tests.support.ranks import train_on_ranks
-from tests.support.training import digits_folder, read, spec, train, values, write_spec
+from tests.support.training import (
+    digits_folder,
+    read,
+    spec,
+    status_lines,
+    train,
+    values,
+    write_spec,
+)
 from tests.training.test_resume import assert_same_run, changes_of, run_killed, weights
 
 SMALL = {"model__patch_size": 8, "model__decoder_embed_dim": 24, "model__depth": 4}
@@ -241,6 +249,8 @@ def test_frozen_weights_stay_bit_for_bit_and_the_others_move(
     assert {key.split(".")[1] for key in set(after) - set(before)} == {"refiner"}
     assert all(math.isfinite(value) for value in values(tmp_path / "job"))
 
+    told = [line.get("message", "") for line in status_lines(tmp_path / "job")]
+    assert any("no loss of reconstruction" in line for line in told)
     groups = read(tmp_path / "job", "train/derived.json")["parameter_groups"]
     scales = {round(group["scale"], 6) for group in groups}
     assert scales == {

@@ -129,7 +129,9 @@ def _layers(width: int, *widths: int) -> list[nn.Module]:
 def _of_all_ranks(z: Tensor) -> tuple[Tensor, int]:
     """``z [2, B, P]`` of every rank in their order, ``[2, G, P]``, and the place of this rank's
     first. B may differ between ranks."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=z.device) for _ in range(_world())]
+    counts = [
+        torch.zeros(1, dtype=torch.int64, device=z.device) for _ in range(dist.get_world_size())
+    ]
     dist.all_gather(counts, torch.tensor([z.shape[1]], device=z.device))
     sizes = [int(count) for count in counts]
 
@@ -138,7 +140,3 @@ def _of_all_ranks(z: Tensor) -> tuple[Tensor, int]:
     dist.all_gather(parts, padded)
     joined = torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
     return joined, sum(sizes[: dist.get_rank()])
-
-
-def _world() -> int:
-    return int(dist.get_world_size())

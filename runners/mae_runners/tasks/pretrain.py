@@ -128,10 +128,12 @@ class PretrainTask(Task):
         train, size, channels = self.spec.train, self.aug.input_size, self.reading.bands
         self.teacher = self._load_teacher()
         if self.refines:
-            self.context.log(
-                "train_loss is the contrast of two views (train.refine): it does not compare with "
-                "a loss of reconstruction"
+            said = (
+                "train_loss is the contrast of two views (train.refine.blocks): it compares with "
             )
+            said += "no loss of reconstruction"
+            self.context.log(said)
+            self.context.status.running(said)
             refine = train.refine.model_dump(exclude={"layer_decay"})
             return build_mae(self.spec.model, train, size, channels, refine=refine)
         if self.teacher is None:
