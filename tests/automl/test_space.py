@@ -518,3 +518,16 @@ def test_a_loss_is_not_compared_across_what_makes_it_another(key: str) -> None:
     assert ("train.loss" in incomparable(schema, ["val_loss"])) and not incomparable(
         schema, ["ACC_all"]
     )
+
+
+def test_a_batch_is_searched_against_a_reconstruction_and_not_against_a_contrast() -> None:
+    from mae_skill.bundle import Bundle
+
+    schema = Bundle.load().schema("train")
+    for blocks in (0, 2):
+        spec = {"train": {"stage": "pretrain", "refine": {"blocks": blocks}}}
+        found = incomparable(schema, ["train_loss"], spec)
+        assert ("dataset.batch_size" in found) == bool(blocks)
+        assert ("dataset.augmentation.shift" in found) == bool(blocks)
+        assert "train.mask_ratio" in found and "train.optim.lr" not in found
+        assert "train.focal_gamma" not in found  # of the other stage

@@ -80,6 +80,18 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         ],
     },
     {
+        "when": _REFINES,
+        "metric": "train_loss",
+        "direction": "minimize",
+        # Fewer pictures to be told from, and views that differ less, make it smaller.
+        "incomparable": [
+            "dataset.batch_size",
+            *(f"dataset.augmentation.{name}" for name in ("hflip", "vflip", "rotation", "shear")),
+            *(f"dataset.augmentation.{name}" for name in ("zoom", "shift", "min_ratio")),
+            "dataset.augmentation.max_ratio",
+        ],
+    },
+    {
         "when": {
             **PRETRAIN,
             "dataset.probe_train_data_sources": {"set": True},
