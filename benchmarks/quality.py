@@ -34,6 +34,17 @@ The rows:
   auto recipe chooses (the default one does not finish an epoch in this time).
 - ``auto``: pretraining and fine-tuning by ``--recipe auto``.
 - ``automl``: the same pretraining, then AutoML as it is without options, with the same budget.
+
+    python benchmarks/quality.py --refining --sets digits --seeds 0 1 --minutes 6
+
+With ``--refining`` features are judged as they are, by their nearest neighbors and by a linear
+probe with the labels of the set, on the held-out pictures, and after a fine-tuning by the auto
+recipe, which takes a quarter of the time on top. All rows begin with one pretraining by the auto
+recipe, which takes two thirds of it:
+
+- ``start``: after that pretraining.
+- ``longer``: a second one from its weights has the rest of the time.
+- ``refined``: so has `train.refine`, on the blocks that ``--blocks`` says.
 """
 
 from __future__ import annotations
@@ -42,6 +53,7 @@ import argparse
 import contextlib
 import ctypes
 import datetime
+import itertools
 import json
 import math
 import os
@@ -386,6 +398,81 @@ def defaults(case: Case) -> float:
     return judged(case, train(case, "default_tuned", "finetune", rest, same, **options))
 
 
+# ---- refining -----------------------------------------------------------------------------------
+
+START = 2 / 3  # of the time, of the pretraining that all rows of `--refining` begin with
+TUNING = 1 / 4  # of as much time again, to fine-tune the features that were judged
+PROBES = ("knn_acc", "linear_acc")
+JUDGED = {"knn_acc": "nearest neighbors", "linear_acc": "linear", "ACC_all": "fine-tuned"}
+
+
+def refining(case: Case, row: str, blocks: int) -> dict[str, float]:
+    """`JUDGED` of a row of ``--refining``, and its processor ``seconds`` of pretraining."""
+    folder, seconds = _step(case, "start", START * case.seconds)
+    if row != "start":
+        fields = {"train.refine.blocks": blocks} if row == "refined" else {}
+        folder, more = _step(case, row, (1 - START) * case.seconds, fields, folder)
+        seconds += more
+    found = probed(case, folder)
+    tuning = {"recipe": "auto", "parent_job_id": folder, "checkpoint": "latest"}
+    tuned = train(case, f"{row}_tuned", "finetune", TUNING * case.seconds, **tuning)
+    return {**found, "ACC_all": round(judged(case, tuned), 4), "seconds": round(seconds, 1)}
+
+
+def _step(
+    case: Case,
+    name: str,
+    seconds: float,
+    fields: dict[str, Any] | None = None,
+    parent: str | None = None,
+) -> tuple[str, float]:
+    """The folder of a pretraining and the time that it took; one that is done is not run again."""
+    done = case.work / f"{name}.json"
+    if not done.exists():
+        before = processor_seconds() - case.free
+        options = {"parent_job_id": parent} if parent else {}
+        job = train(case, name, "pretrain", seconds, fields, recipe="auto", **options)
+        used = processor_seconds() - case.free - before
+        done.write_text(json.dumps({"folder": str(job.folder), "seconds": used}))
+    found = json.loads(done.read_text())
+    return found["folder"], found["seconds"]
+
+
+def probed(case: Case, folder: str) -> dict[str, float]:
+    """`PROBES` of the last checkpoint of a pretraining, learned from the labeled pictures and
+    judged on the held-out ones."""
+    from mae_sdk import Skill
+
+    with uncounted(case):
+        done = Skill().create_job(
+            "evaluate",
+            parent_job_id=Path(folder).name,
+            checkpoint="latest",
+            results_root=str(Path(folder).parent),
+            eval_dataset=str(case.data / "heldout"),
+            spec_overrides={"dataset.probe_train_data_sources": str(case.data / "labelled")},
+        )
+        done.wait()
+    metrics = json.loads((Path(done.folder) / "evaluate" / "metrics.json").read_text())
+    return {name: round(float(metrics[name]), 4) for name in PROBES}
+
+
+def refined_table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a line a row and set, with mean, least and most over the seeds."""
+    head = " | ".join(f"{words}, %" for words in JUDGED.values())
+    lines = [f"| set | row | {head} | s |", "|---|---|---|---|---|---|"]
+    for of, row in dict.fromkeys((item["set"], item["row"]) for item in found):
+        these = [item for item in found if (item["set"], item["row"]) == (of, row)]
+        cells = []
+        for name in JUDGED:
+            good = [100 * item[name] for item in these]
+            spread = f"{min(good):.1f} to {max(good):.1f}; n = {len(good)}"
+            cells.append(f"{statistics.mean(good):.1f} ({spread})")
+        cells.append(f"{statistics.mean(item['seconds'] for item in these):.0f}")
+        lines.append(f"| {of} | {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 # ---- others -------------------------------------------------------------------------------------
 
 
@@ -660,6 +747,8 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=4.0, help="processor time of a row")
+    parser.add_argument("--refining", action="store_true", help="judge features: see above")
+    parser.add_argument("--blocks", type=int, default=3, help="that --refining refines")
     parser.add_argument("--again", action="store_true", help="run rows that have a result too")
     parser.add_argument("--work", type=Path, help="data, runs and results, kept for another call")
     parser.add_argument("-o", "--output", type=Path, help="write FILE.jsonl, FILE.md and FILE.png")
@@ -668,6 +757,16 @@ def main() -> int:
     adopt_orphans()
     work = (args.work or Path(tempfile.mkdtemp(prefix="quality-"))).resolve()
     work.mkdir(parents=True, exist_ok=True)
+    if args.refining:
+        found = []
+        for of, seed in itertools.product(args.sets, args.seeds):
+            for row in ("start", "longer", "refined"):
+                case = Case(of, seed, work, 60 * args.minutes)
+                item = {"set": of, "seed": seed, "row": row}
+                found.append({**item, **refining(case, row, args.blocks)})
+                print(json.dumps(found[-1]), flush=True)
+        print(refined_table(found))
+        return 0
     record = args.output.with_suffix(".jsonl") if args.output else work / "quality.jsonl"
     record.touch()
 

@@ -60,8 +60,9 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
             where known.
 
     Returns:
-        Of a train run ``parameters`` (learned ones: encoder, decoder or head, total),
-        ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with ``basis``,
+        Of a train run ``parameters`` (learned ones: encoder, decoder or head, total; of a run that
+        refines the whole encoder, and the heads of the contrast), ``mask_units``,
+        ``memory_mb`` (weights, optimizer, activations, total) with ``basis``,
         ``disk_mb`` of the checkpoints that stay (each, number, total) and ``forward_gflops`` per
         image. Of other actions the least ``memory_mb`` (weights, pictures, total; of a graph that
         is written or read, attention too); ``memory_of`` is ``host`` where it is that of the
@@ -90,8 +91,12 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
 
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     encoder = encoder_parameters(arch, spec) - untrained_encoder_parameters(arch, spec)
-    part = "decoder" if is_pretraining(spec) else "head"
-    rest = decoder_parameters(arch, spec) if part == "decoder" else _head_parameters(arch, spec)
+    part, count = "head", _head_parameters
+    if is_pretraining(spec):
+        part, count = "decoder", decoder_parameters
+    if _refined_blocks(spec):
+        part, count = "heads", _refiner_parameters
+    rest = count(arch, spec)
     disk = _disk(spec, encoder + rest, facts)
     return {
         "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
@@ -380,7 +385,10 @@ def _seconds(
     if action == "train":
         each = _CPU_PARAMETER_SECONDS * processes if on_cpu else _GPU_PARAMETER_SECONDS
         beside = _OVERHEAD_SECONDS + each * parameters + _muon_operations(spec) / rate
-        work = 3 * operations / rate * _images_of_step(spec)
+        share = refined_share(arch, spec)
+        # The backward pass takes two forward passes' work, in the blocks that learn.
+        passes = 1 + 2 * (share or 1.0)
+        work = passes * operations / rate * _images_of_step(spec)
         workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
         # Loader processes work beside a GPU, as many as have a core, and on a CPU take their share
         # of its cores.
@@ -393,7 +401,7 @@ def _seconds(
         if is_pretraining(spec):  # of validation images, else of training images
             seconds["reconstructions"] = validations * _PICTURES_SECONDS
         seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
-        words = f"3 forward passes' work, {words}, and {beside * 1e3:.1f} ms beside it"
+        words = f"{passes:.3g} forward passes' work, {words}, and {beside * 1e3:.1f} ms beside it"
         if not in_turn and reading > work + beside:
             words += f"; its loader takes {reading * 1e3:.0f} ms"
         of_step["seconds_per_step"] = round(step, 5)
@@ -437,7 +445,8 @@ def _load(spec: Mapping[str, Any], *, trains: bool) -> float:
     area = height * width / 224**2
     policy = get_dotted(spec, "dataset.augmentation.auto_aug")
     acts = trains and policy and get_dotted(spec, "train.stage") == "finetune"
-    return _LOAD_SECONDS * (0.2 + 0.8 * area) + (_POLICY_SECONDS * area if acts else 0.0)
+    views = 2 if trains and _refined_blocks(spec) else 1
+    return views * _LOAD_SECONDS * (0.2 + 0.8 * area) + (_POLICY_SECONDS * area if acts else 0.0)
 
 
 def _images_of_step(spec: Mapping[str, Any]) -> int:
@@ -455,6 +464,25 @@ def _validations(spec: Mapping[str, Any]) -> int:
 def is_pretraining(spec: Mapping[str, Any]) -> bool:
     """Whether a decoder follows the encoder and masked units are left out."""
     return bool(get_dotted(spec, "train.stage") == "pretrain")
+
+
+def _refined_blocks(spec: Mapping[str, Any]) -> int:
+    """How many blocks learn by contrast; 0 of another run."""
+    return int(get_dotted(spec, "train.refine.blocks") or 0) if is_pretraining(spec) else 0
+
+
+def refined_share(arch: Arch, spec: Mapping[str, Any]) -> float:
+    """Of the encoder's blocks the share that learns by contrast; 0 of another run."""
+    own = get_dotted(spec, "model.depth") if arch.family == "vit" else None
+    return min(1.0, _refined_blocks(spec) / int(own or arch.depth))
+
+
+def _refiner_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """Of the projector and the predictor: linear layers, all but the last with a norm."""
+    width = _width(arch, spec)
+    hidden, out = min(2048, 4 * width), 256
+    first = (width + 1) * hidden + (hidden + 1) * hidden + 4 * hidden + (hidden + 1) * out
+    return first + (out + 1) * hidden + 2 * hidden + (hidden + 1) * out
 
 
 def is_segmentation(spec: Mapping[str, Any]) -> bool:
@@ -639,7 +667,8 @@ def encoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> list[Blocks]:
     """The encoder's stages over what it sees: all positions, or in pretraining the visible ones."""
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     pretrain = is_pretraining(spec)
-    visible = 1.0 - float(get_dotted(spec, "train.mask_ratio", 0.75)) if pretrain else 1.0
+    masks = pretrain and not _refined_blocks(spec)
+    visible = 1.0 - float(get_dotted(spec, "train.mask_ratio", 0.75)) if masks else 1.0
     positions = visible * (size[0] // arch.patch) * (size[1] // arch.patch)
     kept = KEPT[arch.family]
     if arch.family == "vit":
@@ -659,8 +688,8 @@ def encoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> list[Blocks]:
 
 def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
     """The decoder over all positions, or that of cross-attention over those that it predicts; None
-    in fine-tuning."""
-    if not is_pretraining(spec):
+    in fine-tuning and refining."""
+    if not is_pretraining(spec) or _refined_blocks(spec):
         return None
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     tokens = float((size[0] // arch.target_patch) * (size[1] // arch.target_patch))
@@ -692,7 +721,8 @@ def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
 
 
 def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
-    """Of one image through encoder and, in pretraining, decoder; or a segmenter's head."""
+    """Of one image through encoder and, in pretraining, decoder; or a segmenter's head. A picture
+    that refines goes through the encoder twice."""
     encoder = encoder_blocks(arch, spec)
     found = sum(stage.operations for stage in encoder)
     first = encoder[0]
@@ -702,6 +732,8 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
     cells = 4 if arch.family == "convnextv2" else 1
     for before, stage in itertools.pairwise(encoder):
         found += 2 * stage.tokens * before.dim * stage.dim * cells
+    if _refined_blocks(spec):
+        return 2 * found
     decoder = decoder_blocks(arch, spec)
     if decoder is None:
         return found + (head_costs(arch, spec).operations if is_segmentation(spec) else 0.0)
@@ -726,6 +758,8 @@ def kept_values(arch: Arch, spec: Mapping[str, Any]) -> float:
     encoder = sum(stage.values for stage in encoder_blocks(arch, spec))
     if get_dotted(spec, "train.gradient_checkpointing"):
         encoder *= 0.2
+    if _refined_blocks(spec):
+        return 2 * encoder * refined_share(arch, spec)
     if is_segmentation(spec):
         return encoder + head_costs(arch, spec).values
     decoder = decoder_blocks(arch, spec)

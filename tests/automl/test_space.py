@@ -501,7 +501,13 @@ def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:
     assert best([(0, math.nan)], Objective("x", "minimize")) is None
 
 
-@pytest.mark.parametrize("key", ["train.loss", "dataset.augmentation.mixup"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("train.loss", "dataset.augmentation.mixup"),
+        *("train.refine.blocks", "train.refine.temperature", "train.refine.neighbors"),
+    ],
+)
 def test_a_loss_is_not_compared_across_what_makes_it_another(key: str) -> None:
     from mae_skill.bundle import Bundle
 
@@ -512,3 +518,16 @@ def test_a_loss_is_not_compared_across_what_makes_it_another(key: str) -> None:
     assert ("train.loss" in incomparable(schema, ["val_loss"])) and not incomparable(
         schema, ["ACC_all"]
     )
+
+
+def test_a_batch_is_searched_against_a_reconstruction_and_not_against_a_contrast() -> None:
+    from mae_skill.bundle import Bundle
+
+    schema = Bundle.load().schema("train")
+    for blocks in (0, 2):
+        spec = {"train": {"stage": "pretrain", "refine": {"blocks": blocks}}}
+        found = incomparable(schema, ["train_loss"], spec)
+        assert ("dataset.batch_size" in found) == bool(blocks)
+        assert ("dataset.augmentation.shift" in found) == bool(blocks)
+        assert "train.mask_ratio" in found and "train.optim.lr" not in found
+        assert "train.focal_gamma" not in found  # of the other stage

@@ -289,3 +289,17 @@ def test_validation_judges_pixels_alone(tmp_path: Path) -> None:
     plain, taught = tmp_path / "plain", tmp_path / "taught"
     assert values(taught, "val_loss") == pytest.approx(values(plain, "val_loss"), rel=1e-5)
     assert values(taught, "train_loss")[0] > values(plain, "train_loss")[0] + 0.1
+
+
+def test_a_folder_of_a_model_that_had_a_teacher_comes_back_with_its_decoder(tmp_path: Path) -> None:
+    from mae_runners.deploy import transformers_format
+    from mae_runners.models.pretrained import load_described
+
+    model, _ = student(teacher_file(tmp_path / "teacher.pth"))
+    meta = checkpoint.CheckpointMeta.for_model(model)
+    transformers_format.write(model, meta, tmp_path / "folder", None)
+    back, _, decodes = load_described(tmp_path / "folder", None, None, None)
+    assert decodes and isinstance(back, VitMae)
+    kept = model.state_dict()
+    for name, value in back.state_dict().items():
+        assert name.startswith("teacher_projector.") or torch.equal(value, kept[name]), name

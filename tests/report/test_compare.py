@@ -119,6 +119,24 @@ def test_a_field_that_changes_what_a_loss_measures_keeps_that_loss_apart_alone(
     assert "Learning rate: train-1" not in titles and "accuracy (ACC_all)" in titles
 
 
+def test_a_contrast_is_no_loss_of_reconstruction(tmp_path: Path) -> None:
+    refined = spec("pretrain", refine={"blocks": 3})
+    page = two(tmp_path, spec("pretrain", refine={"blocks": 0}), refined)
+    assert "train.refine.blocks is 0 in train-1 and 3 in train-2" in page.text
+    assert {f"training loss (train_loss): train-{n}" for n in (1, 2)} <= set(charts_of(page))
+
+
+def test_batches_of_two_sizes_keep_a_contrast_apart_and_no_reconstruction(tmp_path: Path) -> None:
+    for blocks in (0, 3):
+        made = [spec("pretrain", refine={"blocks": blocks}) for _ in range(2)]
+        sizes = [
+            {**one, "dataset": {"batch_size": size}} for one, size in zip(made, (4, 8), strict=True)
+        ]
+        page = two(tmp_path / str(blocks), *sizes)
+        told = "not compared: dataset.batch_size is 4 in train-1 and 8 in train-2" in page.text
+        assert told == bool(blocks)
+
+
 def test_jobs_that_report_by_other_units_have_no_common_axis(tmp_path: Path) -> None:
     write_job(tmp_path, "train-1", spec=spec(), epochs=3)
     folder = write_job(tmp_path, "train-2", spec=spec())

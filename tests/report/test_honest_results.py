@@ -22,7 +22,8 @@ from mae_sdk.cli.main import cli
 from mae_sdk.data.source import open_source
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
-from mae_sdk.report import charts
+from mae_sdk.report import charts, first_screen
+from mae_sdk.report.facts import facts_of
 from mae_sdk.report.make import Ending, refresh
 from mae_sdk.report.markup import percent
 from mae_skill.dotted import set_dotted
@@ -689,6 +690,21 @@ def test_a_pretraining_says_how_it_was_trained_and_that_the_rank_of_its_features
     assert "images at a time 16 dataset.batch_size set" in rows
     assert "mean squared error of the hidden patches" in rows and "mixup" not in rows
     assert "more is better" in page.text
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_the_page_of_a_refined_encoder_says_that_its_loss_is_a_contrast(
+    tmp_path: Path, blocks: int
+) -> None:
+    told: dict[str, Any] = {"model": {"arch": "some_arch"}, "dataset": {"batch_size": 16}}
+    told["train"] = {"stage": "pretrain", "norm_pix_loss": True, "refine": {"blocks": blocks}}
+    result = {"kpis": {"train_loss": 2.5}, "best_metrics": {}}
+    folder = write_job(tmp_path, "train-1", spec=told, result=result, epochs=3)
+    page = page_of(folder)
+    assert ("contrast of two views" in page.text) == bool(blocks)
+    assert ("mean squared error of the hidden patches" in page.text) == (not blocks)
+    chance = first_screen._no_better_than_a_mean(facts_of(Job(folder)), "train_loss", 2.5)
+    assert ("this is no better" in chance) == (not blocks)
 
 
 def test_figures_of_several_labels_have_their_units_and_what_chance_reaches(

@@ -49,6 +49,7 @@ DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED, TABLE = (
 COSINE = {OPT + "lr_scheduler": "cosine"}
 TEACHER = {"train.teacher.checkpoint": WEIGHTS}
 FROM_WEIGHTS = {"train.pretrained_model_path": WEIGHTS}
+REFINES = {**FROM_WEIGHTS, "train.refine.blocks": 1}
 PROBE = {"dataset.probe_train_data_sources": DATA, "train.probe.interval": 1}
 PATIENT = {"train.early_stopping.patience": 1, "train.num_epochs": 4}
 
@@ -143,6 +144,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.teacher.weight": (0.5, TEACHER),
     "train.teacher.layer": (1, TEACHER),
     "train.teacher.sees": ("all", TEACHER),
+    "train.refine.blocks": (2, FROM_WEIGHTS),
+    "train.refine.temperature": (0.5, REFINES),
+    "train.refine.queue_size": (4, {**REFINES, "train.refine.neighbors": 2}),
+    "train.refine.neighbors": (1, REFINES),
+    "train.refine.layer_decay": (0.9, REFINES),
     "train.freeze": (["blocks.0"], {}),
     "train.loss": ("focal", {}),
     "train.focal_gamma": (5.0, {"train.loss": "focal"}),

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +89,51 @@ def test_a_row_that_cannot_run_says_why_in_the_table(
     assert quality.main() == 0  # what is there is not run again, what failed is
     again = capsys.readouterr().out
     assert '"row": "lightly"' in again and '"row": "svm"' not in again
+
+
+def test_rows_that_refine_begin_with_one_pretraining_and_have_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used, asked = [0.0], []
+
+    class Job:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+    def train(
+        case: Any, name: str, stage: str, seconds: float, *fields: Any, **options: Any
+    ) -> Job:
+        asked.append((name, stage, seconds, *fields, options.get("parent_job_id")))
+        used[0] += seconds
+        return Job(f"{name}-folder")
+
+    scores = {"start-folder": 0.3, "longer-folder": 0.4, "refined-folder": 0.5}
+
+    def probed(case: Any, folder: str) -> dict[str, float]:
+        used[0] += 100.0  # of a judgment, which is not counted
+        case.free += 100.0
+        return dict.fromkeys(quality.PROBES, scores[folder])
+
+    monkeypatch.setattr(quality, "train", train)
+    monkeypatch.setattr(quality, "probed", probed)
+    monkeypatch.setattr(quality, "judged", lambda case, job: 0.7)
+    monkeypatch.setattr(quality, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(quality, "processor_seconds", lambda: used[0])
+    words = ["--refining", "--sets", "small_digits", "--seeds", "0", "--minutes", "1"]
+    monkeypatch.setattr(
+        sys, "argv", ["quality.py", *words, "--blocks", "2", "--work", f"{tmp_path}"]
+    )
+    assert quality.main() == 0
+    assert asked == [
+        ("start", "pretrain", 40.0, None, None),
+        ("start_tuned", "finetune", 15.0, "start-folder"),
+        ("longer", "pretrain", pytest.approx(20.0), {}, "start-folder"),
+        ("longer_tuned", "finetune", 15.0, "longer-folder"),
+        ("refined", "pretrain", pytest.approx(20.0), {"train.refine.blocks": 2}, "start-folder"),
+        ("refined_tuned", "finetune", 15.0, "refined-folder"),
+    ]
+    told = capsys.readouterr().out
+    rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert [row["seconds"] for row in rows] == [40.0, 60.0, 60.0]
+    assert "| small_digits | refined | 50.0 (50.0 to 50.0; n = 1) |" in told
+    assert told.count("70.0 (70.0 to 70.0; n = 1)") == 3

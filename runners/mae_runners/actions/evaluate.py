@@ -64,6 +64,7 @@ from mae_runners.metrics.reconstruction import (
     with_losses,
 )
 from mae_runners.metrics.saliency import gradient_map
+from mae_runners.models.mae import MaskedAutoencoder
 
 KPIS = (
     "mIoU",
@@ -441,6 +442,10 @@ def evaluate_features(
     }
     if found.loss is not None:
         metrics["reconstruction_loss"] = found.loss
+    elif isinstance(model := getattr(runtime, "model", None), MaskedAutoencoder) and model.refiner:
+        metrics["notes"].append(
+            "no reconstruction loss: the encoder was refined, and its decoder is the one of before"
+        )
     else:
         metrics["notes"].append(
             "no reconstruction loss: there is no decoder in the file; "

@@ -171,7 +171,8 @@ class ImageDataset(KeyedDataset):
 
     ``label`` is -1 for unlabeled images, and with ``targets`` float32 [C], 1 for each class that
     the image is of; ``noise`` is there when ``num_units`` is given (units with
-    the smallest noise stay visible).
+    the smallest noise stay visible). With ``two_views`` an item has ``view`` too, the same picture
+    as ``image`` by other draws.
 
     Attributes:
         labels: int64 [n].
@@ -189,6 +190,7 @@ class ImageDataset(KeyedDataset):
         targets: npt.NDArray[np.uint8] | None = None,
         num_units: int | None,
         max_corrupt_fraction: float,
+        two_views: bool = False,
     ) -> None:
         super().__init__(
             source,
@@ -198,12 +200,12 @@ class ImageDataset(KeyedDataset):
             reading=transform.reading,
         )
         self.transform, self.labels, self.num_units = transform, labels, num_units
-        self.targets = targets
+        self.targets, self.two_views = targets, two_views
 
     @property
     def item_bytes(self) -> int:
         return (
-            self.pixel_bytes * self.transform.height * self.transform.width
+            self.pixel_bytes * self.transform.height * self.transform.width * (1 + self.two_views)
             + 4 * (self.num_units or 0)
             + 64
         )
@@ -218,11 +220,14 @@ class ImageDataset(KeyedDataset):
         return item
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = self.transform(self.source.read(index), shown(self.source.members[index]), draw)
+        data, name = self.source.read(index), shown(self.source.members[index])
         label: Any = int(self.labels[index])
         if self.targets is not None:
             label = torch.from_numpy(self.targets[index].astype(np.float32))
-        return {"image": planes(pixels), "label": label}
+        item = {"image": planes(self.transform(data, name, draw)), "label": label}
+        if self.two_views:
+            item["view"] = planes(self.transform(data, name, sample_key(draw, 0, index, "view")))
+        return item
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Items as a batch; see the function `collate`."""
@@ -238,8 +243,8 @@ def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """``image`` uint8 or float32 [B, C, H, W], ``label`` (float32 [B, C] of several each) and
-    ``index`` int64 [B], ``valid`` bool [B], and ``noise`` float32 [B, L] where there is any. Where
-    one image is float32, all are."""
+    ``index`` int64 [B], ``valid`` bool [B]; ``noise`` float32 [B, L], and ``view`` as ``image``,
+    where there are any. Where one image is float32, all are."""
     labels = [sample["label"] for sample in samples]
     several = isinstance(labels[0], torch.Tensor)
     batch = {
@@ -250,6 +255,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     }
     if "noise" in samples[0]:
         batch["noise"] = torch.stack([sample["noise"] for sample in samples])
+    if "view" in samples[0]:
+        batch["view"] = torch.stack(alike([sample["view"] for sample in samples]))
     return batch
 
 
@@ -309,6 +316,7 @@ def build_dataset(
     chosen: Sequence[str] | None = None,
     labels: LabelTable = NO_TABLE,
     num_units: int | None = None,
+    two_views: bool = False,
     max_corrupt_fraction: float = 0.01,
     reading: Reading = DEFAULT,
 ) -> ImageDataset:
@@ -326,6 +334,7 @@ def build_dataset(
         labels: the table of their classes; without labels being required, pictures that no row
             names stay. Without a file the folders are the classes.
         num_units: length of the masking noise; ``None`` = none.
+        two_views: each item has a second view of its picture.
         max_corrupt_fraction: share of unreadable images that is tolerated.
         reading: how a picture is read; a range that is to be measured is measured in ``sources``.
 
@@ -370,5 +379,6 @@ def build_dataset(
         if isinstance(source, LabeledSource) and source.several
         else None,
         num_units=num_units,
+        two_views=two_views,
         max_corrupt_fraction=max_corrupt_fraction,
     )

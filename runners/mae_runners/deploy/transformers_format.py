@@ -285,8 +285,11 @@ def words(model: Backboned, saved: CheckpointMeta) -> tuple[str, str]:
             "pooling, which pretraining has none of: it is here with weight 1 and bias 0. "
             "`last_hidden_state` is from before it."
         )
+    stale = ""
+    if model.config.get("refine"):
+        stale = "The encoder was refined after its decoder had learned, which reads it no longer. "
     what = "HieraModel" if family == "hiera" else "ViTMAEModel"
     return use, (
-        f"Encoder and decoder. `AutoModel` loads the encoder alone (`{what}`), which masks "
+        f"Encoder and decoder. {stale}`AutoModel` loads the encoder alone (`{what}`), which masks "
         "as well: `mask_ratio=0.0` shows it the whole picture."
     )

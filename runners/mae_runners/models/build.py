@@ -43,12 +43,14 @@ def build_mae(
     input_size: int | Sequence[int],
     channels: int = 3,
     teacher: Mapping[str, Any] | None = None,
+    refine: Mapping[str, Any] | None = None,
 ) -> MaskedAutoencoder:
     """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialized.
 
     Args:
         channels: of an image.
         teacher: see `VitMae`.
+        refine: see `Refiner`.
 
     Raises:
         SpecError: the input size or the decoder's shape does not work.
@@ -72,6 +74,8 @@ def build_mae(
         config["position_temperature"] = temperature
     if teacher:
         config["teacher"] = dict(teacher)
+    if refine:
+        config["refine"] = dict(refine)
     model = build_from_config(config)
     assert isinstance(model, MaskedAutoencoder)
     return model
@@ -154,7 +158,9 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
     model: Backboned
     if "mask_ratio" in config:
         _check_decoder(arch, config)
-        model = _MAE[arch.family](build_encoder(config, pretraining=True), config)
+        model = autoencoder = _MAE[arch.family](build_encoder(config, pretraining=True), config)
+        if config.get("refine"):  # last, so that the rest starts as it does without
+            autoencoder.refine(config["refine"])
     elif config.get("task") == "segmentation":
         model = Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
     else:

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mae_skill.errors import SpecError
 from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from mae_runners.models.masking import (
     take,
     take_patches,
 )
+from mae_runners.models.refine import RefineOutput, Refiner
 
 
 class MaeOutput(NamedTuple):
@@ -45,7 +47,7 @@ class MaskedAutoencoder(Backboned):
 
     ``mask_ratio``: the share of units hidden. ``norm_pix_loss``: standardize each target patch by
     its own mean and unbiased variance + 1e-6. ``prediction_share``: of the hidden units, those that
-    a training step predicts.
+    a training step predicts. ``refiner``: the heads of a run that refines a trained encoder.
     """
 
     #: target pixels in the order (p, p, C), as MAE and FCMAE predict them; Hiera predicts (C, p, p)
@@ -60,6 +62,7 @@ class MaskedAutoencoder(Backboned):
         self.mask_ratio = float(config["mask_ratio"])
         self.norm_pix_loss = bool(config["norm_pix_loss"])
         self.prediction_share = float(config.get("decoder_prediction_share", 1.0))
+        self.refiner: Refiner | None = None
 
     # ---- what a family supplies ----------------------------------------------------------------
 
@@ -131,8 +134,16 @@ class MaskedAutoencoder(Backboned):
         spread = losses[..., None, None, None].expand(-1, -1, 1, patch, patch)
         return put_patches(empty, index, spread)[:, 0]
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
-        """``images [B, C, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""
+    def forward(
+        self, images: Tensor, noise: Tensor, views: Tensor | None = None
+    ) -> MaeOutput | RefineOutput:
+        """``images [B, C, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask.
+
+        Where the encoder is refined, ``views`` are other views of the same pictures, and the
+        features of both are what is learned; nothing is masked.
+        """
+        if self.refiner is not None and views is not None:
+            return RefineOutput(self.refiner(self.encode(torch.cat([images, views]))))
         share = self.prediction_share if self.training else 1.0
         mask = random_masking(noise, self.mask_ratio, share)
         latent = self.forward_encoder(images, mask)
@@ -166,13 +177,35 @@ class MaskedAutoencoder(Backboned):
             patches = pred.unflatten(2, (self.in_chans, patch, patch))
         return put_patches(images, index, patches)
 
+    def refine(self, config: Config) -> None:
+        """Adds the heads of refining; the encoder's last ``config["blocks"]`` blocks and what comes
+        after them stay trained, all else of the model is frozen.
+
+        Raises:
+            SpecError: there are not so many blocks.
+        """
+        blocks, wanted = self.encoder.blocks_in_order(), int(config["blocks"])
+        if wanted > len(blocks):
+            raise SpecError(
+                "the encoder has fewer blocks",
+                field="train.refine.blocks",
+                got=wanted,
+                expected=f"1 to {len(blocks)} for {self.arch}",
+            )
+        # Parameters are in the order of the network: all from the first such block on.
+        learned, first = False, next(blocks[-wanted].parameters())
+        for name, parameter in self.named_parameters():
+            learned = learned or parameter is first
+            parameter.requires_grad_(learned and name.startswith("encoder."))
+        self.refiner = Refiner(int(self.encoder.num_features), config)
+
     def head_parameter_names(self) -> set[str]:
         """Everything outside the encoder: mask token, decoder, prediction."""
         return {name for name, _ in self.named_parameters() if not name.startswith("encoder.")}
 
     def output_parameter_names(self) -> set[str]:
-        """The layers that predict pixels, and a teacher's features."""
-        answers = ("decoder_pred.", "pred.", "teacher_projector.")
+        """The layers that predict pixels, a teacher's features or a view's projection."""
+        answers = ("decoder_pred.", "pred.", "teacher_projector.", "refiner.")
         return {name for name, _ in self.named_parameters() if name.startswith(answers)}
 
 

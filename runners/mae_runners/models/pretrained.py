@@ -157,7 +157,7 @@ def load_described(
     file_field: str | None,
 ) -> tuple[nn.Module, CheckpointMeta, bool]:
     """The module of a checkpoint in evaluation mode, its description, and whether it has its
-    decoder.
+    decoder, one that reads what the encoder says.
 
     A checkpoint of ours, and a folder that ``export`` wrote, are built from themselves alone; any
     other file holds the weights of the model that ``spec`` describes: architecture, stage, task,
@@ -170,7 +170,8 @@ def load_described(
     contents, name = read(path, key), Path(path).name
     own = own_description(contents)
     if is_own(contents) or (own is None and spec is None):
-        return *model_of(contents, name, file_field), True
+        found, meta = model_of(contents, name, file_field)
+        return found, meta, not _refined(meta)
     if own is not None:
         meta = CheckpointMeta.from_dict(own, name)
         model = build_from_config(meta.model)
@@ -196,7 +197,13 @@ def load_described(
             exif_orientation=spec.dataset.exif_orientation,
             multi_label=isinstance(model, Classifier) and spec.model.multi_label,
         )
-    return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
+    decodes = not any(only_decodes(entry) for entry in result.fresh)
+    return model.eval(), meta, decodes and not _refined(meta)
+
+
+def _refined(meta: CheckpointMeta) -> bool:
+    """Whether the encoder learned on after its decoder did, which therefore no longer reads it."""
+    return bool(meta.model.get("refine"))
 
 
 def _stage(model: Backboned) -> str:

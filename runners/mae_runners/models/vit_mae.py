@@ -28,6 +28,7 @@ from mae_runners.models.mae import (
 )
 from mae_runners.models.masking import Mask, put, random_masking, take, take_patches
 from mae_runners.models.position import TEMPERATURE, sincos_2d
+from mae_runners.models.refine import RefineOutput
 
 if TYPE_CHECKING:
     from mae_runners.models.teacher import FrozenTeacher
@@ -217,10 +218,12 @@ class VitMae(MaskedAutoencoder):
         trained, saved, averaged or sent to other ranks."""
         self._teacher = teacher
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+    def forward(
+        self, images: Tensor, noise: Tensor, views: Tensor | None = None
+    ) -> MaeOutput | RefineOutput:
         """As `MaskedAutoencoder.forward`; a training step adds the teacher's loss."""
         if self._teacher is None or not self.training:
-            return super().forward(images, noise)
+            return super().forward(images, noise, views)
         mask = random_masking(noise, self.mask_ratio, self.prediction_share)
         latent, seen = self._encode(images, mask)
         pred = self.forward_decoder(latent, mask)

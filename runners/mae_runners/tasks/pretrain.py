@@ -1,4 +1,4 @@
-"""Pretraining: reconstruction of hidden patches."""
+"""Pretraining: reconstruction of hidden patches, and the contrast that refines what it learned."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from mae_skill.archs import ARCHS, num_units, with_patch
 from mae_skill.errors import DataError, SpecError
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
+from mae_runners.context import RunContext
+from mae_runners.data import ImageDataset, KeyedDataset, build_dataset, to_input
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.probe import MAX_RANKED
 from mae_runners.metrics.reconstruction import MeanLoss
@@ -24,10 +26,26 @@ from mae_runners.tasks.base import Batch, Images, Task, counted, local_copy
 
 
 class PretrainTask(Task):
-    """Masked autoencoding (MAE, arXiv 2111.06377; FCMAE, 2301.00808; Hiera, 2306.00989)."""
+    """Masked autoencoding (MAE, arXiv 2111.06377; FCMAE, 2301.00808; Hiera, 2306.00989).
+
+    With ``train.refine.blocks`` it is the stage after that, of two views of each picture: see
+    `mae_runners.models.refine`. It has no validation loss, and shows no reconstructions.
+    """
 
     stage = "pretrain"
     train: ImageDataset
+
+    def __init__(self, spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> None:
+        self.refines = spec.train.refine.blocks > 0
+        if self.refines and pretrained and not spec.train.pretrained_model_path:
+            raise SpecError(
+                "there is no trained encoder to refine",
+                field="train.refine.blocks",
+                got=spec.train.refine.blocks,
+                expected="0, or trained weights in train.pretrained_model_path",
+                hint="pass --parent JOB of a pretraining, or set train.pretrained_model_path",
+            )
+        super().__init__(spec, context, pretrained)
 
     @property
     def accuracy(self) -> str | None:
@@ -40,7 +58,10 @@ class PretrainTask(Task):
             judged = split_bank(torch.as_tensor(bank.labels), self.seed)[1]
             share["images"] = len(judged if queries is None else queries)
         rank = {"direction": "maximize"}
-        return {**super().metrics_about(), "knn_acc": share, "linear_acc": share, "rankme": rank}
+        about = {**super().metrics_about(), "knn_acc": share, "linear_acc": share, "rankme": rank}
+        if self.refines:
+            del about["val_loss"]
+        return about
 
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
         model = self.spec.model
@@ -49,6 +70,7 @@ class PretrainTask(Task):
             getattr(self.spec.dataset, f"{role}_data_sources"),
             train=train,
             num_units=num_units(arch, self.aug.input_size),
+            two_views=self.refines and train,
         )
 
     def _open(self, sources: Any, *, train: bool, **options: Any) -> ImageDataset:
@@ -105,6 +127,15 @@ class PretrainTask(Task):
     def build_model(self) -> MaskedAutoencoder:
         train, size, channels = self.spec.train, self.aug.input_size, self.reading.bands
         self.teacher = self._load_teacher()
+        if self.refines:
+            said = (
+                "train_loss is the contrast of two views (train.refine.blocks): it compares with "
+            )
+            said += "no loss of reconstruction"
+            self.context.log(said)
+            self.context.status.running(said)
+            refine = train.refine.model_dump(exclude={"layer_decay"})
+            return build_mae(self.spec.model, train, size, channels, refine=refine)
         if self.teacher is None:
             return build_mae(self.spec.model, train, size, channels)
         found = self.teacher.found
@@ -124,6 +155,13 @@ class PretrainTask(Task):
         path = self.spec.train.teacher.checkpoint
         if not path:
             return None
+        if self.refines:
+            raise SpecError(
+                "a run that refines learns from no teacher",
+                field="train.teacher.checkpoint",
+                got=path,
+                expected="null, or train.refine.blocks=0",
+            )
         if not str(self.spec.model.arch).startswith("vit_"):
             raise SpecError(
                 "only a ViT learns from a teacher",
@@ -143,8 +181,14 @@ class PretrainTask(Task):
         return teacher
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
-        loss: Tensor = module(self.inputs(batch), batch["noise"]).loss
+        views = None
+        if self.refines:
+            views = to_input(batch["view"], self.aug.mean, self.aug.std)
+        loss: Tensor = module(self.inputs(batch), batch["noise"], views).loss
         return loss
+
+    def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
+        return {} if self.refines else super().validate(module, ranks)
 
     def new_metrics(self) -> MeanLoss:
         return MeanLoss()
@@ -159,8 +203,8 @@ class PretrainTask(Task):
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
     ) -> dict[str, float]:
         """``knn_acc`` every ``train.probe.interval`` epochs and at the end, ``linear_acc`` at the
-        end; at validations an image of reconstructions, and ``rankme`` of up to `MAX_RANKED`
-        validation images."""
+        end; at validations an image of reconstructions, where the decoder is of use, and ``rankme``
+        of up to `MAX_RANKED` validation images."""
         train = self.spec.train
         found: dict[str, float] = {}
         if self.probe_sets and (final or (epoch + 1) % train.probe.interval == 0):
@@ -172,7 +216,9 @@ class PretrainTask(Task):
                 self._shown = self.open_source("train", train=False)
             whose = "validation images" if self._shown is self.val else "training images"
             path = self.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"
-            board = probes.reconstructions(self, self._shown, epoch, whose)
+            board = None
+            if not self.refines:  # the decoder does not follow the encoder
+                board = probes.reconstructions(self, self._shown, epoch, whose)
             if board is not None:
                 images.image(step, "reconstruction", board, path)
         if final and self._shown is not None:

@@ -154,7 +154,8 @@ def has_unused(task: Task) -> bool:
 
     images = torch.zeros(2, model.in_chans, height, width, device=device)
     if task.stage == "pretrain":
-        loss = model(images, torch.rand(2, model.num_units, device=device)).loss
+        views = None if model.refiner is None else images
+        loss = model(images, torch.rand(2, model.num_units, device=device), views).loss
     else:
         outputs = model(images)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)

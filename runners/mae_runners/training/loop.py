@@ -37,6 +37,7 @@ from mae_runners.training.optim import (
     layerwise_active,
     parameter_groups,
     plain_name,
+    refines_encoder,
     scaled_lr,
 )
 from mae_runners.training.position import (
@@ -195,7 +196,13 @@ class TrainLoop:
         )
         self.lr = scaled_lr(train.optim, self.step_span)
         named = [(plain_name(name), p) for name, p in self.module.named_parameters()]
-        groups = parameter_groups(traits, train.optim, layerwise=self.layerwise, named=named)
+        groups = parameter_groups(
+            traits,
+            train.optim,
+            layerwise=self.layerwise,
+            named=named,
+            refine_decay=train.refine.layer_decay if refines_encoder(train) else None,
+        )
         self.groups = [
             {"scale": g["scale"], "weight_decay": g["weight_decay"], "parameters": len(g["params"])}
             for g in groups
@@ -250,7 +257,7 @@ class TrainLoop:
             "effective_batch": self.step_span,
             "learning_rate": self.lr.value,
             "learning_rate_factor": self.lr.factor,
-            "layerwise_rates": self.layerwise,
+            "layerwise_rates": self.layerwise or refines_encoder(train),
             "parameter_groups": self.groups,
             "precision": why_precision.removeprefix("precision "),
             "device": str(self.context.device),

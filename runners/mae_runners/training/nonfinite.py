@@ -13,6 +13,7 @@ from mae_skill.errors import NumericError
 
 from mae_runners.distributed import Ranks, is_sharded
 from mae_runners.models import checkpoint
+from mae_runners.models.refine import Refiner
 from mae_runners.tasks.base import Batch, Task, counted, seed_all
 from mae_runners.training.fabric import full_states
 from mae_runners.training.lightning import Fabric
@@ -123,6 +124,9 @@ class StepReplay:
     def gradient_norms(self, batch: Batch, key: list[int]) -> dict[str, float]:
         """Parameter → norm of its gradient for one micro-batch, by the bare model of this rank."""
         task, model = self.task, self.task.model
+        for part in model.modules():
+            if isinstance(part, Refiner):
+                part.alone = True  # the other ranks may not replay theirs
         model.train()
         model.zero_grad(set_to_none=True)
         seed, epoch, micro, rank = key

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mae_skill.errors import SpecError
-from mae_skill.spec import OptimSpec
+from mae_skill.spec import OptimSpec, TrainSpec
 from torch import nn
 
 from mae_runners.training.muon import MuonWithAdamW
@@ -46,6 +46,11 @@ def beta2(optim: OptimSpec, stage: str) -> float:
 def layerwise_active(stage: str, pretrained: bool) -> bool:
     """Whether `layer_decay` and `backbone_multiplier` apply: in fine-tuning pretrained weights."""
     return stage == "finetune" and pretrained
+
+
+def refines_encoder(train: TrainSpec) -> bool:
+    """Whether a run refines a trained encoder by contrast."""
+    return train.stage == "pretrain" and train.refine.blocks > 0
 
 
 def plain_name(name: str) -> str:
@@ -93,7 +98,12 @@ class Traits:
 
 
 def parameter_groups(
-    traits: Traits, optim: OptimSpec, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]
+    traits: Traits,
+    optim: OptimSpec,
+    *,
+    layerwise: bool,
+    named: list[tuple[str, nn.Parameter]],
+    refine_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups, one for each (rate scale, weight decay), and with Muon for each part of it.
 
@@ -102,6 +112,8 @@ def parameter_groups(
         optim: `train.optim` of the spec.
         layerwise: see `layerwise_active`.
         named: the parameters to group, wrapped or not.
+        refine_decay: ``train.refine.layer_decay`` of a run that refines: layer-wise rates too, with
+            no multiplier.
 
     Returns:
         Groups with `params, param_names, scale, weight_decay, muon`; `scale` = layer_decay^(n − id)
@@ -121,6 +133,9 @@ def parameter_groups(
             layer, total = traits.layers[name]
             multiplier = 1.0 if name in traits.heads else float(optim.backbone_multiplier)
             scale = float(optim.layer_decay) ** (total - layer) * multiplier
+        elif refine_decay is not None:
+            layer, total = traits.layers[name]
+            scale = refine_decay ** (total - layer)
         exempt = name in traits.no_decay or name.endswith(".bias")
         decay = 0.0 if exempt else float(optim.weight_decay)
 

@@ -149,10 +149,17 @@ def _hint(name: str, known: Mapping[str, str]) -> str:
     return f"{meant}metrics of this bundle: {listed}; {own}"
 
 
-def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
-    """Dotted key → the metric of ``metrics`` that does not compare across its values."""
+def incomparable(
+    schema: Mapping[str, Any], metrics: Iterable[str], spec: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Dotted key → the metric of ``metrics`` that does not compare across its values; in ``spec``,
+    where there is one."""
     wanted = set(metrics)
-    entries = [entry for entry in schema.get("automl_metrics") or () if entry["metric"] in wanted]
+    entries = [
+        entry
+        for entry in schema.get("automl_metrics") or ()
+        if entry["metric"] in wanted and (spec is None or holds(entry.get("when"), spec))
+    ]
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 

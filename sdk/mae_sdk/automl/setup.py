@@ -156,7 +156,7 @@ def _not_tried(
     judge: Judge | None,
 ) -> str | None:
     """Why the auto recipe is no trial beside the spec as given; None where it is one."""
-    if not _compare(spec, auto_spec, incomparable(schema, metrics)):
+    if not _compare(spec, auto_spec, incomparable(schema, metrics, spec)):
         return (
             f"{metrics[0]} does not compare across what it changes; "
             "recipe auto makes it the spec of every trial"

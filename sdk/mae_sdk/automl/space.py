@@ -391,7 +391,7 @@ class _Builder:
         self.fields = field_nodes(schema)
         self.schema = schema
         metrics = [objective.metric for objective in objectives(schema, spec, options)]
-        self.incomparable = incomparable(schema, metrics)
+        self.incomparable = incomparable(schema, metrics, spec)
         self.ranges = dict(options.ranges)
 
         named = options.parameters

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from mae_skill.bundle import Bundle
+from mae_skill.conditions import holds
 from mae_skill.diff import diff_specs
 from mae_skill.errors import MaeError
 
@@ -212,8 +213,12 @@ def _incomparable(pair: Pair, metric: str) -> list[str]:
     """The fields across whose values a metric of this stage does not compare."""
     found: list[str] = []
     for entry in pair.contract:
-        stage = mapping(entry.get("when")).get("train.stage")
-        if entry.get("metric") == metric and stage in (None, pair.first.stage):
+        of_training = {
+            key: need
+            for key, need in mapping(entry.get("when")).items()
+            if str(key).startswith("train.")
+        }
+        if entry.get("metric") == metric and holds(of_training, pair.first.spec):
             found += [str(key) for key in as_list(entry.get("incomparable"))]
     return list(dict.fromkeys(found))
 

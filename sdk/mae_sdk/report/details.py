@@ -71,6 +71,8 @@ def trained(facts: Facts) -> Section | None:
     if facts.stage == "pretrain" and rows and not facts.record.get("skill_dir"):
         teacher = facts.setting("train.teacher.checkpoint")
         loss = "mean squared error of the hidden patches" + (" and a teacher's" if teacher else "")
+        if facts.setting("train.refine.blocks"):
+            loss = "contrast of two views with nearest neighbors; no loss of reconstruction"
         rows.append(["loss", loss, "train.stage", ""])
     if not rows:
         return None

@@ -324,6 +324,8 @@ def _no_better_than_a_mean(facts: Facts, name: str, value: Any) -> str:
         return ""
     if not facts.setting("train.norm_pix_loss") or facts.setting("train.teacher.checkpoint"):
         return ""
+    if facts.setting("train.refine.blocks"):  # no pixels are learned
+        return ""
     known = "; this is no better" if value >= 1 else ""
     return f"the mean of each hidden patch as the answer has a loss of at most 1{known}"
 

@@ -26,6 +26,7 @@ from mae_skill.weights.config import (
 from mae_skill.weights.fit import Fit, Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
+from mae_skill.weights.resumed import REFINE
 from mae_skill.weights.teacher import FIELD as TEACHER
 from mae_skill.weights.teacher import teacher_of
 
@@ -576,6 +577,77 @@ def teacher(case: Case) -> None:
     case.warnings.append(Notice(TEACHER, found.summary + added, note=True))
 
 
+def refined(case: Case) -> None:
+    """What is refined is an encoder that has learned, by two views of a picture that differ."""
+    blocks, arch = case(REFINE), arch_of(case.spec)
+    if not blocks or case("train.stage") != "pretrain" or arch is None:
+        return
+    depth = (case("model.depth") if arch.family == "vit" else None) or arch.depth
+    if not case(PRETRAINED) and not _goes_on(case):
+        case.error(
+            REFINE,
+            "there is no trained encoder to refine",
+            f"0, or trained weights in {PRETRAINED}",
+            f"pass --parent JOB of a pretraining, or set {PRETRAINED}",
+        )
+    elif blocks > depth:
+        case.error(
+            REFINE,
+            "the encoder has fewer blocks",
+            f"1 to {depth} for {arch.name}",
+            f"set {REFINE}={max(1, depth // 2)}, half of them",
+        )
+    if case(TEACHER):
+        case.error(
+            TEACHER,
+            "a run that refines learns from no teacher",
+            f"null, or {REFINE}=0",
+            f"leave one of {TEACHER} and {REFINE} out",
+        )
+    near, held = case("train.refine.neighbors"), case("train.refine.queue_size")
+    if near and held and near > held:
+        case.error(
+            "train.refine.neighbors",
+            "a queue cannot hold so many neighbors",
+            f"at most {held} (train.refine.queue_size)",
+            "lower it, or raise train.refine.queue_size",
+        )
+    if case("train.optim.monitor_name") == "val_loss":
+        case.error(
+            "train.optim.monitor_name",
+            f"a run that refines ({REFINE}) has no validation loss",
+            "train_loss",
+            "set train.optim.monitor_name=train_loss; train.probe.interval judges its features",
+        )
+    if case("dataset.batch_size") == 1 and (case.facts.processes or 1) * case.facts.nodes == 1:
+        case.error(
+            "dataset.batch_size",
+            "a picture alone in its batch is told from no other",
+            "2 or more; 64 is usual at the least",
+            "raise dataset.batch_size; train.accum_grad_batches does not make up for it",
+        )
+    if not _views_differ(case):
+        case.warn(
+            REFINE,
+            "both views of a picture are the same: nothing is learned by telling them from others; "
+            "set dataset.augmentation.min_scale below 1, or rotation, shift and the like",
+            serious=True,
+        )
+    for key in ("train.mask_ratio", "train.norm_pix_loss"):
+        if case.given(key):
+            case.warn(key, f"has no effect: with {REFINE} nothing is masked or reconstructed")
+
+
+def _views_differ(case: Case) -> bool:
+    """Whether two draws of the augmentation give two pictures."""
+    changes = ("rotation", "shear", "zoom", "shift", "color_jitter")
+    named = {name: case(f"dataset.augmentation.{name}") for name in (*changes, "hflip", "vflip")}
+    crop = [case(f"dataset.augmentation.{end}_scale") for end in ("min", "max")]
+    if None in crop or min(crop) < 1 or any(named[name] for name in changes):
+        return True
+    return any(0 < (named[name] or 0) < 1 for name in ("hflip", "vflip"))
+
+
 def _is_remote(path: str) -> bool:
     return "://" in path or path.startswith(("hf-hub:", "hf_hub:"))
 
@@ -629,4 +701,5 @@ RULES = [
     Rule(named_files, ("train", *MODEL)),
     Rule(weights, ("train", "evaluate", "inference", "export")),
     Rule(teacher, ("train",)),
+    Rule(refined, ("train",)),
 ]

@@ -411,7 +411,7 @@ def lowest_rate(case: Case) -> None:
 def papers(case: Case) -> None:
     """Mask ratio and decoder of pretraining, where the papers chose otherwise."""
     arch = ARCHS.get(str(case("model.arch")))
-    if arch is None or case("train.stage") != "pretrain":
+    if arch is None or case("train.stage") != "pretrain" or case("train.refine.blocks"):
         return
 
     ratio = case("train.mask_ratio")

@@ -28,6 +28,7 @@ _SINGLE = {**_CLASSIFIES, "model.multi_label": False}
 _FEW = {**_SINGLE, "model.num_classes": {"le": 300}}  # of more no confusion matrix is kept
 _MULTI = {**_CLASSIFIES, "model.multi_label": True}
 _TEACHER = {**PRETRAIN, "train.teacher.checkpoint": {"set": True}}
+_REFINES = {**PRETRAIN, "train.refine.blocks": {"gt": 0}}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 _MASKING = ["train.mask_ratio", "train.norm_pix_loss", "model.patch_size"]
 _LOSSES = ["train.loss", "train.focal_gamma", "train.dice_weight"]
@@ -39,7 +40,7 @@ _OF_SIZE = [
     *("model.arch", "model.task", "model.patch_size", "model.num_classes", "model.global_pool"),
     *("model.embed_dim", "model.depth", "model.num_heads", "model.mlp_ratio", "model.decoder"),
     *("model.segmentation", "dataset.channels", "dataset.augmentation.input_size"),
-    *("train.stage", "train.freeze", "train.teacher"),
+    *("train.stage", "train.freeze", "train.teacher", "train.refine.blocks"),
 ]
 """How the names begin of the fields that change the number of parameters."""
 _OF_FORWARD = [
@@ -74,6 +75,20 @@ AUTOML_METRICS: list[dict[str, Any]] = [
             *("dataset.augmentation.min_scale", "dataset.augmentation.max_scale"),
             "dataset.augmentation.color_jitter",  # smoother pictures are easier to fill in
             *("train.teacher.weight", "train.teacher.layer", "train.teacher.sees"),
+            *("train.refine.blocks", "train.refine.temperature"),
+            *("train.refine.queue_size", "train.refine.neighbors"),
+        ],
+    },
+    {
+        "when": _REFINES,
+        "metric": "train_loss",
+        "direction": "minimize",
+        # Fewer pictures to be told from, and views that differ less, make it smaller.
+        "incomparable": [
+            "dataset.batch_size",
+            *(f"dataset.augmentation.{name}" for name in ("hflip", "vflip", "rotation", "shear")),
+            *(f"dataset.augmentation.{name}" for name in ("zoom", "shift", "min_ratio")),
+            "dataset.augmentation.max_ratio",
         ],
     },
     {
@@ -355,6 +370,53 @@ class TeacherSpec(SpecModel):
     )
 
 
+class RefineSpec(SpecModel):
+    """A stage after masked pretraining: the last blocks of a trained encoder learn by contrast
+    (MIM-Refiner, arXiv 2402.10093; MAE-CT, arXiv 2304.10520)."""
+
+    blocks: int = spec_field(
+        0,
+        "How many of the encoder's last blocks learn, from trained weights; those before them, and "
+        "the decoder, stay as they are. 0 = off: masked pretraining.",
+        ge=0,
+        le=2**31 - 1,
+        unit="blocks",
+        applies_when=PRETRAIN,
+        related=["train.pretrained_model_path", "train.refine.layer_decay"],
+        automl_disabled=True,
+    )
+    temperature: float = spec_field(
+        0.2,
+        "Temperature of the contrast: lower ones weigh the nearest pictures more.",
+        ge=0.01,
+        le=10.0,
+        applies_when=_REFINES,
+    )
+    queue_size: Positive = spec_field(
+        8192,
+        "Projections of earlier pictures that neighbors are looked up in; every checkpoint holds "
+        "them.",
+        unit="pictures",
+        applies_when=_REFINES,
+        related=["train.refine.neighbors"],
+    )
+    neighbors: Positive = spec_field(
+        20,
+        "A picture is drawn to one of so many nearest neighbors of its other view.",
+        unit="pictures",
+        applies_when=_REFINES,
+        related=["train.refine.queue_size"],
+    )
+    layer_decay: float = spec_field(
+        0.65,
+        "Layer-wise decay of the learning rate: layer i of n is scaled by layer_decay^(n-i).",
+        gt=0.0,
+        le=1.0,
+        applies_when=_REFINES,
+        related=["train.optim.lr"],
+    )
+
+
 class TrainSpec(SpecModel):
     """Configurable parameters of training."""
 
@@ -526,6 +588,11 @@ class TrainSpec(SpecModel):
     teacher: TeacherSpec = spec_field(
         TeacherSpec,
         "A trained ViT whose features a pretrained ViT learns beside the pixels.",
+        applies_when=PRETRAIN,
+    )
+    refine: RefineSpec = spec_field(
+        RefineSpec,
+        "A stage after masked pretraining: the last blocks of a trained encoder learn by contrast.",
         applies_when=PRETRAIN,
     )
     freeze: list[NonEmpty] = spec_field(

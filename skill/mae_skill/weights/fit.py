@@ -305,9 +305,11 @@ def _printable(text: Any) -> str:
 
 
 def lack_of(found: Fit, name: str, file_field: str | None, model: str) -> CheckpointError | None:
-    """The error of a file that is taken as it is and lacks a part of ``model``; its decoder it need
-    not have."""
-    lacking = [entry for entry in found.fresh if not only_decodes(entry)]
+    """The error of a file that is taken as it is and lacks a part of ``model``; its decoder, and
+    what helped to train it, it need not have."""
+    lacking = [
+        entry for entry in found.fresh if not (only_decodes(entry) or entry.startswith(HELPERS))
+    ]
     if not lacking:
         return None
     head = f"; its head is {found.head}" if found.head else ""
@@ -323,6 +325,10 @@ def lack_of(found: Fit, name: str, file_field: str | None, model: str) -> Checkp
         expected=f"all of a {model}",
         hint=hint,
     )
+
+
+HELPERS = ("teacher_projector.", "refiner.")
+"""Parts of a pretraining that no action but the training itself reads."""
 
 
 def only_decodes(entry: str) -> bool:

@@ -13,6 +13,7 @@ from mae_skill.weights.config import DESCRIPTION
 
 FIELD = "train.resume_training_checkpoint_path"
 _START = "train.pretrained_model_path"
+REFINE = "train.refine.blocks"
 
 
 def other_run(
@@ -45,6 +46,17 @@ def other_run(
                 expected=str(meta.get(key)),
                 hint=f"use another results_dir, or start from its weights with {_START}",
             )
+    model = meta.get("model")
+    refined = bool(isinstance(model, Mapping) and model.get("refine"))
+    wanted = get_dotted(spec, REFINE, 0)
+    if refined != bool(wanted) and get_dotted(spec, "train.stage") == "pretrain":
+        return CheckpointError(
+            f"{name} is of a run that {'refined' if refined else 'did not refine'} its encoder",
+            field=REFINE,
+            got=wanted,
+            expected="the blocks that the run was started with" if refined else "0",
+            hint=f"use another results_dir, or start from its weights with {_START}",
+        )
     return None
 
 
