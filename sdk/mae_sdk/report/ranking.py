@@ -242,11 +242,28 @@ def _training(facts: Facts) -> Facts | None:
 def _differing(ids: Sequence[str], specs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     flat = [flatten(one) for one in specs]
     found = {}
-    for key in sorted({key for one in flat for key in one} - {"results_dir"}):
+    keys = {key for one in flat for key in one} - {"results_dir"}
+    for key in sorted(keys, key=lambda key: (_telling(key), key)):
         values = [one.get(key) for one in flat]
         if any(one != values[0] for one in values[1:]):
             found[key] = {name: _short(one) for name, one in zip(ids, values, strict=True)}
     return found
+
+
+_TELLING = (
+    *("model.arch", "train.pretrained_model_path", "train.optim.lr", "train.num_epochs"),
+    *("dataset.train_data_sources", "dataset.batch_size", "dataset.augmentation.input_size"),
+)
+"""What people vary, in the order in which it says most of a training."""
+_FOLLOWING = ("dataset.augmentation.mean", "dataset.augmentation.std")
+"""What is measured, and differs wherever the data do."""
+
+
+def _telling(key: str) -> int:
+    """The place of a field among those that differ."""
+    if key in _TELLING:
+        return _TELLING.index(key)
+    return len(_TELLING) + (key in _FOLLOWING)
 
 
 def _short(value: Any) -> str:
