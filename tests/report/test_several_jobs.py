@@ -155,6 +155,21 @@ def test_losses_are_ranked_downwards_and_no_chance_is_claimed(tmp_path: Path) ->
     assert "No field differs between the specs of these jobs." in text
 
 
+def test_segmenters_are_ranked_by_iou_in_points_with_their_own_intervals(tmp_path: Path) -> None:
+    """No counts of each image are kept, so nothing is claimed of chance."""
+    data = {"dataset.val_data_sources": {"uri": "/d/val", "digest": "v", "images": 14}}
+    for name, share in (("evaluate-1", 0.5), ("evaluate-2", 0.625)):
+        fields = {"model": {"task": "segmentation"}, "train": {"stage": "finetune"}}
+        result = {"kpis": {"mIoU": share}}
+        folder = write_job(tmp_path, name, "evaluate", spec=fields, data=data, result=result)
+        span = {"low": share - 0.1, "high": share + 0.1, "method": "bootstrap over 14 images"}
+        (folder / "evaluate/metrics.json").write_text(json.dumps({"intervals": {"mIoU": span}}))
+    text = page_of(tmp_path, "evaluate-1", "evaluate-2").text
+    assert "evaluate-2 with 62.5 % (95 %: 52.5 % to 72.5 %)." in text
+    said = "evaluate-1 has 50.0 % (95 %: 40.0 % to 60.0 %), 12.5 points from it: whether that is"
+    assert f"{said} more than chance is not known" in text and "-12.5 points" in text
+
+
 def test_trainings_without_a_validation_are_led_to_evaluations(tmp_path: Path) -> None:
     """A training loss says nothing of other images."""
     for number in (1, 2):

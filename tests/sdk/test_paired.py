@@ -142,6 +142,7 @@ def test_answers_pair_by_the_names_of_images_wherever_they_lie() -> None:
         table("/d/test", "aaab", "aaab"),  # another class of one
         table("/d/test", "aaa", "aaa"),  # one image less
         "path,label\n/d/test/0.png,a\n",  # no true classes
+        table("/d/test", "aaba").replace("0.png", "0" * 200_000),  # no table of ours
         "",
     ),
 )

@@ -29,7 +29,10 @@ def answers_of(table: str, share: float, images: int) -> Answers | None:
         table: the text of ``results.csv``.
         share, images: as the job reports them.
     """
-    rows = [row for row in csv.DictReader(io.StringIO(table)) if row.get("true_label")]
+    try:
+        rows = [row for row in csv.DictReader(io.StringIO(table)) if row.get("true_label")]
+    except csv.Error:  # other programs write such files too
+        return None
     paths = [str(row.get("path")).replace("\\", "/") for row in rows]
     if not rows or len(rows) != images or len(set(paths)) != len(rows):
         return None

@@ -33,7 +33,7 @@ from mae_sdk.report.compare import (
     place_of,
 )
 from mae_sdk.report.facts import Facts, base, facts_of, parents, shown
-from mae_sdk.report.markup import number, together
+from mae_sdk.report.markup import together
 from mae_sdk.report.words import named
 
 MAX_TOLD = 4
@@ -375,13 +375,11 @@ def _against(ranking: Ranking, place: int, differ: Differences) -> str:
     """How a job differs from the best, and whether the images tell the two apart."""
     who = _who(ranking.members[place], differ)
     if not ranking.gaps:
-        away = abs(ranking.value(0)[0] - ranking.value(place)[0])
-        figure = _figure(ranking, place)
         if ranking.is_equal(place):
             return f"{who} has the same."
         return (
-            f"{who} has {figure}, {number(away)} from it: whether that is more than chance is not "
-            "known; repeat both with other seeds."
+            f"{who} has {_figure(ranking, place)}, {_away(ranking, place).lstrip('+-')} from it: "
+            "whether that is more than chance is not known; repeat both with other seeds."
         )
     if ranking.is_equal(place):
         return f"{who} has the same share: the two cannot be told apart."
@@ -395,6 +393,13 @@ def _against(ranking: Ranking, place: int, differ: Differences) -> str:
     text += "told apart" if ranking.is_told(place) else "cannot be told apart"
     test = "exact McNemar" if between.pairs is not None else "as if on different images"
     return f"{text} ({test} {p_value(between.p)}{_after(ranking, place)})."
+
+
+def _away(ranking: Ranking, place: int) -> str:
+    """How far a job lies from the best, with its sign."""
+    away = ranking.value(place)[0] - ranking.value(0)[0]
+    of_share = first_screen.told(ranking.metric, *ranking.value(0)).endswith("%")
+    return f"{100 * away:+.1f} points" if of_share else f"{away:+.4g}"
 
 
 def _after(ranking: Ranking, place: int) -> str:
@@ -425,12 +430,13 @@ def _table(ranking: Ranking, differ: Differences) -> Table:
         row = [_who(entry, differ), together(_figure(ranking, place)), "–", "–", "–"]
         if place and ranking.gaps:
             between = ranking.gaps[0, place]
-            row[2] = f"{-100 * between.value:+.1f} points"
-            row[2] += f" ({-100 * between.high:+.1f} to {-100 * between.low:+.1f})"
+            row[2] = (
+                f"{_away(ranking, place)} ({-100 * between.high:+.1f} to {-100 * between.low:+.1f})"
+            )
             row[3] = p_value(ranking.p[0, place]).removeprefix("p = ").removeprefix("p ")
             row[4] = "told apart" if ranking.is_told(place) else "cannot be told apart"
         elif place:
-            row[2] = f"{ranking.value(place)[0] - ranking.value(0)[0]:+.4g}"
+            row[2] = _away(ranking, place)
         rows.append(row)
     p = "p" if len(ranking.p) < 2 else f"p, corrected for {len(ranking.p)} pairs"
     head = ["job", named(ranking.metric), "from the best", p, "apart"]
