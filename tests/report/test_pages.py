@@ -114,9 +114,12 @@ def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Pat
         "checkpoints": [],
     }
     (folder / "train/checkpoints.json").write_text(json.dumps(index))
+    worse = {"train_loss": 0.2, "val_loss": 0.3, "ACC_all": 0.5}
+    StatusWriter(folder / "status.json").running("epoch 3", epoch=3, step=16, kpi=worse)
     text = page_of(folder).text
-    assert "Result: accuracy (ACC_all) 75.0 %" in text and "at epoch 0" in text
-    assert "validation loss (val_loss) 1.2" in text[: text.index("Curves")]
+    # Three epochs have the same accuracy: the one of the least validation loss is the best.
+    assert "Result: accuracy (ACC_all) 75.0 %" in text and "at epoch 2" in text
+    assert "validation loss (val_loss) 0.4" in text[: text.index("Curves")]
 
 
 def test_what_no_source_gave_is_not_told_as_complete_nor_what_is_read_as_left_out(
