@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import DataError
+from mae_skill.mask_meaning import first_settings
 from mae_skill.rules import masks as mask_rules
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED
@@ -465,7 +466,9 @@ def inspect_masks(
     Returns:
         JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
         {"pixels": share of all, "images": count}}, without_mask, several_channels, unreadable,
-        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
+        other_size {count, files}``; lists of files are bounded to 50, the counts are not. Without
+        ``spec`` ``settings {dotted key: value}``: by which a training reads these values, where
+        that is plain (`mae_skill.mask_meaning.first_settings`).
 
     Raises:
         DataError: a source is missing, empty or hostile, or there are no masks at all.
@@ -506,6 +509,9 @@ def inspect_masks(
     report |= {name: fact for name, fact in more.items() if fact}
     held = {"images": len(pairs), "read": len(pairs), "mask_values": facts}
     of_spec = None if spec is None else judged_values(spec, held)
+    pixels = {int(value): count for value, count in found.pixels.items()}
+    if spec is None and (settings := first_settings(pixels)):
+        report["settings"] = settings
     return {"verdict": judge_masks(report, len(found.unusable), of_spec), **report}
 
 
@@ -556,15 +562,9 @@ def judge_masks(
     values = [] if of_values else list(report["values"])
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
-    elif set(values) == {"0", "255"}:
-        warnings.append(
-            "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
-            "to 1"
-        )
-    elif set(values) == {"0", "1"}:
-        warnings.append(
-            "the values are 0 and 1, and 0 counts as unlabeled by default: for two classes set "
-            "dataset.segmentation.reduce_zero_label=false"
+    elif values:
+        warnings += mask_rules.readings(
+            {int(value): about["pixels"] for value, about in report["values"].items()}
         )
     return {"usable": not problems, "problems": problems, "warnings": warnings}
 
