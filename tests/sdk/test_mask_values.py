@@ -194,3 +194,11 @@ def test_validation_masks_of_other_values_are_named(tmp_path: Path) -> None:
     assert found[0].hint == (
         "the training masks hold the values 0, 255: number the validation masks as these"
     )
+
+
+def test_a_plan_says_by_what_word_masks_were_found(tmp_path: Path) -> None:
+    source = masked(tmp_path, [0, 255])
+    for path in (source / "annotations").iterdir():
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    made = plan(source, **SEGMENTS, **{VALUES: [0, 255]})
+    assert any("in *_mask, and is taken so" in str(one) for one in made.notices)

@@ -506,6 +506,7 @@ def inspect_masks(
     facts = found.to_dict(mask)
     more = {name: facts.get(name) for name in ("permuted", "same", "pages")}
     more |= {"shared_masks": pairs.shared_masks(), "spare_masks": pairs.spare_masks()}
+    more |= {"mask_names": pairs.mask_names()}
     report |= {name: fact for name, fact in more.items() if fact}
     held = {"images": len(pairs), "read": len(pairs), "mask_values": facts}
     of_spec = None if spec is None else judged_values(spec, held)

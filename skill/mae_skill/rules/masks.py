@@ -21,7 +21,7 @@ from mae_skill.mask_meaning import (
     set_for_run,
 )
 from mae_skill.origin import OriginKind, is_explicit
-from mae_skill.rules.base import Case
+from mae_skill.rules.base import Case, Notice
 from mae_skill.rules.seen import TRAIN, VAL, Seen, files_of, first_of, masks_of, segments, sources
 
 LIMIT = "dataset.max_corrupt_fraction"
@@ -346,6 +346,9 @@ def files(case: Case) -> None:
     if not segments(case):
         return
     for key, found in sources(case):
+        if words := found.get("mask_names"):
+            text = f"each mask has the name of its image in {' or '.join(words)}, and is taken so"
+            case.warnings.append(Notice(masks_of(key), text, note=True))
         seen = found.get("mask_values")
         if not seen:
             continue
