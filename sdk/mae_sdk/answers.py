@@ -321,24 +321,32 @@ def first_training(
             is not proposed otherwise: without them a plan would read other data.
     """
     from mae_skill.bundle import Bundle
+    from mae_skill.classes import FIELD as CLASS_LIST
     from mae_skill.dotted import expand_shorthand
+    from mae_skill.mask_meaning import CLASSES, IGNORE, REDUCE_ZERO
     from mae_skill.reader import read_spec
 
     from mae_sdk.storage import urls
 
+    given = expand_shorthand(flatten(spec_overrides or {}), Bundle.load().shorthand)
+    of_file = flatten((read_spec(spec) if isinstance(spec, str) else spec) or {})
     classes = inspected.get("classes") or ()
     if inspected.get("masks"):
-        step = fine_tuning(None)
-        overrides = (*step.overrides, ("model.task", "segmentation"))
+        read = inspected["masks"].get("settings")
+        if not read or {REDUCE_ZERO, IGNORE, CLASS_LIST} & {*given, *of_file}:
+            read = {CLASSES: "CLASSES"}  # somebody says of some values what they mean
+        overrides = (
+            ("train.stage", "finetune"),
+            ("model.task", "segmentation"),
+            *read.items(),
+        )
     elif len(classes) > 1 and not inspected.get("unlabelled"):
         overrides = fine_tuning(len(classes)).overrides
     else:
         overrides = (("train.stage", "pretrain"),)
 
-    given = expand_shorthand(flatten(spec_overrides or {}), Bundle.load().shorthand)
     if masks and masks != "beside":
         given.setdefault("dataset.segmentation.train_mask_sources", masks)
-    of_file = flatten((read_spec(spec) if isinstance(spec, str) else spec) or {})
     kept = [(key, value) for key, value in overrides if key not in {*given, *of_file}]
     if (of_file | given).get("train.stage") == "pretrain":  # it reads no classes
         kept = [(key, value) for key, value in kept if key != "model.num_classes"]
@@ -1261,6 +1269,7 @@ INSPECTED = (
     "dataset.segmentation.train_mask_sources",
     "dataset.segmentation.ignore_index",
     "dataset.segmentation.reduce_zero_label",
+    "dataset.segmentation.mask_values",
 )
 """The fields of ``dataset`` that count in an inspection."""
 

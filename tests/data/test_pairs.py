@@ -261,3 +261,56 @@ def test_a_prefix_of_images_finds_the_annotations_beside_it_in_the_bucket(
     assert seen(pairs) == TRAINING
     assert pairs.read_mask(0) == (ade / "annotations/training/00000.png").read_bytes()
     assert seen(open_pairs("s3://pairs/ade/", role="val", cache_dir=tmp_path)) == VALIDATION
+
+
+def named(root: Path, images: list[str], masks: list[str]) -> tuple[str, str]:
+    for folder, names, suffix in (("photos", images, ".jpg"), ("masks", masks, ".png")):
+        (root / folder).mkdir(parents=True)
+        for number, name in enumerate(names):
+            values = np.full((8, 8), number, np.uint8)
+            Image.fromarray(values).save(root / folder / (name + suffix))
+    return str(root / "photos"), str(root / "masks")
+
+
+@pytest.mark.parametrize(
+    "word", ["*_mask", "*-mask", "*_seg", "*_label", "*_gt", "mask_*", "*_segmentation"]
+)
+def test_masks_with_one_word_more_in_their_names_belong_to_their_images(
+    tmp_path: Path, word: str
+) -> None:
+    images = [f"p{number}" for number in range(12)]
+    masks = [word.replace("*", name) for name in images]
+    photos, beside = named(tmp_path, images, masks)
+    pairs = open_pairs(photos, beside, role="train")
+    assert seen(pairs) == [
+        (f"photos/{name}.jpg", f"masks/{word.replace('*', name)}.png") for name in sorted(images)
+    ]
+    assert pairs.mask_names() == [word]
+    assert inspect_masks(photos, beside)["mask_names"] == [word]
+    Path(beside, word.replace("*", "p3") + ".png").unlink()
+    with pytest.raises(DataError, match=r"1 of 12 images have no mask: .*p3"):
+        open_pairs(photos, beside, role="train")
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ["1_mask", "2_seg", "3_gt"],  # not one and the same
+        ["1_inner", "1_outer", "2_inner", "2_outer", "3_inner", "3_outer"],  # two masks of each
+        ["10", "20", "30"],  # other pictures
+    ],
+)
+def test_masks_of_doubtful_names_are_not_guessed_but_named(
+    tmp_path: Path, masks: list[str]
+) -> None:
+    photos, beside = named(tmp_path, ["1", "2", "3"], masks)
+    with pytest.raises(DataError, match="3 of 3 images have no mask") as caught:
+        open_pairs(photos, beside, role="train")
+    assert masks[0] in str(caught.value.hint) and "name each as its image" in str(caught.value.hint)
+
+
+def test_names_that_fit_are_taken_as_they_are(tmp_path: Path) -> None:
+    photos, beside = named(tmp_path, ["1", "2"], ["1", "2", "1_mask", "2_mask"])
+    pairs = open_pairs(photos, beside, role="train")
+    assert [one for _, one in seen(pairs)] == ["masks/1.png", "masks/2.png"]
+    assert pairs.mask_names() == []

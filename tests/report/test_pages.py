@@ -16,6 +16,7 @@ from mae_sdk.cli.common import status_text
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import intervals, records
+from mae_sdk.jobs.status import StatusWriter
 from mae_sdk.report import charts, search
 from mae_sdk.report.facts import facts_of
 from mae_sdk.report.make import Ending, refresh

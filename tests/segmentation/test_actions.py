@@ -170,7 +170,7 @@ def test_masks_are_read_as_those_that_the_model_learned_from_and_no_other_way(
 
     assert planned(zero_based) == planned(zero_based, **{field: False}) == []
     assert planned(zero_based, model, **{field: False}) == []  # the model does not say
-    with pytest.raises(SpecError, match="change the numbers first") as caught:
+    with pytest.raises(SpecError, match="mask_values to the value of each class") as caught:
         planned(data, **{field: True})
     assert caught.value.field == field
 

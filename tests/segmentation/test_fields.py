@@ -45,6 +45,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     MEANING + "class_list": ([f"class {i}" for i in range(12)], {}),
     MEANING + "ignore_index": (254, {MEANING + "train_mask_sources": MARKED}),
     MEANING + "reduce_zero_label": (False, {}),
+    MEANING + "mask_values": (list(range(11, -1, -1)), {}),
     JOINT + "scale_jitter": ([2.0, 2.0], {}),
     JOINT + "max_class_share": (1.0, {}),
     JOINT + "photometric": (False, {}),

@@ -687,7 +687,8 @@ def test_a_segmenter_needs_no_class_folders_and_its_default_number_of_classes_is
         "train", {key: value for key, value in SEGMENT.items() if key != "model.num_classes"}
     )
     assert list(errors) == ["dataset.segmentation.ignore_index"]
-    assert "model.num_classes is at its default" in str(errors["dataset.segmentation.ignore_index"])
+    said = str(errors["dataset.segmentation.ignore_index"])
+    assert "the default of model.num_classes, which nobody has set" in said
 
 
 @pytest.mark.parametrize(
@@ -1642,8 +1643,8 @@ HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
         {**SEGMENT, "model.num_classes": 2, "dataset.segmentation.reduce_zero_label": False},
         {"data": masks_of_values(0, 127, 255)},
         "model.num_classes",
-        "0 to 0, 127 to 1, 255 to 2",
-        "set model.num_classes",
+        "set dataset.segmentation.mask_values=[0,127] model.num_classes=2",
+        "map",
     ),
     (
         "train",
@@ -1658,7 +1659,7 @@ HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
         {**SEGMENT, "model.num_classes": 2},
         {"data": masks_of_values(0, 37, 100, 200)},
         "model.num_classes",
-        "map those that are classes to 1 … 2 in the masks, and smoothed edges between them to 255",
+        "mask_values=[0,37,100,200] model.num_classes=4; or, if 2 of them are classes, list these",
         "37 to 1",
     ),
     (
@@ -1674,7 +1675,7 @@ HINTS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, str]] = [
         {**SEGMENT, "model.num_classes": 2},
         {"data": masks_of_values(0, 255)},
         "dataset.train_data_sources",
-        "if 255 is a class, map it to 1 in the masks; if 0 is a class, set",
+        "set dataset.segmentation.mask_values=[0,255] model.num_classes=2",
         "ignore_index",
     ),
     (

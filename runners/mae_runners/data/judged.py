@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mae_sdk.plan.data import held_share, look_at_all, shown_of
+from mae_sdk.plan.data import held_share, look_at_all, said_of_model, shown_of
 from mae_skill.bundle import Bundle
 from mae_skill.errors import MaeError
 from mae_skill.resolve import raise_all
@@ -39,7 +39,8 @@ def judge(action: str, spec: ExperimentSpec, context: RunContext) -> None:
     raise_all(problems, action)
 
     train = seen.get(TRAIN) or {}
-    case = Case(action, plain, context.provenance, Facts(classes=train.get("classes"), data=seen))
+    facts = Facts(classes=train.get("classes"), data=seen, model=said_of_model(action, plain))
+    case = Case(action, plain, context.provenance, facts)
     for rule in samples.RULES:
         rule(case)
     raise_all(case.errors, action)

@@ -13,6 +13,7 @@ from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
 from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
+from mae_skill.mask_meaning import CLASSES, MASK_VALUES, other_number
 from mae_skill.spec import DatasetSpec
 from mae_skill.spelling import one_line, shown
 
@@ -37,7 +38,7 @@ class SegmentationDataset(KeyedDataset):
 
     Attributes:
         classes: the names of the classes.
-        ignore_index: mask value of pixels that do not count.
+        ignore_index: what stands in a mask for pixels that do not count.
         has_masks: whether every image has a mask.
     """
 
@@ -60,7 +61,7 @@ class SegmentationDataset(KeyedDataset):
             reading=reading,
         )
         self.pairs, self.transform, self.reader = source, transform, reader
-        self.ignore_index = reader.ignore_index
+        self.ignore_index = reader.ignored
         self.has_masks = source.masked == len(source)
         # The first value of a mask that is not a class, plus 1; shared as `_bad` is.
         self._strange = shared_zeros(len(source), torch.int32)
@@ -138,17 +139,14 @@ class SegmentationDataset(KeyedDataset):
     def _not_a_class(self) -> DataError:
         index = int(torch.nonzero(self._strange)[0])
         value = int(self._strange[index]) - 1
-        count = self.reader.num_classes
-        first = int(self.reader.reduce_zero_label)
-        zero = "0 (unlabeled), " if first else ""
         mask = one_line(str(self.pairs.mask_path(index)))
         return DataError(
             f"{mask} holds the value {value}, which is not a class",
             field="model.num_classes",
             got=value,
-            expected=f"{zero}{first} … {count - 1 + first}, or ignore_index {self.ignore_index}",
-            hint="set model.num_classes, dataset.segmentation.reduce_zero_label and "
-            "dataset.segmentation.ignore_index to what the masks hold",
+            expected=self.reader.meaning.in_words(),
+            hint=f"set {MASK_VALUES} to the value of each class in the masks, and "
+            f"{CLASSES} to how many they are",
         )
 
 
@@ -183,12 +181,16 @@ def build_segmentation_dataset(
 
     Raises:
         DataError: a source is missing or empty, images lack masks, or the class list does not fit.
-        SpecError: ``ignore_index`` is the number of a class.
+        SpecError: ``ignore_index`` is the number of a class, or ``mask_values`` are not as many
+            as the classes.
         StorageError: a source could not be fetched.
     """
     meaning = dataset.segmentation
+    listed = tuple(meaning.mask_values or ())
+    if listed and len(listed) != num_classes:
+        raise other_number(listed, num_classes)
     least = num_classes + int(meaning.reduce_zero_label)  # 1 … N where 0 is unlabeled
-    if meaning.ignore_index < least:
+    if not listed and meaning.ignore_index < least:
         raise SpecError(
             f"is the number of one of the {num_classes} classes",
             field="dataset.segmentation.ignore_index",
@@ -198,11 +200,12 @@ def build_segmentation_dataset(
     names = list(classes) if classes else class_names(meaning.class_list, num_classes)
     pairs = open_pairs(sources, masks, role=role, required=required and role != "test")
     reading = measured(pairs, reading or reading_of(dataset))
-    joint = JointTrainTransform(dataset.augmentation, meaning.ignore_index, reading.bands)
+    reader = MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label, listed)
+    joint = JointTrainTransform(dataset.augmentation, reader.ignored, reading.bands)
     return SegmentationDataset(
         pairs,
         joint if train else None,
-        MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label),
+        reader,
         seed=seed,
         classes=names,
         max_corrupt_fraction=dataset.max_corrupt_fraction,

@@ -20,6 +20,7 @@ import torch
 from mae_sdk.data.pictures import MAX_PIXELS
 from mae_sdk.data.reading import Reading
 from mae_skill.errors import CheckpointError, SpecError, UsageError
+from mae_skill.mask_meaning import set_for_run
 from mae_skill.origin import Origin, is_explicit
 from mae_skill.resolve import raise_all
 from mae_skill.rules.agreement import disagreements
@@ -58,7 +59,7 @@ class ArtifactMeta:
         multi_label: an image may be of several classes: a sigmoid of each logit is its probability.
         thresholds: of each class, the probability from which an image is taken to be of it; None:
             0.5.
-        reduce_zero_label: as in the checkpoint.
+        reduce_zero_label, mask_values: as in the checkpoint.
     """
 
     arch: str
@@ -84,6 +85,7 @@ class ArtifactMeta:
     multi_label: bool = False
     thresholds: list[float] | None = None
     reduce_zero_label: bool | None = None
+    mask_values: list[int] | None = None
     format: int = FORMAT_VERSION
 
     @property
@@ -140,6 +142,7 @@ class ArtifactMeta:
             multi_label=saved.multi_label,
             thresholds=saved.thresholds,
             reduce_zero_label=saved.reduce_zero_label,
+            mask_values=saved.mask_values,
             **more,
         )
 
@@ -291,11 +294,16 @@ def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: Arti
         meta.eval_interpolation = str(spec.dataset.augmentation.eval_interpolation)
 
 
-def take_masks(spec: ExperimentSpec, meta: ArtifactMeta) -> None:
+def take_masks(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtifactMeta) -> None:
     """Masks are read as those that the model learned from, where it says how: a class too many
-    below would exchange all of them. `check_agreement` has refused what somebody set otherwise."""
+    below would exchange all of them. Only ``mask_values`` that somebody set, which say it of each
+    class, are taken instead; `check_agreement` has refused anything else."""
+    masks = spec.dataset.segmentation
+    if masks.mask_values and set_for_run(provenance):
+        return
     if meta.segments and meta.reduce_zero_label is not None:
-        spec.dataset.segmentation.reduce_zero_label = meta.reduce_zero_label
+        masks.reduce_zero_label = meta.reduce_zero_label
+        masks.mask_values = meta.mask_values
 
 
 def need_source(spec: ExperimentSpec, name: str, action: str) -> str | list[str]:

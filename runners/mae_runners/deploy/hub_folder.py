@@ -48,6 +48,7 @@ def write(section: ExportSpec, model: Backboned, meta: ArtifactMeta, folder: Pat
         multi_label=meta.multi_label,
         thresholds=meta.thresholds,
         reduce_zero_label=meta.reduce_zero_label,
+        mask_values=meta.mask_values,
     )
     module = _format(section.format)
     module.write(model, saved, folder, section.license)

@@ -295,7 +295,7 @@ def open_artifact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
         getattr(model, "config", None),
     )
     take_crop(spec, context.provenance, runtime.meta)
-    take_masks(spec, runtime.meta)
+    take_masks(spec, context.provenance, runtime.meta)
     return runtime
 
 

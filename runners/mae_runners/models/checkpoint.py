@@ -45,7 +45,8 @@ class CheckpointMeta:
     ``value_range`` the stored values that became 0 and 1 (None: those of the files' types);
     ``multi_label`` a sigmoid for each class, and ``thresholds`` the probability of each from which
     a picture is taken to be of it (None: 0.5); ``reduce_zero_label`` whether 0 was unlabeled in the
-    masks (None: no segmenter, or one that does not say);
+    masks (None: no segmenter, or one that does not say), and ``mask_values`` the value of each
+    class in them (None: the numbers of the classes);
     ``spec_digest`` names the resolved spec."""
 
     arch: str
@@ -65,6 +66,7 @@ class CheckpointMeta:
     multi_label: bool = False
     thresholds: list[float] | None = None
     reduce_zero_label: bool | None = None
+    mask_values: list[int] | None = None
     spec_digest: str | None = None
     format: int = FORMAT
 

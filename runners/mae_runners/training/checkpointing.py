@@ -75,6 +75,8 @@ class CheckpointWriter:
         if not context.is_main:
             return
         folder, finetunes = context.action_dir, task.stage == "finetune"
+        masks = task.spec.dataset.segmentation
+        segments = finetunes and task.spec.model.task == "segmentation"
         meta = checkpoint.CheckpointMeta.for_model(
             task.model,
             classes=task.train.classes if finetunes else None,
@@ -86,9 +88,11 @@ class CheckpointWriter:
             exif_orientation=task.reading.exif,
             multi_label=isinstance(task, MultiLabelTask),
             thresholds=task.thresholds,
-            reduce_zero_label=task.spec.dataset.segmentation.reduce_zero_label
-            if finetunes and task.spec.model.task == "segmentation"
+            # Beside the values of the classes nothing is unlabeled but ignore_index.
+            reduce_zero_label=masks.reduce_zero_label and not masks.mask_values
+            if segments
             else None,
+            mask_values=masks.mask_values if segments else None,
         )
         data: dict[str, Any] = {
             **self.constant,
@@ -130,6 +134,7 @@ class CheckpointWriter:
             channels=meta["model"].get("in_chans", 3),
             value_range=meta["value_range"],
             exif_orientation=meta["exif_orientation"],
+            mask_values=meta.get("mask_values"),
         )
 
     def _thin(self) -> None:

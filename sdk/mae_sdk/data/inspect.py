@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import DataError
+from mae_skill.mask_meaning import IGNORE, MASK_VALUES, REDUCE_ZERO, first_settings
 from mae_skill.origin import Origin
 from mae_skill.rules import masks as mask_rules
-from mae_skill.rules.agreement import REDUCE_ZERO
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED
 from mae_skill.rules.seen import TRAIN, VAL
@@ -511,7 +511,9 @@ def inspect_masks(
     Returns:
         JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
         {"pixels": share of all, "images": count}}, without_mask, several_channels, unreadable,
-        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
+        other_size {count, files}``; lists of files are bounded to 50, the counts are not. Without
+        ``spec`` ``settings {dotted key: value}``: by which a training reads these values, where
+        that is plain (`mae_skill.mask_meaning.first_settings`).
 
     Raises:
         DataError: a source is missing, empty or hostile, or there are no masks at all.
@@ -549,9 +551,13 @@ def inspect_masks(
     facts = found.to_dict(mask)
     more = {name: facts.get(name) for name in ("permuted", "same", "pages")}
     more |= {"shared_masks": pairs.shared_masks(), "spare_masks": pairs.spare_masks()}
+    more |= {"mask_names": pairs.mask_names()}
     report |= {name: fact for name, fact in more.items() if fact}
     held = {"images": len(pairs), "read": len(pairs), "mask_values": facts}
     of_spec = None if spec is None else judged_values(spec, held)
+    pixels = {int(value): count for value, count in found.pixels.items()}
+    if spec is None and (settings := first_settings(pixels)):
+        report["settings"] = settings
     return {"verdict": judge_masks(report, len(found.unusable), of_spec, asked), **report}
 
 
@@ -577,7 +583,9 @@ def judge_masks(
         asked: of the run for which they are judged.
     """
     problems, warnings = of_values or ([], [])
-    ignored, reduces = (get_dotted(asked.spec, key) for key in (mask_rules.IGNORE, REDUCE_ZERO))
+    meant = any(
+        get_dotted(asked.spec, key) is not None for key in (IGNORE, REDUCE_ZERO, MASK_VALUES)
+    )
     if bare := report["without_mask"]["count"]:
         problems.append(
             f"{bare} of {report['images']} images have no mask: {_first(report['without_mask'])}; "
@@ -605,15 +613,9 @@ def judge_masks(
     values = [] if of_values else list(report["values"])
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
-    elif set(values) == {"0", "255"} and ignored in (None, 255):
-        warnings.append(
-            "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
-            "to 1"
-        )
-    elif set(values) == {"0", "1"} and reduces is not False:
-        warnings.append(
-            "the values are 0 and 1, and 0 counts as unlabeled by default: for two classes set "
-            "dataset.segmentation.reduce_zero_label=false"
+    elif values and not meant:
+        warnings += mask_rules.readings(
+            {int(value): about["pixels"] for value, about in report["values"].items()}
         )
     return {"usable": not problems, "problems": problems, "warnings": warnings}
 

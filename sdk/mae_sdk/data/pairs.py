@@ -2,9 +2,12 @@
 every image source.
 
 An image and its mask have the same path but for the suffix, relative to their sources (wrapper
-folders around everything do not count). Without mask sources there are two layouts: ``images/`` and
-``annotations/`` inside one source, either split into ``training/`` and ``validation/`` (ADE20K) or
-not; or a source that is itself ``…/images[/…]``, its masks in ``…/annotations[/…]``.
+folders around everything do not count); where no mask has the path of an image, all of them may
+have one and the same word before or after the name of it (``a.jpg``, ``a_mask.png``).
+
+Without mask sources there are two layouts: ``images/`` and ``annotations/`` inside one source,
+either split into ``training/`` and ``validation/`` (ADE20K) or not; or a source
+that is itself ``…/images[/…]``, its masks in ``…/annotations[/…]``.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 IMAGES, MASKS = "images", "annotations"
 SPLITS = {"train": ("training", "train"), "val": ("validation", "val"), "test": ("testing", "test")}
+ASKED = 20
+"""Images whose masks are looked for by a word in their names."""
 Given = str | os.PathLike[str] | Sequence[str]
 
 
@@ -40,12 +45,15 @@ class _Part(NamedTuple):
     Attributes:
         rows: int64 [n, 2]: image, mask (-1 = none).
         spare: masks that belong to no image.
+        word: what masks have before or after the names of their images, as ``mask_*`` or
+            ``*_mask``; empty: nothing.
     """
 
     images: Source
     masks: Source | None
     rows: np.ndarray[Any, Any]
     spare: list[int]
+    word: str = ""
 
 
 class Pairs(Sequence[str]):
@@ -62,6 +70,7 @@ class Pairs(Sequence[str]):
 
         self._parts = [(part.images, part.masks) for part in parts]
         self._spare = [part.spare for part in parts]
+        self._words = list(dict.fromkeys(part.word for part in parts if part.word))
         rows = [np.insert(part.rows, 0, number, axis=1) for number, part in enumerate(parts)]
         self._rows: np.ndarray[Any, Any] = np.concatenate(rows)  # part, image, mask (-1 = none)
         self.masked = int((self._rows[:, 2] >= 0).sum())
@@ -143,6 +152,11 @@ class Pairs(Sequence[str]):
                 for place in places:
                     found.add(masks.path(place))
         return found.to_dict() if found.count else {}
+
+    def mask_names(self) -> list[str]:
+        """How masks are named that have a word more than their image: ``*_mask``, ``mask_*``; empty
+        where they are named as the images are."""
+        return self._words
 
     def shared_masks(self) -> dict[str, Any]:
         """``{"count", "pairs"}`` of the images that have a mask in common with one before them;
@@ -256,14 +270,14 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
             + (f"; {boxes}" if (boxes := as_boxes(source)) else ""),
         )
 
-    return _Part(source, None, _rows(images, {}), [])
+    return _Part(source, None, _rows(images, {})[0], [])
 
 
 def _paired(
     source: Source, masks: Source, images: dict[int, str], stems: dict[int, str], role: str
 ) -> _Part:
     """Images with their masks; masks of another split are not counted as spare."""
-    rows = _rows(images, stems)
+    rows, word = _rows(images, stems)
     used = set(rows[:, 1].tolist())
     others = {name for kind, names in SPLITS.items() if kind != role for name in names}
     spare = [
@@ -271,7 +285,7 @@ def _paired(
         for place, stem in stems.items()
         if place not in used and not others.intersection(stem.split("/")[:-1])
     ]
-    return _Part(source, masks, rows, spare)
+    return _Part(source, masks, rows, spare, word)
 
 
 def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict[int, str]]:
@@ -319,23 +333,60 @@ def _sibling(place: str) -> str | None:
     return None if at is None else "/".join([*words[:at], MASKS, *words[at + 1 :]]) + mark + query
 
 
-def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]:
-    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around
-    everything, whichever fits more.
+def _rows(images: dict[int, str], masks: dict[int, str]) -> tuple[np.ndarray[Any, Any], str]:
+    """int64 [n, 2]: image, mask (-1 = none), and what masks have in their names beside those of the
+    images (`_Part.word`). Paths as they stand, or without the folders around everything, whichever
+    fits more; where none fits, with one and the same word in the name of each mask.
 
     Raises:
         DataError: two masks have an image's path.
     """
     import numpy as np
 
-    found = _matches(list(images.values()), masks)
+    found, word = _matches(list(images.values()), masks), ""
     if -1 in found:
         cut, short = len(_wrapper(list(images.values()))), len(_wrapper(list(masks.values())))
-        bare = {i: stem[short:] for i, stem in masks.items()}
-        again = _matches([stem[cut:] for stem in images.values()], bare)
+        plain, bare = [stem[cut:] for stem in images.values()], _cut(masks, short)
+        again = _matches(plain, bare)
         found = again if again.count(-1) < found.count(-1) else found
+        if masks and found.count(-1) == len(found) and len(words := _words(plain, bare)) == 1:
+            word = words[0]
+            found = _matches([_renamed(stem, word) for stem in plain], bare)
 
-    return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
+    return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2), word
+
+
+def _cut(stems: dict[int, str], count: int) -> dict[int, str]:
+    return {i: stem[count:] for i, stem in stems.items()}
+
+
+def _words(images: Sequence[str], masks: dict[int, str]) -> list[str]:
+    """The words that masks of most images have before or after their names; each as ``*_mask`` or
+    ``mask_*``."""
+    folders: dict[str, list[str]] = {}
+    for stem in masks.values():
+        folder, _, name = stem.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    words: dict[str, None] = {}
+    for stem in images[:: -(-len(images) // ASKED)]:
+        folder, _, name = stem.rpartition("/")
+        for other in folders.get(folder, ()):
+            before, among, after = other.partition(name)
+            beside = before[-1:] or after[:1]
+            if among and not (before and after) and beside and not beside.isdigit():
+                words[f"{before}*{after}"] = None  # a digit beside is another picture: 1 and 10
+    there = set(masks.values())
+    return [
+        word
+        for word in words
+        if 2 * sum(_renamed(stem, word) in there for stem in images) > len(images)
+    ]
+
+
+def _renamed(stem: str, word: str) -> str:
+    """The path of an image with the word in its name."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + word.replace("*", name)
 
 
 def _matches(images: list[str], masks: dict[int, str]) -> list[int]:
@@ -404,11 +455,18 @@ def _listed(given: Given) -> list[str]:
 
 def _unpaired(pairs: Pairs, role: str) -> DataError:
     bare = [i for i in range(len(pairs)) if pairs.mask_path(i) is None]
+    spare = pairs.spare_masks().get("files") or []
+    near = (
+        f"; masks that belong to no image are {and_more([one_line(one) for one in spare], 2)}: "
+        "name each as its image"
+        if spare
+        else ""
+    )
     listed = and_more([one_line(pairs.path(i)) for i in bare], 5)
     return DataError(
         f"{len(bare)} of {len(pairs)} images have no mask: {listed}",
         field=f"dataset.segmentation.{role}_mask_sources",
         got=len(bare),
         expected="a mask for each image: the same relative path, any suffix",
-        hint="add the masks, or take these images out",
+        hint=f"add the masks, or take these images out{near}",
     )

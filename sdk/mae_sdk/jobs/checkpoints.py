@@ -368,6 +368,7 @@ class _Entry(_EntryFields, total=False):
     channels: int
     value_range: list[float] | None
     exif_orientation: bool
+    mask_values: list[int] | None
 
 
 class _Best(TypedDict):

@@ -165,6 +165,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> di
         "repeated": repeated_images(pairs),
         "shared_masks": pairs.shared_masks(),
         "spare_masks": pairs.spare_masks(),
+        "mask_names": pairs.mask_names(),
     }
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}

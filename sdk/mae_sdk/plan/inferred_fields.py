@@ -50,6 +50,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.dialect import is_slip, slips
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.mask_meaning import CLASSES, MASK_VALUES
 from mae_skill.merge import accepted_types
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.resolve import Layers, optional_fields
@@ -461,12 +462,30 @@ ARCH = "model.arch"
 def preparation(
     action: str, layers: Layers, filled: Mapping[str, Any] | None = None
 ) -> list[InferredField]:
-    """What somebody else's model is, and how its pictures are prepared, where its folder says so
-    and nobody says otherwise.
+    """What follows from other fields where nobody says otherwise: the number of classes from a
+    list of their values; what somebody else's model is, and how its pictures are prepared, where
+    its folder says so.
 
     Args:
         filled: dotted keys that other functions filled → values.
     """
+    return [*of_mask_values(action, layers), *_of_weights(action, layers, filled)]
+
+
+def of_mask_values(action: str, layers: Layers) -> list[InferredField]:
+    """As many classes as a list of their values in the masks, where nobody says how many."""
+    listed = value_of(layers, MASK_VALUES) if action == "train" else None
+    settled = layers.given | flatten(layers.recipe).keys() | flatten(layers.parent).keys()
+    if not isinstance(listed, list) or len(listed) < 2 or CLASSES in settled:
+        return []
+    if value_of(layers, "model.task") != "segmentation":
+        return []
+    return [InferredField(CLASSES, "mask_values", len(listed), f"one for each of {MASK_VALUES}")]
+
+
+def _of_weights(
+    action: str, layers: Layers, filled: Mapping[str, Any] | None
+) -> list[InferredField]:
     key, fields = TAKES_WEIGHTS.get(action, ""), field_nodes(layers.schema)
     path = (filled or {}).get(key) or value_of(layers, key)
     if key not in fields or not isinstance(path, str) or "://" in path:

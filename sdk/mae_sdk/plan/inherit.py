@@ -3,7 +3,7 @@
 A checkpoint knows best what it is: what ``checkpoints.json`` says of it comes before what the
 parent's spec says. Explicit values win, but
 not over what cannot be otherwise: a value that contradicts the checkpoint is an error. How pictures
-are read, their size and normalization may differ.
+are read, their size and normalization, and the values of the masks, may differ.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MOST_ABOVE = 8
 _MAY_DIFFER = (
     *("channels", "value_range", "exif_orientation"),
     *("input_size", "mean", "std", "center_crop", "eval_interpolation"),
+    "mask_values",  # of other masks, whose values are others
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError, unusable_path
+from mae_skill.mask_meaning import CLASSES, MASK_VALUES
 from mae_skill.origin import BY_AUTO_RECIPE, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
@@ -186,15 +187,19 @@ def read_segmenter(
     spec: Mapping[str, Any] | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """The spec of a segmenter, where somebody says how many classes it has; else None."""
+    """The spec of a segmenter, where somebody says how many classes it has, or which values of its
+    masks they are; else None."""
     if not spec and not overrides:
         return None
     layers, _ = read_layers(bundle, "train", spec, overrides)
     found = resolve(bundle, "train", layers)
-    origin = found.provenance.get("model.num_classes")
-    if origin is None or origin.kind in OriginKind.unset():
-        return None
+    origin = found.provenance.get(CLASSES)
     model = {**found.spec["model"], "task": "segmentation"}
+    if origin is None or origin.kind in OriginKind.unset():
+        listed = get_dotted(found.spec, MASK_VALUES)
+        if not isinstance(listed, list) or len(listed) < 2:
+            return None
+        model["num_classes"] = len(listed)
     return {**found.spec, "model": model, "train": {**found.spec["train"], "stage": "finetune"}}
 
 

@@ -764,6 +764,8 @@ def infer_fields(draft: Draft) -> None:
     if not (request.ptm and draft.action == "train"):
         filled_in = {item.field: item.value for item in draft.inferred}
         draft.inferred += inferred_fields.preparation(draft.action, draft.layers, filled_in)
+    else:
+        draft.inferred += inferred_fields.of_mask_values(draft.action, draft.layers)
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.

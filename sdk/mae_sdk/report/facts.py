@@ -23,6 +23,7 @@ from mae_skill.classes import FIELD as CLASS_LIST
 from mae_skill.classes import class_names
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
+from mae_skill.mask_meaning import MASK_VALUES, MOST, REDUCE_ZERO, MaskMeaning
 
 from mae_sdk.files import parse_json
 from mae_sdk.job import (
@@ -44,7 +45,6 @@ from mae_sdk.jobs.root import DEFAULT_ROOT, Root
 from mae_sdk.jobs.status import is_count, is_number
 from mae_sdk.storage import urls
 
-REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
 IGNORED = "dataset.segmentation.ignore_index"
 MAX_JOBS = 20
 """Of a chain."""
@@ -368,17 +368,22 @@ class Facts:
         reduces = mapping(self.record.get("model")).get("reduce_zero_label")
         if reduces is None or REDUCE_ZERO in mapping(self.record.get("changed")):
             reduces = self.setting(REDUCE_ZERO)
-        first, ignored = int(reduces is not False), self.setting(IGNORED)
+        classes = self.setting("model.num_classes")
+        meaning = MaskMeaning(
+            classes if is_count(classes) else MOST,
+            self.setting(IGNORED),
+            reduces is not False,
+            tuple(self.setting(MASK_VALUES) or ()),
+        )
         names: list[str] = []
         with contextlib.suppress(MaeError, OSError, TypeError):
             names = class_names(self.setting(CLASS_LIST), self.setting("model.num_classes"))
         found: list[tuple[str, int, int]] = []
         for value, about in values.items():
-            number = int(value) if str(value).isdigit() else -1
+            place = meaning.class_of(int(value)) if str(value).isdigit() else None
             pixels, images = mapping(about).get("pixels"), mapping(about).get("images")
-            if number < first or number == ignored or not (is_count(pixels) and is_count(images)):
+            if place is None or not (is_count(pixels) and is_count(images)):
                 continue  # it stands for no class
-            place = number - first
             name = names[place] if place < len(names) else str(place)
             found.append((name, int(pixels), int(images)))
         return sorted(found, key=lambda one: -one[1])

@@ -12,6 +12,7 @@ from typing import Any
 from mae_skill.archs import ARCHS, Arch, hw, per_channel, with_patch
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import SpecError
+from mae_skill.mask_meaning import MASK_VALUES, REDUCE_ZERO, set_for_run
 from mae_skill.origin import Origin, OriginKind, is_explicit
 from mae_skill.rules.base import Case, Rule
 
@@ -19,10 +20,9 @@ PICTURES = "dataset.augmentation"
 RANGE = "dataset.value_range"
 CROP = f"{PICTURES}.center_crop"
 FILTER = f"{PICTURES}.eval_interpolation"
-REDUCE_ZERO = "dataset.segmentation.reduce_zero_label"
 HINTS = {
     REDUCE_ZERO: "leave it out: masks are read as in the training of the model; of masks that are "
-    "numbered otherwise, change the numbers first"
+    f"numbered otherwise, set {MASK_VALUES} to the value of each class in them"
 }
 """How a contradiction is mended, where leaving the field out may not be enough."""
 
@@ -121,7 +121,9 @@ def pairs(spec: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[st
     if "exif_orientation" in said:
         name = "dataset.exif_orientation"
         yield name, get_dotted(spec, name), said["exif_orientation"]
-    if said.get("reduce_zero_label") in (True, False):  # else the same value is another class
+    listed = get_dotted(spec, MASK_VALUES)
+    if said.get("reduce_zero_label") in (True, False) and not listed:
+        # Else the same value is another class.
         yield REDUCE_ZERO, get_dotted(spec, REDUCE_ZERO), said["reduce_zero_label"]
 
 
@@ -153,6 +155,14 @@ def _otherwise(case: Case, said: Mapping[str, Any]) -> None:
             CROP,
             f"{asked:g} here, and {own:g} in the validation of the model: it sees another part of "
             "each picture, and its figures are others; leave it out for the model's own",
+        )
+    values, listed = said.get("mask_values"), case(MASK_VALUES)
+    if listed and list(listed) != list(values or ()) and set_for_run(case.provenance):
+        learned = f"{values} in its training" if values else "the numbers in its training"
+        case.warn(
+            MASK_VALUES,
+            f"the masks of this {case.action} have {list(listed)} for the classes of the model, in "
+            f"this order, and {learned}",
         )
     kept, filter = said.get("eval_interpolation") or (own and "bicubic"), case(FILTER)
     if judges and kept and filter and is_explicit(case.provenance, FILTER) and filter != kept:

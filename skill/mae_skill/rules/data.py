@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import CLASS_LISTS, read_class_list, sided
 from mae_skill.errors import DataError, MaeError
+from mae_skill.mask_meaning import MASK_VALUES, REDUCE_ZERO, other_number, set_for_run
 from mae_skill.origin import OriginKind, is_explicit
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
-from mae_skill.rules.masks import reduces
+from mae_skill.rules.masks import listed_values, nobody_counts, reduces
 from mae_skill.rules.samples import unlabeled
 from mae_skill.rules.seen import first_of
 from mae_skill.rules.seen import segments as _segments
@@ -336,7 +337,14 @@ def class_list(case: Case) -> None:
         case.error(CLASS_LIST, said, CLASS_LISTS, hint, kind=DataError)
     elif names is not None and case.action != "train":
         _class_list_of_model(case, names, wanted)
-    elif names is not None and len(names) != wanted:
+    elif names is not None and (values := case(MASK_VALUES)) and len(names) != len(values):
+        case.error(
+            CLASS_LIST,
+            f"names {len(names)} classes, and {MASK_VALUES} lists {len(values)} values",
+            f"{len(values)} names, in the order of the values",
+            "name each value of the list once",
+        )
+    elif names is not None and len(names) != wanted and not nobody_counts(case):
         case.error(
             "model.num_classes",
             f"{CLASS_LIST} names {len(names)} classes",
@@ -389,24 +397,68 @@ def named_classes(case: Case) -> None:
         )
 
 
+def mask_values(case: Case) -> None:
+    """The values of the classes are each listed once, one for each class, and nothing beside them
+    says otherwise."""
+    listed = case(MASK_VALUES)
+    if not _segments(case) or not listed:
+        return
+    once = list(dict.fromkeys(listed))
+    if len(once) < len(listed):
+        twice = [str(value) for value in once if listed.count(value) > 1]
+        case.error(
+            MASK_VALUES,
+            f"lists {first_of(twice)} more than once: a value is one class",
+            "distinct values, one for each class",
+            f"{MASK_VALUES}={json.dumps(once, separators=(',', ':'))}"
+            if 2 <= len(once) <= 10
+            else f"take {first_of(twice)} out where it stands again",
+        )
+        return
+    classes = _classes_of(case)
+    if classes is not None and classes != len(listed) and case.action == "train":
+        case.error(
+            "model.num_classes",
+            f"{MASK_VALUES} lists {len(listed)} values",
+            str(len(listed)),
+            f"set model.num_classes={len(listed)}, or list one value for each class",
+        )
+    elif classes is not None and classes != len(listed_values(case)):
+        case.errors.append(other_number(listed, classes))
+    if case(REDUCE_ZERO) and set_for_run(case.provenance, REDUCE_ZERO):
+        case.error(
+            REDUCE_ZERO,
+            f"{MASK_VALUES} says which value is which class, so that 0 is a class or none by it",
+            f"false, or no {MASK_VALUES}",
+            f"leave {REDUCE_ZERO} out, or set it to false",
+        )
+    if case(IGNORE) in listed and set_for_run(case.provenance, IGNORE):
+        number = listed.index(case(IGNORE))
+        case.warn(IGNORE, f"has no effect: {case(IGNORE)} is class {number} by {MASK_VALUES}")
+
+
 def ignored_value(case: Case) -> None:
     """The mask value that is ignored is no class."""
     value, classes = case(IGNORE), _classes_of(case)
-    if not _segments(case) or value is None or classes is None:
+    if not _segments(case) or value is None or classes is None or listed_values(case):
         return
+    if nobody_counts(case):
+        return  # which is said by the masks, with what they hold
     if case.action != "train" and not case.facts.model and not case.given("model.num_classes"):
         return  # the default says nothing of a model that was not looked at
     least = classes + int(reduces(case))  # 1 … N where 0 is unlabeled
     if value >= least:
         return
-    hint = "model.num_classes is at its default: set it to the number of classes in the masks"
+    given = case.action != "train" or case.given("model.num_classes")
+    hint = "set model.num_classes to the number of classes in the masks"
     case.error(
         IGNORE,
-        f"is the number of one of the {classes} classes",
+        f"is the number of one of the {classes} classes"
+        if given
+        else f"is the number of one of {classes} classes, the default of model.num_classes, which "
+        "nobody has set",
         f"at least {least}",
-        f"set {IGNORE} to a value that no class has, such as 255"
-        if case.action != "train" or case.given("model.num_classes")
-        else hint,
+        f"set {IGNORE} to a value that no class has, such as 255" if given else hint,
     )
 
 
@@ -458,6 +510,7 @@ RULES = [
     Rule(pyramid, ("train",)),
     Rule(class_list, ("train", "evaluate", "inference", "export")),
     Rule(named_classes, ("train", "evaluate")),
+    Rule(mask_values, ("train", "evaluate", "inference", "export")),
     Rule(ignored_value, ("train", "evaluate", "inference")),
     Rule(scale_jitter, ("train",)),
 ]

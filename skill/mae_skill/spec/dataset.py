@@ -28,6 +28,7 @@ Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 _LABELS = {**FINETUNE, **CLASSIFICATION}
 
 MAX_CHANNELS = 512
+MaskValue = Annotated[int, Field(ge=0, le=65_535)]
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 End = Annotated[float, Field(ge=-1e12, le=1e12)]
 RangeWord = Annotated[str, Field(pattern="^(dtype|auto)$")]
@@ -355,10 +356,21 @@ class SegmentationSpec(SpecModel):
     reduce_zero_label: bool = spec_field(
         True,
         "true: 0 in a mask means unlabeled and is ignored, 1 … N are the classes (ADE20K). "
-        "false: the classes are 0 … N-1.",
+        "false: the classes are 0 … N-1. No effect beside mask_values.",
         applies_when=SEGMENTATION,
-        related=["dataset.segmentation.ignore_index"],
+        related=["dataset.segmentation.ignore_index", "dataset.segmentation.mask_values"],
         automl_disabled=True,
+    )
+    mask_values: Annotated[list[MaskValue], Field(min_length=2, max_length=65536)] | None = (
+        spec_field(
+            None,
+            "The value of each class in the masks, in order: [0, 255] of black and white masks, "
+            "where 0 is class 0 and 255 class 1. ignore_index, where it is not listed, counts as "
+            "no class; any other value is refused. Null: values are the numbers of the classes.",
+            applies_when=SEGMENTATION,
+            related=["model.num_classes", "dataset.segmentation.reduce_zero_label"],
+            automl_disabled=True,
+        )
     )
 
 
