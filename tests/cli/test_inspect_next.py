@@ -223,7 +223,7 @@ def test_masks_are_judged_by_what_is_said_of_0(
     _, found = call(capsys, "inspect", *words)
     (advised,) = [text for text in found["verdict"]["warnings"] if "reduce_zero_label" in text]
     setting = advised.rpartition(" set ")[2]
-    _, found = call(capsys, "inspect", *words, setting)
+    _, found = call(capsys, "inspect", *words, *setting.split())
     assert "reduce_zero_label" not in str(found["verdict"]["warnings"])
 
 
