@@ -359,6 +359,13 @@ def first_training(
     )
 
 
+def reading_masks(inspected: Mapping[str, Any]) -> str:
+    """The command that reads two folders of a source as images and their masks, where they look
+    like these; else empty."""
+    seen = inspected.get("mask_folders") or inspected.get("like_masks") or {}
+    return "" if inspected.get("masks") else str(seen.get("command") or "")
+
+
 def fails_again(record: JobRecord) -> bool:
     """Whether a further attempt would meet what the last one failed of: the same data, the same
     spec, or with them the same loss. What is guessed from a log is no reason to say so."""

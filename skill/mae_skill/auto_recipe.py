@@ -23,6 +23,7 @@ from mae_skill.classes import read_class_list, sided
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError
 from mae_skill.estimate import estimate
+from mae_skill.mask_meaning import CLASSES, IGNORE, REDUCE_ZERO, first_settings, held_in
 from mae_skill.rules.base import Facts
 from mae_skill.weights import header
 from mae_skill.weights.config import own_settings
@@ -256,7 +257,19 @@ def stage(task: Task) -> None:
 
 
 def classes(task: Task) -> None:
-    """As many classes as the data have."""
+    """As many classes as the data have; of a segmenter those that are named, or that the values of
+    its masks are."""
+    if task.segments and CLASSES not in task.settled:
+        names, seen = len(task.class_names) or None, task.facts.data.values()
+        ignored, reduces = task(IGNORE, 255), bool(task(REDUCE_ZERO, True))
+        found = first_settings(held_in(seen), ignored, names=names, reduces=reduces)
+        if names and not found:
+            found = {CLASSES: names}
+        rule = "the names of the classes" if names else "the values of the masks"
+        if 0 in held_in(seen) and found.keys() == {CLASSES} and reduces:
+            rule += ", of which 0 is unlabeled"
+        for key, value in found.items():
+            task.choose(key, value, rule)
     if not task.pretrains and not task.segments and task.facts.classes:
         task.choose("model.num_classes", task.facts.classes, "the classes of the training data")
 

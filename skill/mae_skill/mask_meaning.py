@@ -9,7 +9,7 @@ is not listed, is none; any other value is no class that a mask may hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -177,16 +177,37 @@ def levels(
     return found if len(found) >= 2 else []
 
 
-def first_settings(held: Mapping[int, float], ignored: int = 255) -> dict[str, Any]:
+def first_settings(
+    held: Mapping[int, float],
+    ignored: int = 255,
+    *,
+    names: int | None = None,
+    reduces: bool = True,
+) -> dict[str, Any]:
     """Dotted key → value: the settings by which masks of these values are read, of a training that
-    says nothing of them; empty where that is not plain.
+    says nothing of how many classes there are; empty where that is not plain.
 
-    `held`: as of `levels`.
     Masks of 0 and 1 have two classes. Of other numbers 0 is taken to be unlabeled, as in ADE20K.
+
+    Args:
+        held: as of `levels`.
+        names: how many classes somebody names.
+        reduces: ``reduce_zero_label``, as it is.
     """
-    if listed := levels(held, ignored):
+    if listed := levels(held, ignored, names):
         return {MASK_VALUES: listed, CLASSES: len(listed)}
     if not are_numbers(held, ignored):
         return {}
     last = max(value for value in held if value != ignored)
-    return {CLASSES: 2, REDUCE_ZERO: False} if last == 1 else {CLASSES: last}
+    from_zero = not reduces or last == 1 or bool(names and names > last and 0 in held)
+    found: dict[str, Any] = {CLASSES: names or last + from_zero}
+    return {**found, REDUCE_ZERO: False} if from_zero and reduces else found
+
+
+def held_in(seen: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Value → pixels, of all masks of the sources that were looked at (`Facts.data`)."""
+    found: dict[int, float] = {}
+    for source in seen:
+        for value, about in ((source.get("mask_values") or {}).get("values") or {}).items():
+            found[int(value)] = found.get(int(value), 0) + about["pixels"]
+    return dict(sorted(found.items()))

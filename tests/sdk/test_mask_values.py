@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mae_sdk import Skill
 from mae_sdk.cli.main import main
 from mae_sdk.data.inspect import inspect_masks
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import DataError, MaeError
 from mae_skill.reader import parse_overrides
 from PIL import Image
@@ -202,3 +204,28 @@ def test_a_plan_says_by_what_word_masks_were_found(tmp_path: Path) -> None:
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     made = plan(source, **SEGMENTS, **{VALUES: [0, 255]})
     assert any("in *_mask, and is taken so" in str(one) for one in made.notices)
+
+
+@pytest.mark.parametrize(
+    ("held", "settings", "wanted"),
+    [
+        ([0, 255], {}, {VALUES: [0, 255], CLASSES: 2}),
+        ([0, 1], {}, {CLASSES: 2, REDUCE: False}),
+        ([0, 1, 2, 3], {}, {CLASSES: 3, REDUCE: True}),
+        ([0, 1, 2, 3], {REDUCE: False}, {CLASSES: 4}),
+        ([0, 1, 2], {"dataset.segmentation.class_list": ["a", "b", "c"]}, {CLASSES: 3}),
+        ([0, 7, 9], {VALUES: [0, 7, 9]}, {CLASSES: 3}),
+    ],
+)
+def test_the_auto_recipe_counts_the_classes_of_masks(
+    tmp_path: Path, held: list[int], settings: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    made = Skill().plan(
+        "train",
+        train_datasets=str(masked(tmp_path, held, count=8)),
+        recipe="auto",
+        automl_policy="off",
+        spec_overrides={"stage": "finetune", "task": "segmentation", **settings},
+    )
+    found = {key: get_dotted(made.spec, key) for key in wanted}
+    assert found == wanted

@@ -85,11 +85,12 @@ def inspect(
         )
     usable = document["verdict"]["usable"]
     step = answers.first_training(document, masks=masks, spec=spec, spec_overrides=settings)
+    again = answers.reading_masks(document)
     emit(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[_next(step, source)] if usable else [],
+        next_commands=[again] if again else [_next(step, source)] if usable else [],
     )
     return 0 if usable else DataError.exit_code
 

@@ -30,8 +30,9 @@ from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.detection import labels_beside, named_classes
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
+from mae_sdk.data.like_masks import like_masks, mask_command
 from mae_sdk.data.of_classes import of_classes
-from mae_sdk.data.pairs import Pairs, images_of, open_pairs
+from mae_sdk.data.pairs import IMAGES, MASKS, Pairs, images_of, open_pairs
 from mae_sdk.data.parts import (
     lone_split,
     made_folders,
@@ -274,7 +275,9 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
         ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
         (that may be such), ``made_folders`` (`mae_sdk.data.parts.made_folders`),
-        ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
+        ``mask_folders`` (images and their masks, `mae_sdk.data.parts`; ``command``: that reads two
+        folders so), ``like_masks`` (the same by names and values of files,
+        `mae_sdk.data.like_masks`),
         ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common), ``nested`` (images
         below class folders, `mae_sdk.data.labels.nested_folders`), ``doubtful_names`` and
@@ -293,6 +296,10 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     labels_from = source.labels_from
     folders = {} if table or labels_from else classes
     splits = split_folders(folders)
+    by_name: dict[str, Any] = dict(mask_folders(folders) or mask_folders(same))
+    parts = [*by_name.get("images", ()), *by_name.get("masks", ())]
+    if len(parts) == 2 and parts != [IMAGES, MASKS] and set(parts) <= set(folders):
+        by_name["command"] = mask_command(source, parts[0], parts[1])
     more = {
         "label_file": table,
         "labels_from": labels_from,
@@ -305,7 +312,8 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "made_folders": made_folders(folders),
         "loose": loose_images(source) if classes else {},
         "words_of_files": {} if classes or table else words_of_files(source.members),
-        "mask_folders": mask_folders(folders) or mask_folders(same),
+        "mask_folders": by_name,
+        "like_masks": {} if by_name else like_masks(source, folders),
         "unlabeled_classes": unlabeled_folders(folders),
         "same_folders": same,
         "nested": source.nested(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -548,6 +549,9 @@ def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
         step = answers.first_training(found["splits"]["train"], spec_overrides=settings)
         return {**found, "next": [_step_call(step)]}
     document = answers.inspect(**given)
+    if again := answers.reading_masks(document):
+        images, masks = shlex.split(again)[2::2]
+        return {**document, "next": [f"inspect source={images} masks={masks}"]}
     if not document["verdict"]["usable"]:
         return document
     step = answers.first_training(document, masks=given.get("masks"), spec_overrides=settings)

@@ -17,6 +17,7 @@ from mae_skill.mask_meaning import (
     are_numbers,
     as_setting,
     first_settings,
+    held_in,
     levels,
     set_for_run,
 )
@@ -47,7 +48,7 @@ def masks(case: Case) -> None:
     if meaning.listed and len(meaning.listed) != meaning.classes:
         return  # as above
     present: dict[str, set[int]] = {}
-    held, taught = _held(seen), _values({})
+    held, taught = held_in(found for _, found in seen), _values({})
     for key, found in seen:
         values = _values(found)
         if case.action == "inference":
@@ -123,17 +124,9 @@ def _values(found: Seen) -> Seen:
     return values
 
 
-def _held(seen: Sequence[tuple[str, Seen]]) -> dict[int, float]:
-    """Value → pixels, of all masks."""
-    found: dict[int, float] = {}
-    for value, about in (one for _, some in seen for one in _values(some).items()):
-        found[int(value)] = found.get(int(value), 0) + about["pixels"]
-    return dict(sorted(found.items()))
-
-
 def _unset(case: Case, seen: Sequence[tuple[str, Seen]]) -> None:
     """Nobody said how many classes there are, which the masks say nearly."""
-    held = _held(seen)
+    held = held_in(found for _, found in seen)
     case.errors.append(
         DataError(
             f"nobody has set it, and the masks hold the values {first_of(list(map(str, held)))}",
@@ -147,21 +140,18 @@ def _unset(case: Case, seen: Sequence[tuple[str, Seen]]) -> None:
 
 def settings_for(case: Case, held: Mapping[int, float]) -> str:
     """How masks of these values are learned, where nobody says how many classes there are."""
-    ignored, names = case(IGNORE, 255), _named(case)
-    reduced = bool(case(REDUCE_ZERO, True)) and set_for_run(case.provenance, REDUCE_ZERO)
-    if listed := levels(held, ignored, names):
-        return _listed(listed, ignored, reduced=reduced)
-    found = first_settings(held, ignored)
+    ignored, names, reduced = case(IGNORE, 255), _named(case), bool(case(REDUCE_ZERO, True))
+    said = reduced and set_for_run(case.provenance, REDUCE_ZERO)
+    found = first_settings(held, ignored, names=names, reduces=reduced)
+    if listed := found.get(MASK_VALUES):
+        return _listed(listed, ignored, reduced=said)
     if not found:
         return _unclear(held, ignored)
-    last, numbered = max(value for value in held if value != ignored), case(REDUCE_ZERO, True)
-    by_names = bool(names and names > last and 0 in held)  # 0 is one of those that are named
-    if not numbered or found.get(REDUCE_ZERO) is False or by_names:
-        more = f" {REDUCE_ZERO}=false" if numbered else ""
-        return f"set {CLASSES}={names or last + 1}{more}"
-    text = f"set {CLASSES}={names or last}"
-    if 0 in held and not reduced and not names:
-        text += f"; or, if 0 is a class, {CLASSES}={last + 1} {REDUCE_ZERO}=false"
+    if found.get(REDUCE_ZERO) is False:
+        return f"set {CLASSES}={found[CLASSES]} {REDUCE_ZERO}=false"
+    text = f"set {CLASSES}={found[CLASSES]}"
+    if 0 in held and reduced and not said and not names:
+        text += f"; or, if 0 is a class, {CLASSES}={found[CLASSES] + 1} {REDUCE_ZERO}=false"
     return text
 
 
@@ -289,7 +279,7 @@ def _one_class(
         key,
         text,
         f"masks with two classes or more: {meaning.in_words()}",
-        _two_classes(case, _held([(key, {"mask_values": {"values": values}})]), held, meaning),
+        _two_classes(case, held_in([{"mask_values": {"values": values}}]), held, meaning),
         kind=DataError,
     )
 

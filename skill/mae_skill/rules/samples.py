@@ -772,8 +772,10 @@ def masks_as_images(case: Case) -> None:
                 f"the folders {images} and {masks} are named like images and their masks, not like "
                 "classes",
                 "a source with one folder of images per class",
-                "for segmentation: model.task=segmentation (mae inspect SOURCE --masks beside); "
-                f"masks in other folders than {ANNOTATIONS} are named in {masks_of(key)}",
+                f"for segmentation: {folders['command']} says what they hold"
+                if folders.get("command")
+                else "for segmentation: model.task=segmentation (mae inspect SOURCE --masks beside)"
+                f"; masks in other folders than {ANNOTATIONS} are named in {masks_of(key)}",
                 kind=DataError,
             )
         elif key == TRAIN or case.action != "train":
@@ -783,6 +785,22 @@ def masks_as_images(case: Case) -> None:
                 f"the folders {masks} are named like the masks of {images}, and are {taken} as "
                 f"pictures; {_name_one(found, folders['images'][0])}",
             )
+
+
+def like_masks(case: Case) -> None:
+    """Two classes of files of the same names, of which one has few values."""
+    found = case.facts.data.get(TRAIN) or {}
+    like = found.get("like_masks")
+    if not like or segments(case) or case("train.stage") != "finetune":
+        return
+    read = f"; for segmentation: {like['command']}" if like.get("command") else ""
+    case.warn(
+        TRAIN,
+        f"the folders {like['images']} and {like['masks']} hold {like['same']} files of the same "
+        f"names, and those of {like['masks']} the values {first_of(like['values'])} alone: they "
+        f"look like images and their masks, not like two classes{read}",
+        serious=True,
+    )
 
 
 def unlabeled_classes(case: Case) -> None:
@@ -1605,6 +1623,7 @@ INSPECTED = [
     label_file,
     split_classes,
     masks_as_images,
+    like_masks,
     unlabeled_classes,
     odd_classes,
     loose,
@@ -1634,6 +1653,7 @@ RULES = [
     Rule(label_file),
     Rule(split_classes, ("train",)),
     Rule(masks_as_images, ("train", "evaluate", "inference")),
+    Rule(like_masks, ("train",)),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(imbalance, ("train",)),
