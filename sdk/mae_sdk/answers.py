@@ -239,6 +239,8 @@ _FILES |= {f"dataset.segmentation.{name}_mask_sources": "URI" for name in ("trai
 def _again(trained: Job) -> Step:
     """Training once more what has learned nothing: from the same start, on data to be named. What
     a person has said of the model and of its data is said again."""
+    from mae_skill.mask_meaning import MASK_VALUES, REDUCE_ZERO
+
     from mae_sdk.job import setting
 
     classes = setting(trained, "model.num_classes")
@@ -246,6 +248,11 @@ def _again(trained: Job) -> Step:
     known = dict(step.overrides)
     if setting(trained, "model.task") == "segmentation":
         known["model.task"] = "segmentation"
+        # Whoever chose them: without them the same masks would be read as others.
+        if listed := setting(trained, MASK_VALUES):
+            known[MASK_VALUES] = listed
+        elif setting(trained, REDUCE_ZERO) is False:
+            known[REDUCE_ZERO] = False
     if setting(trained, "model.multi_label") is True:
         known["model.multi_label"] = True
     for key, about in (trained.record.get("changed") or {}).items():

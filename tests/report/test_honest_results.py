@@ -902,6 +902,26 @@ def test_training_again_is_of_the_same_kind_of_model_on_data_read_alike(
     assert f"mae run {train.action} " in page_of(folder).text
 
 
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ({"mask_values": [0, 255]}, "'dataset.segmentation.mask_values=[0, 255]'"),
+        ({"reduce_zero_label": False}, "dataset.segmentation.reduce_zero_label=false"),
+    ],
+)
+def test_training_again_reads_masks_as_the_auto_recipe_did(
+    tmp_path: Path, masks: dict[str, Any], said: str
+) -> None:
+    told = {"model": {"task": "segmentation", "num_classes": 2}, "dataset": {"segmentation": masks}}
+    changed = {f"dataset.segmentation.{key}": {"origin": "recipe (auto)"} for key in masks}
+    write_job(tmp_path, "train-1", spec=told, changed=changed, result={"kpis": {"mIoU": 0.5}})
+    judged = {"kpis": {"mIoU": 0.5}, "doubts": [DOUBT]}
+    folder = write_job(
+        tmp_path, "evaluate-1", "evaluate", parent="train-1", spec=told, result=judged
+    )
+    assert said in answers.command_of(answers.after(Job(folder))[0])
+
+
 @pytest.mark.parametrize("doubts", [[], [DOUBT]])
 def test_a_page_that_is_renewed_after_an_evaluation_shows_it_and_goes_on_from_there(
     tmp_path: Path, doubts: list[str]

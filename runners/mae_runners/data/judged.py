@@ -45,7 +45,7 @@ def judge(action: str, spec: ExperimentSpec, context: RunContext) -> None:
         rule(case)
     raise_all(case.errors, action)
 
-    said = [str(warning) for warning in case.warnings]
+    said = [str(warning) for warning in case.warnings if not warning.note]  # which a plan says
     for text in said:
         if text not in context.warnings:
             context.warn(text)
