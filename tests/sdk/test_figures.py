@@ -195,7 +195,8 @@ def test_what_was_left_out_and_warned_of_is_shown_with_the_figures(
     start(tmp_path, "true").wait(20)
     record = files.read_json(tmp_path / "job" / "job.json")
     planned = {
-        "left_out": {"hidden": {"count": 22, "files": [".DS_Store"]}, "suffixes": {"txt": 1}}
+        "images": 20,
+        "left_out": {"hidden": {"count": 22, "files": [".DS_Store"]}, "suffixes": {"txt": 1}},
     }
     files.write_json(tmp_path / "job" / "job.json", {**record, "data": {"data.train": planned}})
     unreadable = {"unreadable": {"count": 1, "files": ["a.png"]}}
@@ -213,6 +214,7 @@ def test_what_was_left_out_and_warned_of_is_shown_with_the_figures(
         with pytest.raises(SystemExit):
             main(["jobs", command, "job", "--results-root", str(tmp_path)])
         out = capsys.readouterr().out
+        assert "data.train: 20 images (1 unreadable)" in out
         assert "left out of data.train: 22 hidden (.DS_Store …)" in out
         assert "left out of data.val: 1 unreadable (a.png)" in out
         assert "warning: mind" in out and "noise of ACC_all: ±0.05" in out

@@ -331,13 +331,16 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
 
 def images(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
     """Field of a data source → its ``images`` and, where known, ``classes``, ``trained_on`` (a
-    share of them was) and ``held_out``. Arguments as of `left_out`."""
-    names = ("images", "classes", "trained_on", "held_out")
+    share of them was), ``held_out`` and ``unreadable``, which are left out of the others.
+    Arguments as of `left_out`."""
+    names = ("images", "classes", "trained_on", "held_out", "unreadable")
+    of_run = mapping(result.get("left_out"))
     counted = mapping(mapping(result.get("data")).get("sources"))
     found: Figures = {}
     for key in dict.fromkeys([*data, *counted]):
         seen = {**mapping(data.get(key)), **mapping(counted.get(key))}
         seen["trained_on"] = trained_on(seen)
+        seen["unreadable"] = mapping(mapping(of_run.get(key)).get("unreadable")).get("count")
         known = {name: number for name in names if (number := seen.get(name))}
         if "images" in known:
             found[key] = known
@@ -356,11 +359,8 @@ def trained_on(seen: Mapping[str, Any]) -> int | None:
 
 def _images_line(key: str, known: Mapping[str, int]) -> str:
     classes = f" of {known['classes']:,} classes" if "classes" in known else ""
-    parts = [
-        f"{known[name]:,} {words}"
-        for name, words in (("trained_on", "trained on"), ("held_out", "held out"))
-        if name in known
-    ]
+    words = {"trained_on": "trained on", "held_out": "held out", "unreadable": "unreadable"}
+    parts = [f"{known[name]:,} {said}" for name, said in words.items() if name in known]
     more = f" ({', '.join(parts)})" if parts else ""
     return f"{key}: {known['images']:,} images{classes}{more}"
 
