@@ -8,9 +8,10 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mae_sdk import Skill
-from mae_sdk.data import inspect_source, open_source
+from mae_sdk.data import inspect_masks, inspect_source, open_source
 from mae_sdk.data.class_names import words_of_files
 from mae_sdk.data.labels import wrapper_of
 from mae_sdk.data.names import is_image
@@ -354,3 +355,39 @@ def test_pictures_without_folders_whose_names_say_classes_lead_to_a_training(
         spec_overrides={"train.stage": "pretrain"},
     )
     assert not any("good (4)" in str(one) for one in pretraining.warnings)
+
+
+def test_masks_beside_their_pictures_are_told_and_no_other_pairs(tmp_path: Path) -> None:
+    for number in range(4):
+        for word in ("", "_mask", "_left"):
+            picture(tmp_path / word.strip("_") / f"p{number}{word}.png")
+    both = tmp_path / "both"
+    both.mkdir()
+    for folder in ("", "mask"):
+        for file in (tmp_path / folder).glob("p*.png"):
+            shutil.copy(file, both / file.name)
+
+    said = "4 of 8 images are named as masks of the others (p0_mask.png, p1_mask.png, p2_mask.png"
+    assert said in str(inspect_source(str(both))["verdict"]["warnings"])
+    plan = Skill().plan(
+        "train",
+        train_datasets=str(both),
+        automl_policy="off",
+        spec_overrides={"train.stage": "pretrain"},
+    )
+    assert said in str([str(one) for one in plan.warnings])
+
+    for file in both.glob("*_mask.png"):
+        file.rename(both / file.name.replace("mask", "left"))
+    assert "named as masks" not in str(inspect_source(str(both))["verdict"]["warnings"])
+
+
+def test_smoothed_masks_that_no_setting_reads_are_no_data_to_train_on(tmp_path: Path) -> None:
+    values = [*[0] * 7, 31, 160, 201, *[255] * 6]
+    for number in range(3):
+        picture(tmp_path / "images" / f"{number}.png")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask = np.array([values] * 16, np.uint8)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    verdict = inspect_masks(str(tmp_path / "images"), str(tmp_path / "masks"))["verdict"]
+    assert not verdict["usable"] and "smoothed edges" in str(verdict["problems"])

@@ -37,6 +37,7 @@ from mae_sdk.data.parts import (
     lone_split,
     made_folders,
     mask_folders,
+    masks_among,
     odd_parts,
     split_folders,
     unlabeled_folders,
@@ -314,6 +315,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "words_of_files": {} if classes or table else words_of_files(source.members),
         "mask_folders": by_name,
         "like_masks": {} if by_name else like_masks(source, folders),
+        "masks_among": {} if by_name else masks_among(source.members),
         "unlabeled_classes": unlabeled_folders(folders),
         "same_folders": same,
         "nested": source.nested(),
@@ -622,9 +624,9 @@ def judge_masks(
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
     elif values and not meant:
-        warnings += mask_rules.readings(
-            {int(value): about["pixels"] for value, about in report["values"].items()}
-        )
+        held = {int(value): about["pixels"] for value, about in report["values"].items()}
+        # Where no setting reads them, the plan of any training refuses them.
+        (warnings if first_settings(held) else problems).extend(mask_rules.readings(held))
     return {"usable": not problems, "problems": problems, "warnings": warnings}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 
 def _plain(text: str) -> str:
@@ -202,3 +203,21 @@ def mask_folders(folders: Iterable[str]) -> dict[str, list[str]]:
             found["images"].append(name)
     both = found["images"] and found["masks"]
     return found if both and 2 * sum(map(len, found.values())) >= len(listed) else {}
+
+
+_BESIDE_IMAGE = re.compile(r"(?P<image>.+?)[ _.-](?P<word>[^\W\d_]+)")
+
+
+def masks_among(names: Iterable[str]) -> dict[str, Any]:
+    """``{"count", "files"}``: the files of a source that are named as the masks of others beside
+    them, ``a_mask.png`` of ``a.png``; empty where not nearly half of all are."""
+    stems = {name.rpartition(".")[0]: name for name in names}
+    found = [
+        name
+        for stem, name in stems.items()
+        if (named := _BESIDE_IMAGE.fullmatch(stem)) and named["image"] in stems
+        if named["word"].casefold() in _MASKS | {"seg"}
+    ]
+    if not found or 5 * len(found) < 2 * len(stems):
+        return {}
+    return {"count": len(found), "files": sorted(found)[:3]}

@@ -27,7 +27,7 @@ from mae_skill.rules.seen import (
     segments,
     sources,
 )
-from mae_skill.spelling import TAKEN, and_more, nearest
+from mae_skill.spelling import TAKEN, and_more, count_of, nearest
 
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
@@ -125,8 +125,9 @@ def _as_trained(case: Case) -> str:
     values = (
         f"of the range {kept[0]:g} … {kept[1]:g}" if kept else "that use the range of their type"
     )
+    bands = count_of(channels_of(said), "band")
     return (
-        f"the model was trained on pictures of {channels_of(said)} bands {values}: save these so; "
+        f"the model was trained on pictures of {bands} {values}: save these so; "
         f"{RANGE} and {CHANNELS} are the model's own"
     )
 
@@ -803,6 +804,20 @@ def like_masks(case: Case) -> None:
     )
 
 
+def masks_among(case: Case) -> None:
+    """Files that are named as the masks of the pictures beside them."""
+    found = case.facts.data.get(TRAIN) or {}
+    among = found.get("masks_among")
+    if among and not segments(case):
+        case.warn(
+            TRAIN,
+            f"{among['count']} of {found['images']} images are named as masks of the others "
+            f"({files_of(among)}) and are read as pictures: move them into a folder of their own; "
+            "for segmentation name it, as mae inspect IMAGES --masks MASKS does",
+            serious=True,
+        )
+
+
 def unlabeled_classes(case: Case) -> None:
     """Folders named like images without labels are no classes."""
     found = case.facts.data.get(TRAIN) or {}
@@ -1384,7 +1399,9 @@ def neighbors(case: Case) -> None:
             key,
             "there are not so many other images",
             f"at most {case.facts.judged - 1}, of {case.facts.judged} images; 0 = none",
-            f"set {key}={max(0, case.facts.judged - 1)} or less",
+            f"set {key}={most} or less, or name more images beside them"
+            if (most := case.facts.judged - 1) > 0
+            else f"name the images to look among beside this one, or set {key}=0",
         )
 
 
@@ -1624,6 +1641,7 @@ INSPECTED = [
     split_classes,
     masks_as_images,
     like_masks,
+    masks_among,
     unlabeled_classes,
     odd_classes,
     loose,
@@ -1654,6 +1672,7 @@ RULES = [
     Rule(split_classes, ("train",)),
     Rule(masks_as_images, ("train", "evaluate", "inference")),
     Rule(like_masks, ("train",)),
+    Rule(masks_among, ("train",)),
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(imbalance, ("train",)),
