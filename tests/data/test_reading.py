@@ -17,6 +17,7 @@ from mae_sdk.data.decode import decode, load
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import glance, measured, survey_images
 from mae_skill.errors import DataError
+from mae_skill.rules import depths
 from mae_skill.spec import AugmentationSpec
 from PIL import Image
 
@@ -506,3 +507,16 @@ def test_deep_ppm_keeps_all_its_bits(top: int) -> None:
     np.testing.assert_array_equal(load(text, "a.ppm").values, found.values)
     with pytest.raises(DataError, match=r"a\.ppm cannot be read"):
         load(header + values.astype(">u2").tobytes()[:-2], "a.ppm")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"), [(0, 2.5e-5, "floating point"), (3e5, 5.5e5, "floating point")]
+)
+def test_the_formula_for_pictures_of_another_depth_uses_the_range_and_never_wraps(
+    low: float, high: float, kind: str
+) -> None:
+    kinds = {"uint8": {"low": 0, "high": 255, "own": [0, 255]}}
+    advice = depths.mend({**kinds, kind: {"low": low, "high": high, "own": None}}, "dtype")
+    formula = advice.partition("in numpy ")[2].partition(", and leave")[0]
+    found = eval(formula, {"x": np.array([low, high, 3 * high], np.float64)})
+    assert found.dtype == np.uint16 and found[0] == 0 and found[1] > 60000 and found[2] == 65535

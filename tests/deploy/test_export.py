@@ -206,8 +206,9 @@ def test_a_program_that_follows_the_words_of_the_result_gets_the_answers_of_the_
     result = run(tmp_path, checkpoints("vit_tiny_patch16"), digits)
     assert result["usage"] == {
         "input": "float32, any batch × 3 × 64 × 64: RGB; resized (bicubic, antialiased as Pillow "
-        "does) until it covers 73×73 pixels; the center 64×64 cut out; divided by 255; mean "
-        "(0.485, 0.456, 0.406) subtracted, divided by (0.229, 0.224, 0.225).",
+        "does) until it covers 73×73 pixels, a longer side rounded down; the center 64×64 cut out, "
+        "at half the margin (rounded half to even); divided by 255; mean (0.485, 0.456, 0.406) "
+        "subtracted, divided by (0.229, 0.224, 0.225).",
         "output": "logits, any batch × 4: the softmax over the classes gives their probabilities, "
         "in the order of the classes",
     }
@@ -215,7 +216,7 @@ def test_a_program_that_follows_the_words_of_the_result_gets_the_answers_of_the_
     wide = Image.effect_noise((160, 120), 60).convert("RGB")
     wide.save(tmp_path / "wide.png")
     resized = wide.resize((97, 73), Image.Resampling.BICUBIC)
-    left, top = (97 - 64) // 2, (73 - 64) // 2
+    left, top = round((97 - 64) / 2), round((73 - 64) / 2)
     pixels = np.asarray(resized.crop((left, top, left + 64, top + 64)), np.float32) / 255
     images = ((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None]
 

@@ -19,12 +19,14 @@ def preparation(saved: CheckpointMeta | ArtifactMeta, *, normalized: bool = True
     bands = {1: "Gray", 3: "RGB"}.get(saved.channels, f"{saved.channels} channels")
     if saved.value_range:
         low, high = saved.value_range
-        bands += f"; stored values {low:g} … {high:g} brought to 0 … 255"
+        bands += f"; stored values {low:g} … {high:g} brought to 0 … 255, others clipped"
 
     shown = [math.floor(side / saved.center_crop) for side in (height, width)]
+    rounded = "down" if shown[0] == shown[1] else "to the nearest"
     text = (
         f"{bands}; resized ({saved.eval_interpolation}, antialiased as Pillow does) until it "
-        f"covers {shown[0]}×{shown[1]} pixels; the center {height}×{width} cut out"
+        f"covers {shown[0]}×{shown[1]} pixels, a longer side rounded {rounded}; the center "
+        f"{height}×{width} cut out, at half the margin (rounded half to even)"
     )
     if saved.task == "segmentation":
         text = f"{bands}; a picture, or a window of it, of {height}×{width} pixels"

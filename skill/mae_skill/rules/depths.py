@@ -88,11 +88,15 @@ def _convert(kinds: Mapping[str, Mapping[str, Any]]) -> str:
         f"{kind} ({facts['low']:g} … {facts['high']:g})" for kind, facts in others.items()
     )
     first = next(iter(others))
-    low, high = _around({first: others[first]})
+    seen = others[first]
+    low, high = _around({first: seen})
+    if not _suits(seen, [low, high], first) and seen["low"] < seen["high"]:
+        low, high = seen["low"], seen["high"]
     above = f"(x - {low:g})" if low > 0 else f"(x + {-low:g})" if low < 0 else "x"
+    formula = f"({above} / {high - low:g} * 65535).round().clip(0, 65535).astype('uint16')"
+    which = f" of {first}" if len(others) > 1 else ""
     return (
         f"no one range suits these types: save those of {listed} as pictures of 16 bits with black "
-        f"at 0 and white at 65535, in numpy ({above} / {high - low:g} * 65535).round()"
-        f".astype('uint16'){f' of {first}' if len(others) > 1 else ''}, and leave {RANGE} out; or "
-        "train on each type by itself"
+        f"at 0 and white at 65535, in numpy {formula}{which}, and leave {RANGE} out; or train on "
+        "each type by itself"
     )
