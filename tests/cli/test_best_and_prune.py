@@ -302,7 +302,7 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
     assert document["state"] == "COMPLETE" and document["last"]["ACC_all"]["value"] == 0.75
     text = ended_text(document)
     assert "train_loss" in text and "left out of dataset.train_data_sources: 2 unreadable" in text
-    used = "4,000 images of 10 classes (3,600 trained on, 400 held out)"
+    used = "4,000 images of 10 classes (3,600 trained on, 400 held out, 2 of them unreadable)"
     assert f"dataset.train_data_sources: {used}" in text
     assert str(folder / "train/model.pth") in text
 

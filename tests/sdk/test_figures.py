@@ -214,7 +214,7 @@ def test_what_was_left_out_and_warned_of_is_shown_with_the_figures(
         with pytest.raises(SystemExit):
             main(["jobs", command, "job", "--results-root", str(tmp_path)])
         out = capsys.readouterr().out
-        assert "data.train: 20 images (1 unreadable)" in out
+        assert "data.train: 20 images (1 of them unreadable)" in out
         assert "left out of data.train: 22 hidden (.DS_Store …)" in out
         assert "left out of data.val: 1 unreadable (a.png)" in out
         assert "warning: mind" in out and "noise of ACC_all: ±0.05" in out

@@ -102,8 +102,8 @@ def test_smoothed_edges_are_not_taken_for_classes(tmp_path: Path) -> None:
     (error,) = problems(smoothed(tmp_path))
     assert "smoothed edges" in str(error.hint) and f"{VALUES}=[0,255]" in str(error.hint)
     said = inspect_masks(tmp_path)
-    assert any("smoothed edges" in one for one in said["verdict"]["warnings"])
-    assert "settings" not in said
+    assert any("smoothed edges" in one for one in said["verdict"]["problems"])
+    assert not said["verdict"]["usable"] and "settings" not in said
     found = problems(tmp_path, **{VALUES: [0, 255]})
     assert "values that are no class: 10" in found[0].message
     assert found[0].expected == "0, 255 (mask_values)"

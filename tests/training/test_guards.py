@@ -180,7 +180,9 @@ def test_the_end_of_a_run_says_the_best_beside_the_last(
     said = capsys.readouterr().err
     best = read(tmp_path / "job", "train/result.json")["best_metrics"]["ACC_all"]
     found = values(tmp_path / "job", "ACC_all")
-    assert best["value"] == max(found) and best["epoch"] == found.index(max(found))
+    losses = values(tmp_path / "job", "val_loss")
+    ranked = sorted(range(len(found)), key=lambda at: (-found[at], losses[at]))
+    assert best["value"] == max(found) and best["epoch"] == ranked[0]
     assert best["images"] == 12 and best["direction"] == "maximize"
     assert f"best ACC_all {max(found):.4g} at epoch {best['epoch']}" in said
     assert f"last {found[-1]:.4g}" in said

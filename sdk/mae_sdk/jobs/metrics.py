@@ -359,7 +359,7 @@ def trained_on(seen: Mapping[str, Any]) -> int | None:
 
 def _images_line(key: str, known: Mapping[str, int]) -> str:
     classes = f" of {known['classes']:,} classes" if "classes" in known else ""
-    words = {"trained_on": "trained on", "held_out": "held out", "unreadable": "unreadable"}
+    words = {"trained_on": "trained on", "held_out": "held out", "unreadable": "of them unreadable"}
     parts = [f"{known[name]:,} {said}" for name, said in words.items() if name in known]
     more = f" ({', '.join(parts)})" if parts else ""
     return f"{key}: {known['images']:,} images{classes}{more}"
