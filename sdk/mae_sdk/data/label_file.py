@@ -630,37 +630,7 @@ def _labels_of(
     if several and (columns or label is None):
         return _flags_of(names, rows, where, columns, taken, found)
     if columns or label is None:
-        flags = [name for name in columns or names if name not in taken and _is_flag(rows, name)]
-        classes = [name for name in flags if columns or name.lower() not in PART]
-        if one_of := _one_hot(rows, classes if len(flags) == len(columns or flags) else ()):
-            found.one_hot = list(one_of)
-
-            def marked(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
-                return tuple(
-                    class_name(name) for name in one_of if _FLAGS[_text(row.get(name)).lower()]
-                )
-
-            return marked
-        if columns:
-            absent = [name for name in columns if name not in names]
-            raise DataError(
-                f"{', '.join(columns[:5])} of {where} are not columns of 0 and 1 of which each row "
-                "has a 1 in one"
-                if not absent
-                else f"{where} has no column {', '.join(absent[:5])}",
-                field="dataset.labels.columns",
-                got=list(names)[:20],
-                expected="the one column that holds the class of each picture, or such columns",
-                hint=SEVERAL if len(flags) > 1 else "spell it as in the first line of the table",
-            )
-        raise DataError(
-            f"{where} has no column {LABEL[0]}",
-            got=list(names)[:20],
-            expected=f"a column {' or '.join(LABEL)}",
-            hint=SEVERAL
-            if len(flags) > 1
-            else "dataset.labels.columns=[NAME] names the column that holds the class",
-        )
+        return _one_hot_of(names, rows, where, columns, taken, found)
     column = found.label = label
     if not chosen:
         others = [name for name in names if MAY_BE_CLASS.fullmatch(name.strip())]
@@ -710,6 +680,52 @@ def _labels_of(
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one
+
+
+def _one_hot_of(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    columns: Sequence[str] | None,
+    taken: set[str | None],
+    found: Table,
+) -> Callable[[Mapping[str, Any], int], tuple[str, ...]]:
+    """What gives the label of a row by columns of 0 and 1, of which each row has a 1 in one.
+
+    Raises:
+        DataError: there are no such columns.
+    """
+    flags = [name for name in columns or names if name not in taken and _is_flag(rows, name)]
+    classes = [name for name in flags if columns or name.lower() not in PART]
+    if one_of := _one_hot(rows, classes if len(flags) == len(columns or flags) else ()):
+        found.one_hot = list(one_of)
+
+        def marked(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
+            return tuple(
+                class_name(name) for name in one_of if _FLAGS[_text(row.get(name)).lower()]
+            )
+
+        return marked
+    if columns:
+        absent = [name for name in columns if name not in names]
+        raise DataError(
+            f"{', '.join(columns[:5])} of {where} are not columns of 0 and 1 of which each row "
+            "has a 1 in one"
+            if not absent
+            else f"{where} has no column {', '.join(absent[:5])}",
+            field="dataset.labels.columns",
+            got=list(names)[:20],
+            expected="the one column that holds the class of each picture, or such columns",
+            hint=SEVERAL if len(flags) > 1 else "spell it as in the first line of the table",
+        )
+    raise DataError(
+        f"{where} has no column {LABEL[0]}",
+        got=list(names)[:20],
+        expected=f"a column {' or '.join(LABEL)}",
+        hint=SEVERAL
+        if len(flags) > 1
+        else "dataset.labels.columns=[NAME] names the column that holds the class",
+    )
 
 
 def _chosen_column(
